@@ -1,0 +1,27 @@
+# What is installed, and the relocatable package: bin/elbo, lib/elbo/ with the plug-ins, share/elbo/, and (in the
+# package) every third-party library in lib/. See bundle.cmake for which those are.
+set_target_properties(elbo PROPERTIES INSTALL_RPATH "$ORIGIN/../lib")
+# DT_RPATH rather than DT_RUNPATH: it holds for the libraries of the libraries too, so that those in the package
+# find each other.
+target_link_options(elbo PRIVATE LINKER:--disable-new-dtags)
+install(TARGETS elbo RUNTIME DESTINATION bin)
+
+if(TARGET elbo_cuda)
+  # CUDA's own libraries are those of the machine. DT_RUNPATH here, so that LD_LIBRARY_PATH goes first.
+  set_target_properties(elbo_cuda PROPERTIES
+    INSTALL_RPATH "$ORIGIN/..:/usr/local/cuda/lib64:/usr/local/cuda/lib")
+  install(TARGETS elbo_cuda LIBRARY DESTINATION lib/elbo)
+endif()
+
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/experiments DESTINATION share/elbo FILES_MATCHING PATTERN "*.json")
+find_file(ELBO_FONT_FILE DejaVuSans.ttf PATH_SUFFIXES fonts/truetype/dejavu fonts/dejavu fonts/TTF
+          PATHS /usr/share /usr/local/share REQUIRED)
+install(FILES ${ELBO_FONT_FILE} DESTINATION share/elbo)
+install(FILES README.md LICENSE DESTINATION share/doc/elbo)
+
+set(CPACK_GENERATOR TXZ)
+set(CPACK_PACKAGE_FILE_NAME elbo-${PROJECT_VERSION}-linux-${CMAKE_SYSTEM_PROCESSOR})
+set(CPACK_STRIP_FILES ON)
+set(CPACK_THREADS 0)
+set(CPACK_PRE_BUILD_SCRIPTS ${CMAKE_CURRENT_LIST_DIR}/bundle.cmake)
+include(CPack)

@@ -1,0 +1,103 @@
+#include "cpu/backend.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <utility>
+
+#include "cpu/device.h"
+
+namespace elbo {
+namespace {
+
+std::string processor() {
+  std::ifstream info("/proc/cpuinfo");
+  for (std::string line; std::getline(info, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown CPU";
+}
+
+std::size_t physical_memory() {
+  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+}
+
+// Work is done when a call returns, so a recording is the calls themselves ...
+class Calls final : public Recording {
+ public:
+  explicit Calls(std::function<void()> calls) : calls_(std::move(calls)) {}
+  void replay() override { calls_(); }
+
+ private:
+  std::function<void()> calls_;
+};
+
+// ... and a ring is the slots themselves.
+class Slots final : public Ring {
+ public:
+  Slots(Backend& backend, std::int64_t slots, std::int64_t rows, std::int64_t pixels)
+      : slots_(slots),
+        slot_bytes_(rows * pixels),
+        buffer_(backend, static_cast<std::size_t>(slots * rows * pixels), Memory::pinned, "the ring of batches"),
+        device_{buffer_.data(), DType::u8, {slots * rows, pixels}} {}
+
+  std::byte* acquire() override { return buffer_.data() + batch_ % slots_ * slot_bytes_; }
+  void submit() override { ++batch_; }
+  void release() override {}
+  Tensor device() const override { return device_; }
+
+ private:
+  std::int64_t slots_, slot_bytes_, batch_ = 0;
+  Buffer buffer_;
+  Tensor device_;
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> create_cpu_backend(const BackendOptions& options) {
+  return std::make_unique<CpuBackend>(options);
+}
+
+CpuBackend::CpuBackend(const BackendOptions& options)
+    : Backend(options), team_(options.threads), gemm_(options.precision, team_.threads()) {}
+
+DeviceInfo CpuBackend::info() const {
+  return {"cpu",
+          cat(processor(), ", ", team_.threads(), team_.threads() == 1 ? " thread, " : " threads, ", Gemm::library()),
+          physical_memory(), team_.threads()};
+}
+
+std::unique_ptr<Recording> CpuBackend::record(std::function<void()> calls) {
+  return std::make_unique<Calls>(std::move(calls));
+}
+
+std::unique_ptr<Ring> CpuBackend::open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) {
+  require(slots > 0 && rows > 0 && pixels > 0, "open_ring: ", slots, " slots of ", rows, " rows of ", pixels,
+          " pixels");
+  return std::make_unique<Slots>(*this, slots, rows, pixels);
+}
+
+// ---- Memory ---------------------------------------------------------------------------------------------
+
+std::byte* CpuBackend::do_allocate(std::size_t bytes, Memory) {
+  if (bytes > physical_memory()) return nullptr;  // Linux would promise it all the same
+  // Large blocks are made of large pages: an optimiser step walks through four of them at once.
+  constexpr std::size_t large_page = std::size_t{2} << 20;
+  const std::size_t alignment = bytes < large_page ? 256 : large_page;
+  const std::size_t size = (bytes + alignment - 1) / alignment * alignment;
+  void* const data = std::aligned_alloc(alignment, size);
+  if (data && alignment == large_page) madvise(data, size, MADV_HUGEPAGE);
+  return static_cast<std::byte*>(data);
+}
+
+void CpuBackend::do_free(std::byte* data, Memory) noexcept { std::free(data); }
+void CpuBackend::do_upload(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+void CpuBackend::do_download(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
+void CpuBackend::do_copy(void* to, const void* from, std::size_t bytes) { std::memmove(to, from, bytes); }
+void CpuBackend::do_fill(void* to, std::uint8_t byte, std::size_t bytes) { std::memset(to, byte, bytes); }
+
+}  // namespace elbo

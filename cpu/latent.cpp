@@ -1,0 +1,227 @@
+// Sample the latent variable and sum its KL divergence; the gradient of both.
+//
+// The lanes of a vector are the rows of a tile: the tile has a fixed number of rows, however few
+// dimensions the latent space has.
+#include <algorithm>
+
+#include "cpu/constant.h"
+#include "cpu/device.h"
+#include "elbo/math/latent.h"
+#include "elbo/math/random.h"
+
+namespace elbo {
+namespace {
+
+// Some rows of a batch, and where the elements of their row r lie in stats [R, 2L] and z [R, S, L].
+struct Tile {
+  std::int64_t first, rows, samples, latent;
+
+  std::int64_t mu(std::int64_t r, std::int64_t d) const { return (first + r) * 2 * latent + d; }
+  std::int64_t s(std::int64_t r, std::int64_t d) const { return mu(r, d) + latent; }
+  std::int64_t z(std::int64_t r, std::int64_t sample, std::int64_t d) const {
+    return ((first + r) * samples + sample) * latent + d;
+  }
+  Tile tile(std::int64_t i) const {
+    return {i * latent_tile, std::min(latent_tile, rows - i * latent_tile), samples, latent};
+  }
+};
+
+// Epsilon of dimensions 4*quad .. 4*quad+3, for one sample of each row of a tile.
+struct TileNoise {
+  float v[4][latent_tile];
+
+  void draw(const StepState& state, const Tile& t, std::int64_t sample, std::int64_t quad) {
+    const std::uint32_t row = state.row0 + static_cast<std::uint32_t>(t.first);
+    const auto s = static_cast<std::uint32_t>(sample), q = static_cast<std::uint32_t>(quad);
+    const std::uint64_t seed = state.seed;
+    const std::uint32_t step = state.noise_step;
+#pragma omp simd
+    for (std::uint32_t r = 0; r < latent_tile; ++r) {
+      const math::Normals4 n = math::normals({seed, Purpose::latent, step, row + r, s}, q);
+      v[0][r] = n.v[0];
+      v[1][r] = n.v[1];
+      v[2][r] = n.v[2];
+      v[3][r] = n.v[3];
+    }
+  }
+};
+
+// ---- Fused ------------------------------------------------------------------------------------------------
+
+template <Posterior posterior>
+void sample_tile(const Tile& t, const StepState& state, const float* stats, float* z, float* kl_sum) {
+  TileNoise noise;
+  float mu[4][latent_tile], sigma[4][latent_tile], kl[latent_tile];
+  for (std::int64_t first = 0; first < t.latent; first += 4) {
+    const std::int64_t dims = std::min<std::int64_t>(4, t.latent - first);
+    for (std::int64_t d = 0; d < dims; ++d) {
+#pragma omp simd
+      for (std::int64_t r = 0; r < t.rows; ++r) {
+        const float m = stats[t.mu(r, first + d)], s = stats[t.s(r, first + d)];
+        mu[d][r] = m;
+        sigma[d][r] = math::posterior_sigma(posterior, s);
+        kl[r] = math::gaussian_kl(posterior, m, s);
+      }
+      float sum = 0;
+      for (std::int64_t r = 0; r < t.rows; ++r) sum += kl[r];
+      kl_sum[first + d] = sum;
+    }
+    for (std::int64_t sample = 0; sample < t.samples; ++sample) {
+      noise.draw(state, t, sample, first / 4);
+      for (std::int64_t d = 0; d < dims; ++d) {
+        float* const column = z + t.z(0, sample, first + d);
+        const std::int64_t stride = t.samples * t.latent;
+#pragma omp simd
+        for (std::int64_t r = 0; r < t.rows; ++r) column[r * stride] = mu[d][r] + sigma[d][r] * noise.v[d][r];
+      }
+    }
+  }
+}
+
+template <Posterior posterior>
+void sample_tile_backward(const Tile& t, const StepState& state, const float* stats, const float* dz, float kl_scale,
+                          float* dstats) {
+  TileNoise noise;
+  for (std::int64_t first = 0; first < t.latent; first += 4) {
+    const std::int64_t dims = std::min<std::int64_t>(4, t.latent - first);
+    float dmu[4][latent_tile] = {}, ds[4][latent_tile] = {};
+    for (std::int64_t sample = 0; sample < t.samples; ++sample) {
+      noise.draw(state, t, sample, first / 4);
+      for (std::int64_t d = 0; d < dims; ++d) {
+#pragma omp simd
+        for (std::int64_t r = 0; r < t.rows; ++r) {
+          const float g = dz[t.z(r, sample, first + d)];
+          dmu[d][r] += g;
+          ds[d][r] += g * math::sample_slope(posterior, stats[t.s(r, first + d)], noise.v[d][r]);
+        }
+      }
+    }
+    for (std::int64_t d = 0; d < dims; ++d) {
+#pragma omp simd
+      for (std::int64_t r = 0; r < t.rows; ++r) {
+        const std::int64_t m = t.mu(r, first + d), s = t.s(r, first + d);
+        const auto kl = math::gaussian_kl_grad(posterior, stats[m], stats[s]);
+        dstats[m] = dmu[d][r] + kl_scale * kl.mu;
+        dstats[s] = ds[d][r] + kl_scale * kl.s;
+      }
+    }
+  }
+}
+
+// ---- Unfused: one loop over the batch for each operation ------------------------------------------------------
+
+// What the loops below work on: `batch` is the whole batch seen as one tile.
+struct Unfused {
+  const Team& team;
+  Tile batch;
+  const StepState& state;
+
+  // body(index into z, index of mu in stats, index of s in stats) for every element of z.
+  template <class Body>
+  void for_z(Body&& body) const {
+    const Tile& t = batch;
+    team.run(t.rows, [&](std::int64_t r) {
+      for (std::int64_t sample = 0; sample < t.samples; ++sample) {
+        for (std::int64_t d = 0; d < t.latent; ++d) body(t.z(r, sample, d), t.mu(r, d), t.s(r, d));
+      }
+    });
+  }
+  // body(row, dimension) for every element of the posterior.
+  template <class Body>
+  void for_stats(Body&& body) const {
+    team.run(batch.rows, [&](std::int64_t r) {
+      for (std::int64_t d = 0; d < batch.latent; ++d) body(r, d);
+    });
+  }
+  void draw(float* eps) const {
+    const Tile& t = batch;
+    team.run(t.rows, [&](std::int64_t r) {
+      for (std::int64_t sample = 0; sample < t.samples; ++sample) {
+        const math::Draw draw{state.seed, Purpose::latent, state.noise_step, state.row0 + static_cast<std::uint32_t>(r),
+                              static_cast<std::uint32_t>(sample)};
+        for (std::int64_t d = 0; d < t.latent; ++d) {
+          eps[t.z(r, sample, d)] = math::normals(draw, static_cast<std::uint32_t>(d / 4)).v[d % 4];
+        }
+      }
+    });
+  }
+};
+
+void sample_unfused(const Unfused& u, Posterior posterior, const float* stats, float* z, float* kl_partial,
+                    float* scratch) {
+  const Tile& t = u.batch;
+  u.draw(scratch);
+  u.for_z([=](std::int64_t i, std::int64_t, std::int64_t s) { z[i] = math::posterior_sigma(posterior, stats[s]); });
+  u.for_z([=](std::int64_t i, std::int64_t, std::int64_t) { z[i] *= scratch[i]; });
+  u.for_z([=](std::int64_t i, std::int64_t mu, std::int64_t) { z[i] += stats[mu]; });
+  float* const kl = scratch;  // [R, L], epsilon's work is done
+  u.for_stats([=](std::int64_t r, std::int64_t d) {
+    kl[r * t.latent + d] = math::gaussian_kl(posterior, stats[t.mu(r, d)], stats[t.s(r, d)]);
+  });
+  u.team.run(tiles(t.rows, latent_tile), [=](std::int64_t i) {
+    const std::int64_t last = std::min(t.rows, (i + 1) * latent_tile);
+    for (std::int64_t d = 0; d < t.latent; ++d) {
+      float sum = 0;
+      for (std::int64_t r = i * latent_tile; r < last; ++r) sum += kl[r * t.latent + d];
+      kl_partial[i * t.latent + d] = sum;
+    }
+  });
+}
+
+void sample_unfused_backward(const Unfused& u, Posterior posterior, const float* stats, const float* dz, float kl_scale,
+                             float* dstats, float* scratch) {
+  const Tile& t = u.batch;
+  u.draw(scratch);
+  u.for_z([=](std::int64_t i, std::int64_t, std::int64_t s) {
+    scratch[i] = math::sample_slope(posterior, stats[s], scratch[i]);
+  });
+  u.for_z([=](std::int64_t i, std::int64_t, std::int64_t) { scratch[i] *= dz[i]; });
+  const auto sum_samples = [&t](const float* x, std::int64_t r, std::int64_t d) {
+    float sum = 0;
+    for (std::int64_t sample = 0; sample < t.samples; ++sample) sum += x[t.z(r, sample, d)];
+    return sum;
+  };
+  u.for_stats([=](std::int64_t r, std::int64_t d) { dstats[t.mu(r, d)] = sum_samples(dz, r, d); });
+  u.for_stats([=](std::int64_t r, std::int64_t d) { dstats[t.s(r, d)] = sum_samples(scratch, r, d); });
+  u.for_stats([=](std::int64_t r, std::int64_t d) {
+    const auto kl = math::gaussian_kl_grad(posterior, stats[t.mu(r, d)], stats[t.s(r, d)]);
+    dstats[t.mu(r, d)] += kl_scale * kl.mu;
+    dstats[t.s(r, d)] += kl_scale * kl.s;
+  });
+}
+
+}  // namespace
+
+void CpuBackend::do_sample_latent(const SampleLatent& a) {
+  const auto& state = *static_cast<const StepState*>(a.state.data);
+  const Tile batch{0, a.stats.rows(), a.z.shape[1], a.z.shape[2]};
+  const float* const stats = a.stats.as<float>();
+  float *const z = a.z.as<float>(), *const kl_partial = a.kl_partial.as<float>();
+  if (a.kernels == Kernels::unfused) {
+    sample_unfused({team_, batch, state}, a.posterior, stats, z, kl_partial, a.scratch.as<float>());
+    return;
+  }
+  with_constant<Posterior::log_variance, Posterior::sigma>(a.posterior, [&](auto posterior) {
+    team_.run(tiles(batch.rows, latent_tile), [&](std::int64_t i) {
+      sample_tile<posterior()>(batch.tile(i), state, stats, z, kl_partial + i * batch.latent);
+    });
+  });
+}
+
+void CpuBackend::do_sample_latent_backward(const SampleLatentBackward& a) {
+  const auto& state = *static_cast<const StepState*>(a.state.data);
+  const Tile batch{0, a.stats.rows(), a.dz.shape[1], a.dz.shape[2]};
+  const float *const stats = a.stats.as<float>(), *const dz = a.dz.as<float>();
+  float* const dstats = a.dstats.as<float>();
+  if (a.kernels == Kernels::unfused) {
+    sample_unfused_backward({team_, batch, state}, a.posterior, stats, dz, a.kl_scale, dstats, a.scratch.as<float>());
+    return;
+  }
+  with_constant<Posterior::log_variance, Posterior::sigma>(a.posterior, [&](auto posterior) {
+    team_.run(tiles(batch.rows, latent_tile), [&](std::int64_t i) {
+      sample_tile_backward<posterior()>(batch.tile(i), state, stats, dz, a.kl_scale, dstats);
+    });
+  });
+}
+
+}  // namespace elbo

@@ -1,0 +1,140 @@
+// The reconstruction loss and its gradient: Bernoulli from logits, Gaussian with a given variance.
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/device.h"
+#include "elbo/math/likelihood.h"
+
+namespace elbo {
+namespace {
+
+constexpr std::int64_t lanes = 16;    // running sums of a chunk, so that their order is the source's
+constexpr std::int64_t block = 1024;  // pixels between two logarithms of a lane
+static_assert(block % lanes == 0 && block / lanes <= 127, "a float holds the product of 127 Bernoulli factors");
+
+ELBO_HD float value_of(std::uint8_t stored) { return math::pixel_value<float>(stored); }
+ELBO_HD float value_of(float stored) { return stored; }
+
+// ---- The two likelihoods ------------------------------------------------------------------------------
+// pixel: loss and gradient of one pixel. parts: the same, with loss = linear + log(factor).
+
+struct Bernoulli {
+  ELBO_HD math::ValueGrad<float> pixel(float logit, float x) const { return math::bernoulli(logit, x); }
+  ELBO_HD math::BernoulliParts<float> parts(float logit, float x) const { return math::bernoulli_parts(logit, x); }
+};
+
+struct Gaussian {
+  float half_precision, half_log;
+
+  ELBO_HD math::ValueGrad<float> pixel(float mean, float x) const {
+    return math::gaussian(mean, x, half_precision, half_log);
+  }
+  ELBO_HD math::BernoulliParts<float> parts(float mean, float x) const {
+    const auto p = pixel(mean, x);
+    return {p.value, 1.0f, p.grad};
+  }
+};
+
+Gaussian gaussian(double variance) {
+  return {static_cast<float>(0.5 / variance), static_cast<float>(0.5 * std::log(2.0 * M_PI * variance))};
+}
+
+// ---- Fused: one pass --------------------------------------------------------------------------------------
+
+// The loss of n pixels; their gradients, scaled, to `grad` unless it is null. `grad` may be `output`.
+template <bool has_grad, class Loss, class Target>
+float fused_chunk(const Loss& loss, const float* output, const Target* target, float* grad, float scale,
+                  std::int64_t n) {
+  float x[block], linear[block], factor[block];
+  double total = 0;
+  for (std::int64_t begin = 0; begin < n; begin += block) {
+    const std::int64_t count = std::min(block, n - begin), whole = tiles(count, lanes) * lanes;
+    for (std::int64_t i = 0; i < count; ++i) x[i] = value_of(target[begin + i]);
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto p = loss.parts(output[begin + i], x[i]);
+      linear[i] = p.linear;
+      factor[i] = p.factor;
+      if constexpr (has_grad) grad[begin + i] = p.grad * scale;
+    }
+    std::fill(linear + count, linear + whole, 0.0f);
+    std::fill(factor + count, factor + whole, 1.0f);
+    for (std::int64_t i = lanes; i < whole; i += lanes) {
+#pragma omp simd
+      for (std::int64_t k = 0; k < lanes; ++k) {
+        linear[k] += linear[i + k];
+        factor[k] *= factor[i + k];
+      }
+    }
+    for (std::int64_t k = 0; k < lanes; ++k) total += double{linear[k]} + double{math::log(factor[k])};
+  }
+  return static_cast<float>(total);
+}
+
+template <class Target, class Loss>
+void fused(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
+  const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
+  const std::int64_t chunks = tiles(pixels, pixel_chunk);
+  const float* const output = a.output.as<float>();
+  const Target* const target = a.target.as<Target>();
+  float *const nll = a.nll_partial.as<float>(), *const grad = a.grad ? a.grad.as<float>() : nullptr;
+  team.run(outputs * chunks, [=, scale = a.grad_scale](std::int64_t i) {
+    const std::int64_t row = i / chunks, first = i % chunks * pixel_chunk;
+    const std::int64_t n = std::min(pixel_chunk, pixels - first), at = row * pixels + first;
+    const Target* const x = target + row / samples * pixels + first;
+    nll[i] = grad ? fused_chunk<true>(loss, output + at, x, grad + at, scale, n)
+                  : fused_chunk<false>(loss, output + at, x, grad, scale, n);
+  });
+}
+
+// ---- Unfused: one loop over the batch for each operation --------------------------------------------------
+
+template <class Target, class Loss>
+void unfused(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
+  const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
+  const std::int64_t chunks = tiles(pixels, pixel_chunk);
+  const float* const output = a.output.as<float>();
+  const Target* const target = a.target.as<Target>();
+  float *const values = a.scratch.as<float>(), *const nll = a.nll_partial.as<float>();
+  team.run(outputs, [=](std::int64_t row) {
+    const Target* const x = target + row / samples * pixels;
+#pragma omp simd
+    for (std::int64_t p = 0; p < pixels; ++p) {
+      values[row * pixels + p] = loss.pixel(output[row * pixels + p], value_of(x[p])).value;
+    }
+  });
+  team.run(outputs * chunks, [=](std::int64_t i) {
+    const std::int64_t first = i % chunks * pixel_chunk, last = std::min(pixels, first + pixel_chunk);
+    double sum = 0;
+    for (std::int64_t p = first; p < last; ++p) sum += double{values[i / chunks * pixels + p]};
+    nll[i] = static_cast<float>(sum);
+  });
+  if (!a.grad) return;
+  float* const grad = a.grad.as<float>();
+  team.run(outputs, [=](std::int64_t row) {
+    const Target* const x = target + row / samples * pixels;
+#pragma omp simd
+    for (std::int64_t p = 0; p < pixels; ++p) {
+      grad[row * pixels + p] = loss.pixel(output[row * pixels + p], value_of(x[p])).grad;
+    }
+  });
+  team.run(outputs, [=, scale = a.grad_scale](std::int64_t row) {
+#pragma omp simd
+    for (std::int64_t p = 0; p < pixels; ++p) grad[row * pixels + p] *= scale;
+  });
+}
+
+}  // namespace
+
+void CpuBackend::do_likelihood(const LikelihoodLoss& a) {
+  const auto with_target = [&]<class Target>(const auto& loss, const Target*) {
+    a.kernels == Kernels::fused ? fused<Target>(team_, loss, a) : unfused<Target>(team_, loss, a);
+  };
+  const auto with_loss = [&](const auto& loss) {
+    a.target.dtype == DType::u8 ? with_target(loss, a.target.as<std::uint8_t>())
+                                : with_target(loss, a.target.as<float>());
+  };
+  a.likelihood == Likelihood::bernoulli ? with_loss(Bernoulli{}) : with_loss(gaussian(a.variance));
+}
+
+}  // namespace elbo

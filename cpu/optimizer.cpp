@@ -1,0 +1,80 @@
+// The optimiser over one flat buffer, the epoch's running sums, the move to the next step.
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+
+#include "cpu/constant.h"
+#include "cpu/device.h"
+
+namespace elbo {
+namespace {
+
+constexpr std::int64_t piece = 16384;  // parameters that a thread takes at a time
+
+bool is_finite(float x) { return x - x == 0.0f; }
+
+// Updates n parameters; false where a gradient or an updated parameter is not finite.
+template <Optimizer type>
+bool update(float* parameter, const float* gradient, float* first, float* second, std::int64_t n,
+            math::OptimizerSettings settings, float correction1, float correction2) {
+  settings.type = type;
+  std::int32_t odd = 0;
+#pragma omp simd reduction(| : odd)
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float g = gradient[i];
+    float p = parameter[i], m = first[i], v = second[i];
+    math::optimizer_update(p, g, m, v, settings, correction1, correction2);
+    parameter[i] = p;
+    first[i] = m;
+    if (type == Optimizer::adam) second[i] = v;
+    odd |= is_finite(g) && is_finite(p) ? 0 : 1;
+  }
+  return odd == 0;
+}
+
+}  // namespace
+
+void CpuBackend::do_accumulate(const Accumulate& a) {
+  auto& state = *static_cast<StepState*>(a.state.data);
+  const std::int64_t latent = a.kl_partial.columns();
+  const float *const nll = a.nll_partial.as<float>(), *const kl = a.kl_partial.as<float>();
+  double* const sums = a.sums.as<double>();
+  double total = 0;
+  for (std::int64_t i = 0; i < a.nll_partial.count(); ++i) total += double{nll[i]};
+  total /= static_cast<double>(a.nll_partial.rows() / a.rows);  // the mean over a row's samples
+  sums[0] += static_cast<double>(a.rows);
+  sums[1] += total;
+  for (std::int64_t d = 0; d < latent; ++d) {
+    double sum = 0;
+    for (std::int64_t i = d; i < a.kl_partial.count(); i += latent) sum += double{kl[i]};
+    sums[2 + d] += sum;
+    total += sum;
+  }
+  if (!std::isfinite(total)) state.bad_step = std::min<std::uint64_t>(state.bad_step, state.step);
+}
+
+void CpuBackend::do_optimizer_step(const OptimizerStep& a) {
+  auto& state = *static_cast<StepState*>(a.state.data);
+  if (state.bad_step != StepState::none) return;
+  float *const p = a.parameters.as<float>(), *const m = a.first.as<float>(), *const v = a.second.as<float>();
+  const float* const g = a.gradients.as<float>();
+  std::atomic<bool> bad = false;
+  with_constant<Optimizer::adam, Optimizer::adagrad, Optimizer::sgd>(a.settings.type, [&](auto type) {
+    team_.run_pieces(a.parameters.count(), piece, [&](std::int64_t i, std::int64_t end) {
+      const bool good =
+          update<type()>(p + i, g + i, m + i, v + i, end - i, a.settings, state.correction1, state.correction2);
+      if (!good) bad = true;
+    });
+  });
+  if (bad) state.bad_update = std::min<std::uint64_t>(state.bad_update, state.step);
+}
+
+void CpuBackend::do_advance(StepState* state, const Schedule& schedule, std::uint64_t* fault) {
+  StepState next = state_at(state->seed, state->step + 1, schedule);
+  next.bad_update = state->bad_update;
+  next.bad_step = std::min(state->bad_step, state->bad_update);
+  *state = next;
+  if (next.bad_step != StepState::none) *fault = next.bad_step;
+}
+
+}  // namespace elbo

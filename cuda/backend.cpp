@@ -1,0 +1,230 @@
+#include "cuda/backend.h"
+
+#include <cuda_runtime.h>
+
+#include "cuda/gemm.h"
+#include "cuda/graph.h"
+#include "cuda/handles.h"
+#include "cuda/ring.h"
+#include "kernels/gather.h"
+#include "kernels/latent.h"
+#include "kernels/launcher.h"
+#include "kernels/layers.h"
+#include "kernels/likelihood.h"
+#include "kernels/optimizer.h"
+
+namespace elbo {
+namespace {
+
+#if defined(ELBO_SIM)
+constexpr const char* device_name = "sim";
+#else
+constexpr const char* device_name = "cuda";
+#endif
+
+std::string version(int v) { return cat(v / 1000, ".", v % 1000 / 10); }
+
+// Makes GPU `index` this thread's device.
+void choose_gpu(int index) {
+  int driver = 0, runtime = 0, count = 0;
+  check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+  check_cuda(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
+  require(driver != 0, "no NVIDIA driver is loaded on this machine (`nvidia-smi` should list a GPU)");
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  // Where this fails it leaves `count` as it was.
+  require(error != cudaErrorInsufficientDriver, "the NVIDIA driver is for CUDA ", version(driver),
+          ", this program needs ", version(runtime), ": update the driver");
+  require(error != cudaErrorNoDevice, "the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES set?)");
+  check_cuda(error, "cudaGetDeviceCount");
+  require(index >= 0 && index < count, "there is no GPU ", index, ": this machine has ", count, ", counted from 0");
+  check_cuda(cudaSetDevice(index), "cudaSetDevice");
+}
+
+// Sets the device up in its constructor, before the members that need one.
+struct ChosenGpu {
+  explicit ChosenGpu(int index) { choose_gpu(index); }
+};
+
+// An operation's StepState, as the kernels take it.
+StepState* state_of(const Tensor& t) { return reinterpret_cast<StepState*>(t.as<std::uint8_t>()); }
+
+// Calls that are made anew at every replay.
+class Calls : public Recording {
+ public:
+  explicit Calls(std::function<void()> calls) : calls_(std::move(calls)) {}
+  void replay() override { calls_(); }
+
+ private:
+  std::function<void()> calls_;
+};
+
+class CudaBackend : public Backend {
+ public:
+  explicit CudaBackend(const BackendOptions& options)
+      : Backend(options),
+        gpu_(options.index),
+        stream_(make_stream("elbo compute")),
+        gemm_(options.precision, stream()) {
+    check_cuda(cudaGetDeviceProperties(&properties_, options.index), "cudaGetDeviceProperties");
+    try_a_kernel();
+  }
+  ~CudaBackend() override { cudaStreamSynchronize(stream()); }
+
+  DeviceInfo info() const override {
+    int driver = 0;
+    std::size_t free = 0, total = 0;
+    check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
+    check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return {device_name,
+            cat(properties_.name, ", sm_", properties_.major, properties_.minor, ", driver ", version(driver)), free};
+  }
+
+  void synchronize() override { check_cuda(cudaStreamSynchronize(stream()), "synchronize"); }
+
+  std::unique_ptr<Recording> record(std::function<void()> calls) override {
+    if (!options().record) return std::make_unique<Calls>(std::move(calls));
+    return capture_graph(stream(), calls);
+  }
+  std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) override {
+    return open_cuda_ring(*this, stream(), slots, rows, pixels);
+  }
+
+ protected:
+  // ---- Memory -------------------------------------------------------------------------------------
+  std::byte* do_allocate(std::size_t bytes, Memory kind) override {
+    void* p = nullptr;
+    const cudaError_t error =
+        kind == Memory::device ? cudaMalloc(&p, bytes) : cudaHostAlloc(&p, bytes, cudaHostAllocDefault);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // it is told by the null pointer; later calls should not see it
+      return nullptr;
+    }
+    check_cuda(error, kind == Memory::device ? "cudaMalloc" : "cudaHostAlloc");
+    return static_cast<std::byte*>(p);
+  }
+  void do_free(std::byte* p, Memory kind) noexcept override {
+    if (kind == Memory::device) {
+      cudaFree(p);
+    } else {
+      cudaFreeHost(p);
+    }
+  }
+  void do_upload(void* to, const void* from, std::size_t bytes) override {
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream()), "upload");
+    synchronize();  // `from` may be pinned: then the copy reads it until it is done
+  }
+  void do_download(void* to, const void* from, std::size_t bytes) override {
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream()), "download");
+    synchronize();
+  }
+  void do_copy(void* to, const void* from, std::size_t bytes) override {
+    check_cuda(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, stream()), "copy");
+  }
+  void do_fill(void* to, std::uint8_t byte, std::size_t bytes) override {
+    check_cuda(cudaMemsetAsync(to, byte, bytes, stream()), "fill");
+  }
+
+  // ---- Layers -------------------------------------------------------------------------------------
+  void do_matmul(const Matmul& p) override {
+    gemm_.multiply({p.a, p.b, p.c, p.m, p.n, p.k, p.transpose_a, p.transpose_b});
+  }
+  void do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns,
+                          Activation activation) override {
+    kernels::bias_activation(y, bias, rows, columns, activation, stream());
+  }
+  void do_activation_backward(const float* y, float* dy, std::int64_t count, Activation activation) override {
+    kernels::activation_backward(y, dy, count, activation, stream());
+  }
+  void do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) override {
+    kernels::column_sum(x, sum, rows, columns, stream());
+  }
+  void do_dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
+                        const Tensor& y) override {
+    if (activation != Activation::identity) return Backend::do_dense_forward(x, weight, bias, activation, y);
+    gemm_.multiply({x.as<float>(), weight.as<float>(), y.as<float>(), x.rows(), weight.rows(), x.columns(), false, true,
+                    bias.as<float>()});
+  }
+
+  // ---- Batch, latent, loss, update ----------------------------------------------------------------
+  void do_gather_batch(const GatherBatch& g) override {
+    kernels::gather_batch({g.source.as<std::uint8_t>(), state_of(g.state), g.indexing, g.binarize, g.input.as<float>(),
+                           g.target.as<std::uint8_t>(), g.source.rows(), g.input.rows(), g.source.columns()},
+                          stream());
+  }
+  void do_sample_latent(const SampleLatent& a) override {
+    const kernels::LatentSample k{a.stats.as<float>(),      state_of(a.state), a.posterior,  a.z.as<float>(),
+                                  a.kl_partial.as<float>(), a.z.shape[0],      a.z.shape[1], a.z.shape[2]};
+    if (a.kernels == Kernels::fused) return kernels::sample_latent_fused(k, stream());
+    kernels::sample_latent_unfused(k, a.scratch.as<float>(), stream());
+  }
+  void do_sample_latent_backward(const SampleLatentBackward& a) override {
+    const kernels::LatentGradient k{a.stats.as<float>(),  a.dz.as<float>(), state_of(a.state), a.posterior,  a.kl_scale,
+                                    a.dstats.as<float>(), a.dz.shape[0],    a.dz.shape[1],     a.dz.shape[2]};
+    if (a.kernels == Kernels::fused) return kernels::latent_gradient_fused(k, stream());
+    kernels::latent_gradient_unfused(k, a.scratch.as<float>(), stream());
+  }
+  void do_likelihood(const LikelihoodLoss& a) override {
+    if (a.target.dtype == DType::u8) return likelihood_of<std::uint8_t>(a);
+    likelihood_of<float>(a);
+  }
+  void do_accumulate(const Accumulate& a) override {
+    kernels::accumulate(
+        {a.nll_partial.as<float>(), a.kl_partial.as<float>(), state_of(a.state), a.sums.as<double>(), a.rows,
+         a.nll_partial.rows(), a.nll_partial.columns(), a.kl_partial.rows(), a.kl_partial.columns()},
+        stream());
+  }
+  void do_optimizer_step(const OptimizerStep& a) override {
+    kernels::optimizer_update({a.parameters.as<float>(), a.gradients.as<float>(), a.first.as<float>(),
+                               a.second.as<float>(), state_of(a.state), a.settings, a.parameters.count()},
+                              stream());
+  }
+  void do_advance(StepState* state, const Schedule& schedule, std::uint64_t* fault) override {
+    kernels::advance(state, schedule, fault, stream());
+  }
+
+  void push_range(const char* name) override { kernels::push_range(name); }
+  void pop_range() override { kernels::pop_range(); }
+
+ private:
+  cudaStream_t stream() const { return stream_.get(); }
+
+  template <class Target>
+  void likelihood_of(const LikelihoodLoss& a) {
+    const std::int64_t rows = a.target.rows();
+    const kernels::PixelLoss<Target> k{
+        a.output.as<float>(),      a.target.as<Target>(), a.variance, a.grad_scale,
+        a.nll_partial.as<float>(), a.grad.as<float>(),    rows,       a.output.rows() / rows,
+        a.output.columns()};
+    if (a.kernels == Kernels::fused) return kernels::likelihood_fused(a.likelihood, k, stream());
+    kernels::likelihood_unfused(a.likelihood, k, a.scratch.as<float>(), stream());
+  }
+
+  // Runs the smallest kernel there is, so that a GPU which this build has no code for is named here and
+  // not in the middle of a run.
+  void try_a_kernel() {
+    const Buffer device(*this, sizeof(StepState), Memory::device, "a first kernel");
+    const Buffer pinned(*this, sizeof(std::uint64_t), Memory::pinned, "a first kernel");
+    const StepState state = state_at(0, 0, {});
+    do_upload(device.data(), &state, sizeof state);
+    try {
+      do_advance(reinterpret_cast<StepState*>(device.data()), {}, reinterpret_cast<std::uint64_t*>(pinned.data()));
+      synchronize();
+    } catch (const Error& e) {
+      fail(info().description, " cannot run this build's kernels; was it built for this architecture ",
+           "(-DELBO_CUDA_ARCHITECTURES=", properties_.major, properties_.minor, ")? ", e.what());
+    }
+  }
+
+  ChosenGpu gpu_;
+  Stream stream_;
+  Gemm gemm_;
+  cudaDeviceProp properties_{};
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> create_cuda_backend(const BackendOptions& options) {
+  return std::make_unique<CudaBackend>(options);
+}
+
+}  // namespace elbo

@@ -1,0 +1,55 @@
+// A moment of a training run as a safetensors file, and the folder that keeps them.
+//
+// Tensors: every parameter by its PyTorch name; the optimiser's state as "optimizer.first.NAME" and
+// "optimizer.second.NAME"; "epoch.sums", the running sums of the epoch under way. Metadata: the resolved spec, the
+// step, and the figures below. Shuffling and noise are functions of (seed, step): there is nothing else to save.
+#pragma once
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include "host/safetensors.h"
+#include "host/trainer.h"
+
+namespace elbo {
+
+struct Progress {
+  std::uint32_t step = 0;
+  double seconds = 0;                                               // of training so far
+  double best_elbo = -std::numeric_limits<double>::infinity();      // on the test set
+};
+
+TensorFile make_checkpoint(Trainer&, const Spec&, const Progress&);
+
+// Puts a checkpoint's state into a trainer. `file` is the name for errors: a tensor that is missing, or has another
+// shape than the network's, is an Error naming it.
+Progress restore(Trainer&, const TensorFile&, const std::string& file);
+
+// The weights alone, into a model.
+void load_weights(Vae&, const TensorFile&, const std::string& file);
+
+// The step and figures alone.
+Progress read_progress(const TensorFile&, const std::string& file);
+
+// SHA-256 of all weights, in the order of the model, as 64 hexadecimal digits.
+std::string hash_weights(const Vae&);
+
+// checkpoints/ of a run: last.safetensors; previous.safetensors, the one before it; best.safetensors, the best test
+// ELBO; epoch-N.safetensors. From the first on, there is a whole `last` at every moment.
+class CheckpointFolder {
+ public:
+  explicit CheckpointFolder(std::string run) : folder_(std::move(run) + "/checkpoints") {}
+
+  void write_last(const TensorFile&) const;
+  // Makes NAME.safetensors a second name of what `last` is now.
+  void keep_last_as(const std::string& name) const;
+  bool has(const std::string& name) const;
+  // Reads and verifies. A damaged `last` is an Error that names the one to go back to, if it is whole.
+  TensorFile read(const std::string& name) const;
+  std::string path(const std::string& name) const { return folder_ + "/" + name + ".safetensors"; }
+
+ private:
+  std::string folder_;
+};
+
+}  // namespace elbo

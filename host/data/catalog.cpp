@@ -1,0 +1,209 @@
+#include "host/data/catalog.h"
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <set>
+
+#include "elbo/error.h"
+#include "host/data/byte_reader.h"
+#include "host/data/idx.h"
+#include "host/files.h"
+#include "host/sha256.h"
+
+namespace elbo {
+namespace {
+
+namespace fs = std::filesystem;
+
+const KnownSet* find_known(const std::string& name) {
+  for (const KnownSet& set : known_sets())
+    if (set.name == name) return &set;
+  return nullptr;
+}
+
+// Sets in IDX form that are in the directories but not in the catalogue.
+std::set<std::string> own_sets(const std::vector<std::string>& directories) {
+  std::set<std::string> names;
+  for (const std::string& directory : directories) {
+    std::error_code unreadable;
+    for (const fs::directory_entry& entry : fs::directory_iterator(directory, unreadable)) {
+      const std::string name = entry.path().filename().string();
+      if (!find_known(name) && !find_file(entry.path().string(), "train-images-idx3-ubyte").empty()) names.insert(name);
+    }
+  }
+  return names;
+}
+
+std::string indented(const std::string& text) {
+  std::string result = "    ";
+  for (const char c : text) result += c == '\n' ? "\n    " : std::string(1, c);
+  return result + "\n";
+}
+
+std::string heading(const std::string& set, const std::string& folder) { return set + ": " + folder + "\n"; }
+
+// Why the file is not the known one; empty where it is.
+std::string difference(const std::string& path, const KnownFile& known) {
+  try {
+    const std::vector<std::byte> bytes = read_file(path);
+    ByteReader reader(bytes, path.ends_with(".gz") ? Encoding::gzip : Encoding::plain, path);
+    Sha256 hash;
+    std::array<std::byte, 1 << 16> chunk;
+    std::int64_t size = 0;
+    while (const std::size_t n = reader.read(chunk.data(), chunk.size())) {
+      hash.update(chunk.data(), n);
+      size += static_cast<std::int64_t>(n);
+    }
+    reader.finish();
+    if (size != known.size) return cat(path, ": holds ", size, " bytes, expected ", known.size);
+    const std::string digits = hash.hex();
+    return digits == known.sha256 ? ""
+                                  : cat(path, ": the SHA-256 of its content is ", digits, ", expected ", known.sha256);
+  } catch (const Error& e) {
+    return e.what();
+  }
+}
+
+std::string list_known(const KnownSet& set, const std::string& folder) {
+  std::string text = heading(set.name, folder);
+  bool whole = true;
+  for (const KnownFile& file : set.files) {
+    const std::string path = find_file(folder, file.name);
+    text += "    " + (path.empty() ? file.name + "  missing" : fs::path(path).filename().string()) + "\n";
+    whole = whole && !path.empty();
+  }
+  return whole ? text : text + indented(where_to_get(set.name));
+}
+
+std::string verify_known(const KnownSet& set, const std::string& folder, bool& ok) {
+  std::string text = heading(set.name, folder);
+  bool right = true;
+  for (const KnownFile& file : set.files) {
+    const std::string path = find_file(folder, file.name);
+    const std::string wrong = path.empty() ? file.name + ": missing" : difference(path, file);
+    text += "    " + (wrong.empty() ? fs::path(path).filename().string() + "  ok" : "WRONG  " + wrong) + "\n";
+    right = right && wrong.empty();
+  }
+  ok = ok && right;
+  return right ? text : text + indented(where_to_get(set.name));
+}
+
+std::string verify_own(const std::string& set, const std::string& folder, bool& ok) {
+  std::string text = heading(set, folder);
+  for (const std::string part : {"train", "t10k"}) {
+    const std::string images = find_file(folder, part + "-images-idx3-ubyte");
+    try {
+      require(!images.empty(), part, "-images-idx3-ubyte: missing");
+      const ImageSet s = read_idx_images(images, find_file(folder, part + "-labels-idx1-ubyte"));
+      text += cat("    ", fs::path(images).filename().string(), "  readable: ", s.count, " images of ", s.height, " x ",
+                  s.width, s.labels.empty() ? ", no labels" : ", with labels", "; no checksum is known\n");
+    } catch (const Error& e) {
+      text += cat("    WRONG  ", e.what(), "\n");
+      ok = false;
+    }
+  }
+  return text;
+}
+
+std::string places(const std::vector<std::string>& directories) {
+  std::string text = "looked in";
+  for (const std::string& directory : directories) text += (&directory == &directories[0] ? " " : ", ") + directory;
+  return text + "\n";
+}
+
+std::string missing(const KnownSet& set) { return heading(set.name, "not here") + indented(where_to_get(set.name)); }
+
+}  // namespace
+
+const std::vector<KnownSet>& known_sets() {
+  static const std::vector<KnownSet> sets = {
+      {"mnist",
+       "MNIST comes from http://yann.lecun.com/exdb/mnist/; the same files are at\n"
+       "https://storage.googleapis.com/cvdf-datasets/mnist/",
+       {{"train-images-idx3-ubyte", 47040016, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"},
+        {"train-labels-idx1-ubyte", 60008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"},
+        {"t10k-images-idx3-ubyte", 7840016, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"},
+        {"t10k-labels-idx1-ubyte", 10008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"}},
+       {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}},
+      {"fashion-mnist",
+       "Fashion-MNIST is Debian's and Ubuntu's package dataset-fashion-mnist (it goes to /usr/share/datasets);\n"
+       "it comes from https://github.com/zalandoresearch/fashion-mnist",
+       {{"train-images-idx3-ubyte", 47040016, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"},
+        {"train-labels-idx1-ubyte", 60008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"},
+        {"t10k-images-idx3-ubyte", 7840016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"},
+        {"t10k-labels-idx1-ubyte", 10008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"}},
+       {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"}},
+      {"freyface",
+       "Frey Face comes from Sam Roweis' page, https://cs.nyu.edu/~roweis/data.html",
+       {{"frey_rawface.mat", 1100584, "265a83a23adb081755cd3de375509828e690324d1d60f076b8ecebc840d59c64"}},
+       {}},
+  };
+  return sets;
+}
+
+std::vector<std::string> class_names(const std::string& set) {
+  const KnownSet* known = find_known(set);
+  return known ? known->classes : std::vector<std::string>{};
+}
+
+std::string where_to_get(const std::string& set) {
+  const KnownSet* known = find_known(set);
+  if (!known) {
+    std::string names;
+    for (const KnownSet& s : known_sets()) names += (names.empty() ? "" : ", ") + s.name;
+    return "elbo knows where to get " + names + "; any other set is a folder with the four IDX files of MNIST's names";
+  }
+  const bool idx = known->files.size() > 1;
+  std::string text = known->origin + "\nput into a folder " + set + (idx ? ", as they are or as .gz," : "") +
+                     " the file" + (idx ? "s" : "") + " (SHA-256 of the content)";
+  for (const KnownFile& file : known->files) text += "\n  " + file.sha256 + "  " + file.name;
+  return text;
+}
+
+std::string find_set(const std::string& set, const std::vector<std::string>& directories) {
+  for (const std::string& directory : directories) {
+    const fs::path folder = fs::path(directory) / set;
+    std::error_code unreadable;
+    if (fs::is_directory(folder, unreadable)) return folder.string();
+  }
+  return "";
+}
+
+std::string find_file(const std::string& folder, const std::string& name) {
+  for (const char* suffix : {"", ".gz"}) {
+    const fs::path path = fs::path(folder) / (name + suffix);
+    std::error_code unreadable;
+    if (fs::exists(path, unreadable)) return path.string();
+  }
+  return "";
+}
+
+std::string list_data(const std::vector<std::string>& directories) {
+  std::string text = places(directories);
+  for (const KnownSet& set : known_sets()) {
+    const std::string folder = find_set(set.name, directories);
+    text += folder.empty() ? missing(set) : list_known(set, folder);
+  }
+  for (const std::string& name : own_sets(directories)) text += heading(name, find_set(name, directories));
+  return text;
+}
+
+std::string verify_data(const std::vector<std::string>& directories, bool& ok) {
+  std::string text = places(directories);
+  ok = true;
+  bool any = false;
+  for (const KnownSet& set : known_sets()) {
+    const std::string folder = find_set(set.name, directories);
+    text += folder.empty() ? missing(set) : verify_known(set, folder, ok);
+    any = any || !folder.empty();
+  }
+  for (const std::string& name : own_sets(directories)) {
+    text += verify_own(name, find_set(name, directories), ok);
+    any = true;
+  }
+  ok = ok && any;
+  return text;
+}
+
+}  // namespace elbo

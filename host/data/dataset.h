@@ -1,0 +1,35 @@
+// Images in host memory, as they lie in their files.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "host/spec.h"
+
+namespace elbo {
+
+struct ImageSet {
+  std::int64_t count = 0, height = 0, width = 0, channels = 1;
+  std::vector<std::uint8_t> pixels;  // [count, height, width, channels]
+  std::vector<std::uint8_t> labels;  // [count], or empty where the set has none
+
+  std::int64_t image_size() const { return height * width * channels; }
+  const std::uint8_t* image(std::int64_t i) const { return pixels.data() + i * image_size(); }
+};
+
+struct Dataset {
+  std::string name;
+  ImageSet train, test;
+};
+
+// Where data are looked for, in order: `given` (--data) alone if it is not empty, else $ELBO_DATA,
+// ./data, /usr/share/datasets.
+std::vector<std::string> data_directories(const std::string& given);
+
+// Loads the folder `spec.dataset` of the first directory that has it: freyface from frey_rawface.mat
+// (holdout: 1765 training and 200 test images, chosen by `seed`), any other from the four IDX files of
+// MNIST's names, plain or .gz. Throws Error naming the file, what is wrong, what was expected and, where
+// a set is missing, where it comes from.
+Dataset load_dataset(const Spec::Data& spec, std::uint64_t seed, const std::vector<std::string>& directories);
+
+}  // namespace elbo

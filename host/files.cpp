@@ -1,0 +1,118 @@
+#include "host/files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <system_error>
+
+#include "elbo/error.h"
+
+namespace elbo {
+namespace {
+
+constexpr std::size_t most_at_once = std::size_t{1} << 30;  // one call transfers less than 2 GiB
+
+std::string reason() { return std::generic_category().message(errno); }
+
+void write_all(int fd, std::span<const std::byte> bytes, const std::string& path) {
+  while (!bytes.empty()) {
+    const ssize_t n = ::write(fd, bytes.data(), std::min(bytes.size(), most_at_once));
+    if (n < 0 && errno == EINTR) continue;
+    require(n >= 0, path, ": cannot be written: ", reason());
+    bytes = bytes.subspan(static_cast<std::size_t>(n));
+  }
+}
+
+// Removes the file at the end of its life, unless it has been renamed.
+struct TemporaryFile {
+  std::string path;
+  bool renamed = false;
+  ~TemporaryFile() {
+    if (!renamed) ::unlink(path.c_str());
+  }
+};
+
+}  // namespace
+
+Descriptor::~Descriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+// Non-blocking: opening a pipe by mistake must not wait for its other end.
+InputFile::InputFile(const std::string& path)
+    : path_(path), file_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+  require(file_.get() >= 0, path, ": cannot be opened: ", reason());
+  struct stat info {};
+  require(::fstat(file_.get(), &info) == 0, path, ": cannot be read: ", reason());
+  require(S_ISREG(info.st_mode), path, S_ISDIR(info.st_mode) ? ": is a folder" : ": is not a regular file");
+  size_ = static_cast<std::uint64_t>(info.st_size);
+}
+
+void InputFile::read(std::uint64_t at, void* to, std::size_t n) const {
+  auto* next = static_cast<std::byte*>(to);
+  while (n > 0) {
+    const ssize_t got = ::pread(file_.get(), next, std::min(n, most_at_once), static_cast<off_t>(at));
+    if (got < 0 && errno == EINTR) continue;
+    require(got >= 0, path_, ": cannot be read: ", reason());
+    require(got > 0, path_, ": was cut short while it was being read, at byte ", at);
+    next += got;
+    at += static_cast<std::uint64_t>(got);
+    n -= static_cast<std::size_t>(got);
+  }
+}
+
+std::vector<std::byte> read_file(const std::string& path) {
+  const InputFile file(path);
+  std::vector<std::byte> bytes(file.size());
+  file.read(0, bytes.data(), bytes.size());
+  return bytes;
+}
+
+std::string read_text(const std::string& path) {
+  const InputFile file(path);
+  std::string text(file.size(), '\0');
+  file.read(0, text.data(), text.size());
+  return text;
+}
+
+void replace_file(const std::string& path, std::span<const std::span<const std::byte>> pieces) {
+  // A device or a pipe would be replaced by a file, not written to.
+  std::error_code ignored;
+  require(!std::filesystem::exists(path, ignored) || std::filesystem::is_regular_file(path, ignored), path,
+          ": cannot be written: there is something that is not a regular file");
+
+  const std::string temporary_path = path + ".tmp";
+  const Descriptor file(::open(temporary_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+  require(file.get() >= 0, path, ": cannot be written: ", temporary_path, ": ", reason());
+  TemporaryFile temporary{temporary_path};
+  for (const auto& piece : pieces) write_all(file.get(), piece, path);
+  require(::fsync(file.get()) == 0, path, ": cannot be written: ", reason());
+  require(::rename(temporary_path.c_str(), path.c_str()) == 0, path, ": cannot be written: ", reason());
+  temporary.renamed = true;
+
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  const Descriptor directory(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // Some network file systems cannot sync a folder (EINVAL); the file is in place all the same.
+  require(directory.get() >= 0 && (::fsync(directory.get()) == 0 || errno == EINVAL), folder,
+          ": the folder cannot be synced: ", reason());
+}
+
+void replace_file(const std::string& path, std::string_view text) {
+  const std::span<const std::byte> piece = std::as_bytes(std::span(text));
+  replace_file(path, {&piece, 1});
+}
+
+void append_line(const std::string& path, std::string_view line) {
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
+  require(file.get() >= 0, path, ": cannot be opened: ", reason());
+  const std::string bytes = std::string(line) + "\n";
+  write_all(file.get(), std::as_bytes(std::span(bytes)), path);
+  require(::fsync(file.get()) == 0, path, ": cannot be written: ", reason());
+}
+
+}  // namespace elbo

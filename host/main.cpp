@@ -1,0 +1,160 @@
+// The command line.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "host/bench.h"
+#include "host/data/catalog.h"
+#include "host/devices.h"
+#include "host/run.h"
+
+namespace {
+
+using namespace elbo;
+
+std::string join(int argc, char** argv) {
+  std::string line;
+  for (int i = 0; i < argc; ++i) line += (i ? " " : "") + std::string(argv[i]);
+  return line;
+}
+
+void add_device(CLI::App& app, std::string& device, BackendOptions& backend) {
+  app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  app.add_option("--threads", backend.threads, "CPU threads; 0: one for each core")->check(CLI::Range(0, 1024));
+  app.add_flag("!--no-graph", backend.record, "issue every call of a step anew instead of replaying a recording");
+}
+
+void add_data(CLI::App& app, std::string& data) {
+  app.add_option("--data", data, "folder of the data sets (default: $ELBO_DATA, ./data, /usr/share/datasets)");
+}
+
+void add_spec(CLI::App& app, std::string& spec, std::vector<std::string>& overrides) {
+  app.add_option("SPEC", spec, "the experiment, a JSON file")->required();
+  app.add_option("--set", overrides, "override a field of the spec: --set train.epochs=5")
+      ->allow_extra_args(false)
+      ->type_name("FIELD=VALUE");
+}
+
+void add_query(CLI::App& app, RunQuery& q) {
+  app.add_option("RUN", q.folder, "the folder of a run")->required();
+  app.add_option("--checkpoint", q.checkpoint, "last, best, previous, epoch-N, or a file")->capture_default_str();
+  add_device(app, q.device, q.backend);
+  add_data(app, q.data);
+}
+
+int print(const std::string& text) {
+  fmt::print("{}{}", text, text.ends_with('\n') ? "" : "\n");
+  return 0;
+}
+
+int print_devices() {
+  for (const DeviceEntry& d : list_devices())
+    fmt::print("{:<5} {:<14} {}\n", d.name, d.available ? "available" : "not available", d.description);
+  return 0;
+}
+
+int run_command_line(int argc, char** argv) {
+  CLI::App app{"elbo trains, measures and shows variational auto-encoders from one JSON file."};
+  app.set_version_flag("--version", "elbo " ELBO_VERSION);
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(34);
+
+  RunOptions run;
+  run.command = join(argc, argv);
+  CLI::App& run_app = *app.add_subcommand("run", "train an experiment and report on it");
+  add_spec(run_app, run.spec, run.overrides);
+  add_device(run_app, run.device, run.backend);
+  add_data(run_app, run.data);
+  run_app.add_option("--out", run.out, "the run's folder (default: runs/NAME)");
+  std::string resume = "last";
+  CLI::Option* resume_option =
+      run_app.add_option("--resume", resume, "continue from a checkpoint: last (default), previous, best, or a file")
+          ->expected(0, 1);
+
+  RunQuery query;
+  CLI::App& eval_app = *app.add_subcommand("eval", "ELBO of the training and test images, as JSON");
+  add_query(eval_app, query);
+
+  CLI::App& sample_app = *app.add_subcommand("sample", "decode draws from the prior into a picture");
+  std::int64_t count = 100;
+  std::uint64_t seed = 0;
+  std::string picture = "samples.png";
+  add_query(sample_app, query);
+  sample_app.add_option("--count", count, "how many")->capture_default_str();
+  sample_app.add_option("--seed", seed, "of the draws")->capture_default_str();
+  sample_app.add_option("--out", picture, "the PNG file")->capture_default_str();
+
+  CLI::App& report_app = *app.add_subcommand("report", "write a run's report and figures anew");
+  add_query(report_app, query);
+
+  BenchOptions bench;
+  CLI::App& bench_app = *app.add_subcommand("bench", "time what an experiment is made of");
+  bench_app.require_subcommand(1);
+  CLI::App& step_app = *bench_app.add_subcommand("step", "time training steps");
+  add_spec(step_app, bench.spec, bench.overrides);
+  add_device(step_app, bench.device, bench.backend);
+  add_data(step_app, bench.data);
+  step_app.add_option("--steps", bench.steps, "how many to time")->capture_default_str();
+  step_app.add_option("--warmup", bench.warmup, "steps before that")->capture_default_str();
+  step_app.add_option("--json", bench.json, "also write the figures to this file");
+
+  CLI::App& data_app = *app.add_subcommand("data", "the data sets: what is there, and is it right");
+  data_app.require_subcommand(1);
+  std::string data;
+  CLI::App& list_app = *data_app.add_subcommand("list", "what is there, and where to get what is not");
+  CLI::App& verify_app = *data_app.add_subcommand("verify", "compare every file with its checksum");
+  for (CLI::App* a : {&list_app, &verify_app}) add_data(*a, data);
+
+  CLI::App& schema_app = *app.add_subcommand("schema", "the JSON schema of experiments");
+  CLI::App& devices_app = *app.add_subcommand("devices", "the devices that can be used here");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e);
+  }
+
+  if (run_app) {
+    if (*resume_option) run.resume = resume.empty() ? "last" : resume;
+    return run_experiment(run);
+  }
+  if (eval_app) return evaluate_run(query);
+  if (sample_app) return sample_run(query, count, seed, picture);
+  if (report_app) return report_run(query);
+  if (step_app) return bench_step(bench);
+  if (list_app) return print(list_data(data_directories(data)));
+  if (verify_app) {
+    bool good = false;
+    print(verify_data(data_directories(data), good));
+    return good ? 0 : 1;
+  }
+  if (schema_app) return print(spec_schema());
+  if (devices_app) return print_devices();
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+#if defined(__x86_64__)
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+    std::fputs("elbo: this CPU has no AVX2 and FMA, which this build needs\n", stderr);
+    return 1;
+  }
+#endif
+  try {
+    const int status = run_command_line(argc, argv);
+    if (std::fflush(stdout) != 0) elbo::fail("standard output: cannot be written: no space left?");
+    return status;
+  } catch (const std::bad_alloc&) {
+    std::fputs("elbo: out of memory\n", stderr);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "elbo: %s\n", e.what());
+  }
+  return 1;
+}

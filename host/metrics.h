@@ -1,0 +1,29 @@
+// The figures of a run, one record an epoch.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace elbo {
+
+// Averages over a set, in nats for each image. elbo = -(reconstruction + KL) whatever beta the training
+// used; objective = reconstruction + beta KL is what was minimised.
+struct Figures {
+  double elbo = 0, objective = 0, reconstruction = 0, kl = 0;
+  std::vector<double> unit_kl;  // [latent]
+};
+
+struct EpochMetrics {
+  std::int64_t epoch = 0;        // 1 after the first epoch
+  std::int64_t step = 0;         // optimiser steps so far
+  Figures train;                 // running averages over the epoch's batches, as the weights were then
+  Figures test;                  // after the epoch, one sample of z an image
+  double images_per_second = 0;  // training only, this epoch
+  double seconds = 0;            // wall time since the run began, earlier parts of a resumed run included
+};
+
+// One line of metrics.jsonl, without the newline; and back. Throws Error naming the field.
+std::string to_json_line(const EpochMetrics&);
+EpochMetrics parse_metrics(const std::string& line);
+
+}  // namespace elbo

@@ -1,0 +1,28 @@
+// What a person sees of long work: one line that is drawn again and again on a terminal, nothing elsewhere.
+#pragma once
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace elbo {
+
+class ProgressLine {
+ public:
+  explicit ProgressLine(std::int64_t total_steps);
+  ~ProgressLine() { clear(); }
+
+  // At most ten times a second. `text` goes before the bar: "epoch 3/20".
+  void show(std::int64_t step, const std::string& text);
+  void clear();  // before something else is printed
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  bool terminal_, drawn_ = false;
+  std::int64_t total_, first_ = -1;
+  Clock::time_point start_, last_;
+};
+
+// "850 ms", "12.3 s", "4 min 05 s", "2 h 10 min"
+std::string format_seconds(double seconds);
+
+}  // namespace elbo

@@ -1,0 +1,54 @@
+// The pictures of a report, each a function of its data. Numbers that are not finite leave gaps.
+#pragma once
+#include <array>
+#include <string>
+#include <vector>
+
+#include "host/report/picture.h"
+#include "host/report/report.h"
+
+namespace elbo {
+
+// A unit whose KL is above this carries information about the image (nats).
+inline constexpr double active_unit_nats = 0.01;
+
+// "−238.12", with a true minus sign; "NaN", "∞".
+std::string number(double value, int decimals);
+
+// The curves over epochs: test and training.
+struct Measure {
+  const char *title, *unit;
+  double Figures::*value;
+};
+inline constexpr std::array<Measure, 3> measures{
+    {{"ELBO", "nats per image; higher is better", &Figures::elbo},
+     {"Reconstruction", "−log p(x|z), nats per image; lower is better", &Figures::reconstruction},
+     {"KL divergence", "nats per image", &Figures::kl}}};
+Picture curve_panel(const std::vector<EpochMetrics>&, const Measure&);
+Picture curves(const std::vector<EpochMetrics>&);
+
+Picture originals_and_reconstructions(const ReportData&);
+Picture samples(const ReportData&);
+
+// A square of images over the unit square, both axes sent through the inverse normal distribution function.
+Picture manifold(const ReportData&);
+
+// The posterior means of two or three latent units. The page has a legend of its own.
+enum class Legend { none, inside };
+Picture scatter(const ReportData&, Legend);
+
+// How a point of a 3-D scatter is seen, the cube [-1, 1]^3 filling most of [-1, 1]^2; page.js does the same.
+struct View {
+  double yaw = -0.5, pitch = 0.35;  // radians
+};
+struct Seen {
+  double x, y;   // y upwards
+  double depth;  // -1 (far) .. 1 (near), and a little beyond at the cube's corners
+};
+Seen look(const View&, std::array<double, 3> point);
+// Half the side of the cube around the origin that holds 99 % of the means.
+double cube_reach(const ReportData&);
+
+Picture unit_kl(const std::vector<double>& nats);
+
+}  // namespace elbo

@@ -1,0 +1,45 @@
+// A run: a folder that begins with the resolved spec and ends with a report.
+//
+//   spec.json  machine.json  metrics.jsonl  checkpoints/*.safetensors  figures/*.png  report.html
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "host/data/dataset.h"
+#include "host/devices.h"
+#include "host/metrics.h"
+#include "host/spec.h"
+
+namespace elbo {
+
+struct RunOptions {
+  std::string spec;                    // path of the spec
+  std::vector<std::string> overrides;  // --set
+  std::string device = "auto";
+  BackendOptions backend;  // precision comes from the spec
+  std::string data;        // --data
+  std::string out;         // empty: runs/NAME, or runs/NAME-2, ... (with resume: the newest of these)
+  std::optional<std::string> resume;  // "last", "previous", "best", or a file
+  std::string command;                // the command line, for the report
+};
+
+// Trains. Returns the exit status: 0, or 130 when SIGINT or SIGTERM stopped it after a checkpoint. Everything that
+// can be wrong with spec, data, device and folder is found before anything is written.
+int run_experiment(const RunOptions&);
+
+// What eval, sample and report do with a finished (or interrupted) run.
+struct RunQuery {
+  std::string folder;
+  std::string checkpoint = "last";  // or "best", "previous", "epoch-N", or a file
+  std::string device = "auto";
+  BackendOptions backend;
+  std::string data;
+};
+
+int evaluate_run(const RunQuery&);  // prints train and test figures as JSON
+int sample_run(const RunQuery&, std::int64_t count, std::uint64_t seed, const std::string& out);  // writes a PNG
+int report_run(const RunQuery&);    // writes report.html and figures/ anew
+
+}  // namespace elbo

@@ -1,0 +1,193 @@
+#include "host/trainer.h"
+
+#include <cmath>
+
+namespace elbo {
+
+Trainer::Trainer(Backend& device, const Spec& spec, const ImageSet& images)
+    : vae(device, spec, images.image_size()),
+      device_(device),
+      spec_(spec),
+      stream_(device, images, spec.train.batch_size, spec.data.residency, spec.seed),
+      pass_(vae, spec.train.batch_size, spec.objective.samples, spec.objective.kernels),
+      fault_memory_(device, sizeof(std::uint64_t), Memory::pinned, "the fault flag"),
+      optimizer_(spec.optimizer) {
+  const auto take = [&](Arena& arena) {
+    state_ = arena.take({sizeof(StepState)}, DType::u8);
+    sums = arena.take({2 + vae.latent()}, DType::f64);
+  };
+  Arena measure;
+  take(measure);
+  arena_ = Arena(device, measure.used(), "the state of training");
+  take(arena_);
+  fault_ = {fault_memory_.data(), DType::u64, {1}};
+
+  schedule_ = {stream_.batches_per_epoch(), 0, optimizer_.beta1, optimizer_.beta2};
+  // -log N(theta; 0, I) = sum theta^2 / 2 + constant, shared among the data points
+  if (spec.objective.weight_prior == WeightPrior::standard_normal)
+    optimizer_.weight_decay += 1.0f / static_cast<float>(images.count);
+  reset_figures();
+  set_step(0);
+  recording_ = device.record([this] { queue_step(); });
+}
+
+// One step of stochastic gradient variational Bayes (algorithm 1 of arXiv 1312.6114).
+void Trainer::queue_step() {
+  const Backend::Range range(device_, "train_step");
+  const Spec::Objective& objective = spec_.objective;
+  const std::int64_t rows = spec_.train.batch_size;
+  const float per_image = 1.0f / static_cast<float>(rows);
+
+  device_.gather_batch({.source = stream_.source(),
+                        .state = state_,
+                        .indexing = stream_.indexing(),
+                        .binarize = spec_.data.binarize,
+                        .input = pass_.input,
+                        .target = pass_.target});
+  const Tensor stats = pass_.encode(vae, rows);
+  device_.sample_latent({.stats = stats,
+                         .state = state_,
+                         .posterior = spec_.model.posterior,
+                         .kernels = objective.kernels,
+                         .z = pass_.z,
+                         .kl_partial = pass_.kl_partial,
+                         .scratch = pass_.scratch});
+  const Tensor output = pass_.decode(vae, rows);
+  const Tensor doutput{pass_.gradient[0].data, DType::f32, output.shape};
+  device_.likelihood({.output = output,
+                      .target = pass_.target,
+                      .likelihood = spec_.model.likelihood,
+                      .kernels = objective.kernels,
+                      .variance = static_cast<float>(spec_.model.variance),
+                      .grad_scale = per_image / static_cast<float>(objective.samples),
+                      .nll_partial = pass_.nll_partial,
+                      .grad = doutput,
+                      .scratch = pass_.scratch});
+  device_.accumulate({pass_.nll_partial, pass_.kl_partial, state_, sums, rows});
+
+  const Tensor dz = pass_.decode_backward(vae, doutput);
+  const Tensor& free = pass_.gradient[dz.data == pass_.gradient[0].data ? 1 : 0];
+  const Tensor dstats{free.data, DType::f32, stats.shape};
+  device_.sample_latent_backward({.stats = stats,
+                                  .dz = dz,
+                                  .state = state_,
+                                  .posterior = spec_.model.posterior,
+                                  .kernels = objective.kernels,
+                                  .kl_scale = static_cast<float>(objective.beta) * per_image,
+                                  .dstats = dstats,
+                                  .scratch = pass_.scratch});
+  pass_.encode_backward(vae, dstats);
+  device_.optimizer_step({vae.parameters, vae.gradients, vae.first, vae.second, state_, optimizer_});
+  device_.advance(state_, schedule_, fault_);
+}
+
+void Trainer::run_until(std::uint32_t end) {
+  for (; step_ < end; ++step_) {
+    stream_.begin_step(step_);
+    recording_->replay();
+    stream_.end_step();
+    throw_if_diverged();
+  }
+}
+
+void Trainer::set_step(std::uint32_t step) {
+  device_.synchronize();
+  step_ = step;
+  const StepState state = state_at(spec_.seed, step, schedule_);
+  device_.upload(state_, &state);
+  *fault_.as<std::uint64_t>() = StepState::none;
+}
+
+Figures Trainer::figures() {
+  std::vector<double> host(static_cast<std::size_t>(sums.count()));
+  device_.download(host.data(), sums);
+  return make_figures(host, spec_.objective.beta);
+}
+
+void Trainer::check() {
+  device_.synchronize();
+  throw_if_diverged();
+}
+
+void Trainer::throw_if_diverged() {
+  // Written by the device while it works; read here without waiting for it.
+  const std::uint64_t bad = *static_cast<const volatile std::uint64_t*>(fault_.as<std::uint64_t>());
+  if (bad == StepState::none) return;
+  device_.synchronize();
+  const std::string where = find_fault(bad);
+  throw Diverged(cat("training diverged at step ", bad + 1, " (epoch ", bad / batches_per_epoch() + 1, "): ", where,
+                     "; a smaller optimizer.learning_rate may help"));
+}
+
+namespace {
+
+// "NaN" or "infinity" if there is one among the elements, else "".
+std::string not_finite(Backend& device, const Tensor& t) {
+  std::vector<float> host(static_cast<std::size_t>(t.count()));
+  device.download(host.data(), t);
+  for (const float v : host)
+    if (!std::isfinite(v)) return std::isnan(v) ? "NaN" : "infinity";
+  return "";
+}
+
+}  // namespace
+
+// Looks where numbers stopped being finite. The optimiser has stood still since, so the faulty step can be run
+// again; its tensors are looked through in the order in which they are computed.
+std::string Trainer::find_fault(std::uint64_t bad) {
+  const auto name_layer = [&](std::size_t i) {
+    const std::string& weight = vae.layout()[2 * i].name;
+    return weight.substr(0, weight.rfind('.'));
+  };
+  const auto view = [&](const Tensor& flat, const Parameter& p) {
+    return Tensor{flat.as<float>() + p.offset, DType::f32, p.shape};
+  };
+  for (const Parameter& p : vae.layout())
+    if (const std::string what = not_finite(device_, view(vae.parameters, p)); !what.empty())
+      return "the weights " + p.name + " hold " + what;
+  for (const Parameter& p : vae.layout())
+    for (const Tensor& moment : {vae.first, vae.second})
+      if (const std::string what = not_finite(device_, view(moment, p)); !what.empty())
+        return "the optimiser's state of " + p.name + " holds " + what;
+
+  const auto step = static_cast<std::uint32_t>(bad);
+  StepState state = state_at(spec_.seed, step, schedule_);
+  state.bad_step = bad;  // the optimiser must not move
+  device_.upload(state_, &state);
+  stream_.begin_step(step);
+  queue_step();
+  stream_.end_step();
+
+  const auto at = [&](const Tensor& t, const std::string& name) {
+    const std::string what = not_finite(device_, t);
+    return what.empty() ? "" : what + " in " + name;
+  };
+  std::vector<std::pair<Tensor, std::string>> trail;
+  const std::size_t encoders = vae.encoder().size(), layers = encoders + vae.decoder().size();
+  for (std::size_t i = 0; i < encoders; ++i) trail.emplace_back(pass_.encoded[i], "the output of " + name_layer(i));
+  trail.emplace_back(pass_.kl_partial, "the KL divergence");
+  trail.emplace_back(pass_.z, "the sampled z");
+  for (std::size_t i = encoders; i < layers; ++i)
+    trail.emplace_back(pass_.decoded[i - encoders], "the output of " + name_layer(i));
+  trail.emplace_back(pass_.nll_partial, "the reconstruction loss");
+  for (std::size_t i = vae.layout().size(); i-- > 0;)
+    trail.emplace_back(view(vae.gradients, vae.layout()[i]), "the gradient of " + vae.layout()[i].name);
+  for (const auto& [tensor, name] : trail)
+    if (const std::string found = at(tensor, name); !found.empty()) return found;
+  return "a weight's update was not finite";
+}
+
+Figures make_figures(const std::vector<double>& sums, double beta) {
+  Figures f;
+  const double rows = sums[0];
+  f.reconstruction = sums[1] / rows;
+  for (std::size_t i = 2; i < sums.size(); ++i) {
+    f.unit_kl.push_back(sums[i] / rows);
+    f.kl += f.unit_kl.back();
+  }
+  f.elbo = -(f.reconstruction + f.kl);
+  f.objective = f.reconstruction + beta * f.kl;
+  return f;
+}
+
+}  // namespace elbo

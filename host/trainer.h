@@ -1,0 +1,67 @@
+// Training: one step, and what it needs.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "elbo/backend.h"
+#include "host/batch_stream.h"
+#include "host/metrics.h"
+#include "host/vae.h"
+
+namespace elbo {
+
+// A loss, gradient or weight that is not finite. The weights were last changed by the step before.
+class Diverged : public Error {
+ public:
+  using Error::Error;
+};
+
+class Trainer {
+ public:
+  // `images` must outlive the trainer. Device memory for everything is taken here, none later.
+  Trainer(Backend&, const Spec&, const ImageSet& images);
+
+  // Queues training steps up to and without `end`, and returns without waiting for the last of them. Throws Diverged,
+  // naming step and layer, at most 8 steps after a number stopped being finite.
+  void run_until(std::uint32_t end);
+  std::uint32_t step() const { return step_; }
+  std::uint32_t batches_per_epoch() const { return stream_.batches_per_epoch(); }
+
+  // Averages since the last reset_figures(). Waits for the steps queued.
+  Figures figures();
+  void reset_figures() { device_.fill(sums, 0); }
+
+  // Makes `step` the next one. Weights, optimiser state and sums are the caller's to set.
+  void set_step(std::uint32_t step);
+  // Waits for the steps queued and throws Diverged if one of them went wrong.
+  void check();
+
+  Vae vae;
+  Tensor sums;  // f64 [2 + L]: see Backend::accumulate
+  const Pass& pass() const { return pass_; }
+
+ private:
+  void queue_step();
+  void throw_if_diverged();
+  std::string find_fault(std::uint64_t step);
+
+  Backend& device_;
+  const Spec spec_;
+  BatchStream stream_;
+  Pass pass_;
+  Arena arena_;
+  Tensor state_;  // StepState
+  Buffer fault_memory_;
+  Tensor fault_;  // u64 [1], pinned
+  Schedule schedule_;
+  math::OptimizerSettings optimizer_;
+  std::uint32_t step_ = 0;
+  std::unique_ptr<Recording> recording_;
+};
+
+// Sums over a data set, made into averages.
+Figures make_figures(const std::vector<double>& sums, double beta);
+
+}  // namespace elbo

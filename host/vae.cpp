@@ -1,0 +1,213 @@
+#include "host/vae.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "elbo/math/random.h"
+
+namespace elbo {
+namespace {
+
+// Rows of one batch of encode() and decode().
+constexpr std::int64_t host_batch = 256;
+
+struct LayerPlan {
+  std::string name;
+  std::int64_t in, out;
+  Activation activation;
+};
+
+// nn.Sequential counts activation modules, too: Linear, ReLU, Linear are numbers 0, 1, 2.
+std::vector<LayerPlan> plan(const std::string& name, std::int64_t in, const std::vector<LayerSpec>& hidden,
+                            std::int64_t out) {
+  std::vector<LayerPlan> layers;
+  int module = 0;
+  for (const LayerSpec& layer : hidden) {
+    layers.push_back({name + "." + std::to_string(module), in, layer.units, layer.activation});
+    module += layer.activation == Activation::identity ? 1 : 2;
+    in = layer.units;
+  }
+  layers.push_back({name + "." + std::to_string(module), in, out, Activation::identity});
+  return layers;
+}
+
+// Initial values of a parameter. "pytorch": nn.Linear's default, U(-b, b) with b = 1 / sqrt(fan_in) for weights
+// and biases. "glorot": U(-b, b) with b = sqrt(6 / (fan_in + fan_out)), biases 0. "normal": N(0, std^2), all.
+void initialise(const Spec& spec, std::uint32_t index, const Parameter& p, float* values) {
+  const bool bias = p.shape.rank() == 1;
+  const std::int64_t n = p.shape.count();
+  float bound = 1.0f / std::sqrt(static_cast<float>(p.fan_in));
+  if (spec.model.initialization == Initialization::glorot)
+    bound = bias ? 0.0f : std::sqrt(6.0f / static_cast<float>(p.fan_in + p.fan_out));
+  const math::Draw draw{spec.seed, Purpose::initialise, 0, index, 0};
+  for (std::int64_t quad = 0; 4 * quad < n; ++quad) {
+    const math::Words w = math::random_words(draw, static_cast<std::uint32_t>(quad));
+    const std::uint32_t words[4] = {w.x, w.y, w.z, w.w};
+    const math::Normals4 normal = math::normals(draw, static_cast<std::uint32_t>(quad));
+    for (std::int64_t i = 4 * quad; i < std::min(n, 4 * quad + 4); ++i)
+      values[i] = spec.model.initialization == Initialization::normal
+                      ? static_cast<float>(spec.model.initialization_std) * normal.v[i % 4]
+                      : bound * (2.0f * math::uniform(words[i % 4]) - 1.0f);
+  }
+}
+
+}  // namespace
+
+Vae::Vae(Backend& device, const Spec& spec, std::int64_t pixels)
+    : device_(device), pixels_(pixels), latent_(spec.model.latent), likelihood_(spec.model.likelihood) {
+  const std::vector<LayerPlan> encoder = plan("encoder", pixels, spec.model.encoder, 2 * latent_);
+  const std::vector<LayerPlan> decoder = plan("decoder", latent_, spec.model.decoder, pixels);
+
+  std::int64_t total = 0;
+  const auto lay_out = [&](const LayerPlan& l) {
+    layout_.push_back({l.name + ".weight", {l.out, l.in}, total, l.in, l.out});
+    total += l.in * l.out;
+    layout_.push_back({l.name + ".bias", {l.out}, total, l.in, l.out});
+    total += l.out;
+    total = (total + 3) / 4 * 4;  // every weight begins on 16 bytes, for vector loads; the gaps stay zero
+  };
+  std::ranges::for_each(encoder, lay_out);
+  std::ranges::for_each(decoder, lay_out);
+
+  const auto take = [&](Arena& arena) {
+    for (Tensor* t : {&parameters, &gradients, &first, &second}) *t = arena.take({total});
+  };
+  Arena measure;
+  take(measure);
+  arena_ = Arena(device, measure.used(), "parameters and optimiser state");
+  take(arena_);
+
+  const auto view = [](const Tensor& flat, const Parameter& p) {
+    return Tensor{flat.as<float>() + p.offset, DType::f32, p.shape};
+  };
+  std::size_t next = 0;
+  for (const auto& [plans, layers] : {std::pair{&encoder, &encoder_}, std::pair{&decoder, &decoder_}}) {
+    for (const LayerPlan& l : *plans) {
+      const Parameter &weight = layout_[next++], &bias = layout_[next++];
+      layers->push_back({view(parameters, weight), view(parameters, bias), view(gradients, weight),
+                         view(gradients, bias), l.activation});
+    }
+  }
+
+  std::vector<float> values(static_cast<std::size_t>(total));
+  for (std::size_t i = 0; i < layout_.size(); ++i)
+    initialise(spec, static_cast<std::uint32_t>(i), layout_[i], values.data() + layout_[i].offset);
+  device.upload(parameters, values.data());
+  for (Tensor* t : {&gradients, &first, &second}) device.fill(*t, 0);
+}
+
+std::vector<float> Vae::encode(const std::uint8_t* images, std::int64_t n) {
+  Pass pass(*this, std::min(n, host_batch), 1, Kernels::fused);
+  std::vector<float> stats(static_cast<std::size_t>(n * 2 * latent_));
+  std::vector<float> input(static_cast<std::size_t>(pass.input.count()));
+  for (std::int64_t done = 0; done < n; done += pass.input.rows()) {
+    const std::int64_t rows = std::min(pass.input.rows(), n - done);
+    for (std::int64_t i = 0; i < rows * pixels_; ++i)
+      input[static_cast<std::size_t>(i)] = static_cast<float>(images[done * pixels_ + i]) * (1.0f / 255.0f);
+    device_.upload(pass.input.first(rows), input.data());
+    device_.download(stats.data() + done * 2 * latent_, pass.encode(*this, rows));
+  }
+  return stats;
+}
+
+std::vector<float> Vae::decode(const float* z, std::int64_t n) {
+  Pass pass(*this, std::min(n, host_batch), 1, Kernels::fused);
+  std::vector<float> means(static_cast<std::size_t>(n * pixels_));
+  for (std::int64_t done = 0; done < n; done += pass.input.rows()) {
+    const std::int64_t rows = std::min(pass.input.rows(), n - done);
+    device_.upload(pass.z.first(rows), z + done * latent_);
+    device_.download(means.data() + done * pixels_, pass.decode(*this, rows));
+  }
+  if (likelihood_ == Likelihood::bernoulli)
+    for (float& m : means) m = 1.0f / (1.0f + math::exp(-m));
+  return means;
+}
+
+// ---- Pass -----------------------------------------------------------------------------------------------------
+
+Pass::Pass(Vae& vae, std::int64_t rows, std::int64_t samples, Kernels kernels) {
+  const auto take = [&](Arena& a) {
+    const std::int64_t pixels = vae.pixels(), latent = vae.latent(), outputs = rows * samples;
+    input = a.take({rows, pixels});
+    target = a.take({rows, pixels}, DType::u8);
+    encoded.clear();
+    decoded.clear();
+    std::int64_t widest = 0;
+    for (const DenseLayer& l : vae.encoder()) {
+      encoded.push_back(a.take({rows, l.weight.rows()}));
+      widest = std::max(widest, rows * l.weight.rows());
+    }
+    z = a.take({rows, samples, latent});
+    for (const DenseLayer& l : vae.decoder()) {
+      decoded.push_back(a.take({outputs, l.weight.rows()}));
+      widest = std::max({widest, outputs * l.weight.columns(), outputs * l.weight.rows()});
+    }
+    kl_partial = a.take({tiles(rows, latent_tile), latent});
+    nll_partial = a.take({outputs, tiles(pixels, pixel_chunk)});
+    for (Tensor& g : gradient) g = a.take({widest});
+    scratch = a.take({std::max(scratch_size(kernels, rows, samples, latent), scratch_size(kernels, outputs, 1, pixels))});
+  };
+  Arena measure;
+  take(measure);
+  arena = Arena(vae.device(), measure.used(), "activations");
+  take(arena);
+}
+
+Tensor Pass::encode(Vae& vae, std::int64_t rows) const {
+  const Backend::Range range(vae.device(), "encode");
+  Tensor x = input.first(rows);
+  for (std::size_t i = 0; i < vae.encoder().size(); ++i) {
+    const DenseLayer& l = vae.encoder()[i];
+    vae.device().dense_forward(x, l.weight, l.bias, l.activation, encoded[i].first(rows));
+    x = encoded[i].first(rows);
+  }
+  return x;
+}
+
+Tensor Pass::decode(Vae& vae, std::int64_t rows) const {
+  const Backend::Range range(vae.device(), "decode");
+  const std::int64_t outputs = rows * z.shape[1];
+  Tensor x = z.first(rows).reshaped({outputs, vae.latent()});
+  for (std::size_t i = 0; i < vae.decoder().size(); ++i) {
+    const DenseLayer& l = vae.decoder()[i];
+    vae.device().dense_forward(x, l.weight, l.bias, l.activation, decoded[i].first(outputs));
+    x = decoded[i].first(outputs);
+  }
+  return x;
+}
+
+namespace {
+
+// Walks `layers` backwards from dy, alternating between two gradient buffers. Returns the gradient of the first
+// layer's input, if `want_dx`.
+Tensor backward(Backend& device, const std::vector<DenseLayer>& layers, const Tensor& x,
+                const std::vector<Tensor>& outputs, Tensor dy, const Tensor (&buffers)[2], bool want_dx) {
+  const std::int64_t rows = dy.rows();
+  for (std::size_t i = layers.size(); i-- > 0;) {
+    const DenseLayer& l = layers[i];
+    const Tensor in = i > 0 ? outputs[i - 1].first(rows) : x;
+    Tensor dx;
+    if (i > 0 || want_dx) {
+      dx = buffers[dy.data == buffers[0].data ? 1 : 0];
+      dx.shape = in.shape;
+    }
+    device.dense_backward(in, l.weight, outputs[i].first(rows), l.activation, dy, l.dweight, l.dbias, dx);
+    dy = dx;
+  }
+  return dy;
+}
+
+}  // namespace
+
+Tensor Pass::decode_backward(Vae& vae, const Tensor& doutput) const {
+  const Backend::Range range(vae.device(), "decode_backward");
+  const Tensor x = z.reshaped({doutput.rows(), vae.latent()});
+  return backward(vae.device(), vae.decoder(), x, decoded, doutput, gradient, true).reshaped(z.shape);
+}
+
+void Pass::encode_backward(Vae& vae, const Tensor& dstats) const {
+  const Backend::Range range(vae.device(), "encode_backward");
+  backward(vae.device(), vae.encoder(), input, encoded, dstats, gradient, false);
+}
+
+}  // namespace elbo

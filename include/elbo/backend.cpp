@@ -1,0 +1,212 @@
+#include "elbo/backend.h"
+
+#include <string>
+
+namespace elbo {
+namespace {
+
+constexpr std::size_t alignment = 256;
+
+void check(const char* operation, const char* what, const Tensor& t, DType dtype, const Shape& shape) {
+  require(static_cast<bool>(t), operation, ": ", what, " has no memory");
+  require(t.dtype == dtype && t.shape == shape, operation, ": ", what, " should be ", name_of(dtype), " ", shape,
+          ", not ", name_of(t.dtype), " ", t.shape);
+}
+
+void check_state(const char* operation, const Tensor& state) {
+  require(state && state.dtype == DType::u8 && state.bytes() == sizeof(StepState), operation,
+          ": state should be the ", sizeof(StepState), " bytes of a StepState");
+}
+
+void check_scratch(const char* operation, const Tensor& scratch, std::int64_t need) {
+  if (need == 0) return;
+  require(scratch && scratch.dtype == DType::f32 && scratch.count() >= need, operation, ": the unfused kernels need ",
+          need, " f32 elements of scratch, there are ", scratch ? scratch.count() : 0);
+}
+
+struct LatentShape {
+  std::int64_t rows, samples, latent;
+};
+
+LatentShape check_latent(const char* operation, const Tensor& stats, const Tensor& z) {
+  require(stats && stats.dtype == DType::f32 && stats.shape.rank() == 2 && stats.shape[1] % 2 == 0, operation,
+          ": stats should be f32 [rows, 2 * latent], not ", stats.shape);
+  require(z && z.dtype == DType::f32 && z.shape.rank() == 3, operation, ": z should be f32 [rows, samples, latent], not ",
+          z.shape);
+  const LatentShape s{stats.shape[0], z.shape[1], stats.shape[1] / 2};
+  check(operation, "z", z, DType::f32, {s.rows, s.samples, s.latent});
+  require(s.samples >= 1 && s.samples < (1 << 24), operation, ": ", s.samples, " samples; 1 to 2^24 - 1 are possible");
+  return s;
+}
+
+}  // namespace
+
+// ---- Memory ---------------------------------------------------------------------------------------------
+
+Buffer::Buffer(Backend& backend, std::size_t bytes, Memory kind, std::string_view what)
+    : backend_(&backend), size_(bytes), kind_(kind) {
+  if (bytes == 0) return;
+  data_ = backend.do_allocate(bytes, kind);
+  require(data_ != nullptr, "no memory for ", what, ": ", bytes, " bytes on ", backend.info().name,
+          "; a smaller train.batch_size needs less");
+}
+
+Buffer::~Buffer() {
+  if (data_) backend_->do_free(data_, kind_);
+}
+
+Tensor Arena::take(Shape shape, DType dtype) {
+  Tensor t{nullptr, dtype, shape};
+  const std::size_t at = used_;
+  used_ += (t.bytes() + alignment - 1) / alignment * alignment;
+  if (buffer_.size() == 0) return t;
+  require(used_ <= buffer_.size(), "an arena of ", buffer_.size(), " bytes was asked for ", used_);
+  t.data = buffer_.data() + at;
+  return t;
+}
+
+void Backend::upload(const Tensor& to, const void* from) {
+  if (to.bytes()) do_upload(to.data, from, to.bytes());
+}
+
+void Backend::download(void* to, const Tensor& from) {
+  if (from.bytes()) do_download(to, from.data, from.bytes());
+}
+
+void Backend::copy(const Tensor& to, const Tensor& from) {
+  require(to.dtype == from.dtype && to.count() == from.count(), "copy: from ", name_of(from.dtype), " ",
+          from.shape, " to ", name_of(to.dtype), " ", to.shape);
+  if (to.bytes()) do_copy(to.data, from.data, to.bytes());
+}
+
+void Backend::fill(const Tensor& to, std::uint8_t byte) {
+  if (to.bytes()) do_fill(to.data, byte, to.bytes());
+}
+
+// ---- Layers -----------------------------------------------------------------------------------------------
+
+void Backend::dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
+                            const Tensor& y) {
+  const std::int64_t rows = x.rows(), in = x.columns(), out = weight.rows();
+  check("dense_forward", "x", x, DType::f32, {rows, in});
+  check("dense_forward", "weight", weight, DType::f32, {out, in});
+  check("dense_forward", "bias", bias, DType::f32, {out});
+  check("dense_forward", "y", y, DType::f32, {rows, out});
+  const Range range(*this, "dense_forward");
+  do_dense_forward(x, weight, bias, activation, y);
+}
+
+void Backend::do_dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
+                               const Tensor& y) {
+  const std::int64_t rows = x.rows(), in = x.columns(), out = weight.rows();
+  do_matmul({x.as<float>(), weight.as<float>(), y.as<float>(), rows, out, in, false, true});
+  do_bias_activation(y.as<float>(), bias.as<float>(), rows, out, activation);
+}
+
+void Backend::dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation activation,
+                             const Tensor& dy, const Tensor& dweight, const Tensor& dbias, const Tensor& dx) {
+  const std::int64_t rows = x.rows(), in = x.columns(), out = weight.rows();
+  check("dense_backward", "x", x, DType::f32, {rows, in});
+  check("dense_backward", "weight", weight, DType::f32, {out, in});
+  check("dense_backward", "y", y, DType::f32, {rows, out});
+  check("dense_backward", "dy", dy, DType::f32, {rows, out});
+  check("dense_backward", "dweight", dweight, DType::f32, {out, in});
+  check("dense_backward", "dbias", dbias, DType::f32, {out});
+  if (dx) check("dense_backward", "dx", dx, DType::f32, {rows, in});
+  const Range range(*this, "dense_backward");
+  do_dense_backward(x, weight, y, activation, dy, dweight, dbias, dx);
+}
+
+void Backend::do_dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation activation,
+                                const Tensor& dy, const Tensor& dweight, const Tensor& dbias, const Tensor& dx) {
+  const std::int64_t rows = x.rows(), in = x.columns(), out = weight.rows();
+  float* const dz = dy.as<float>();  // the gradient before the activation takes dy's place
+  if (activation != Activation::identity) do_activation_backward(y.as<float>(), dz, dy.count(), activation);
+  do_column_sum(dz, dbias.as<float>(), rows, out);
+  do_matmul({dz, x.as<float>(), dweight.as<float>(), out, in, rows, true, false});
+  if (dx) do_matmul({dz, weight.as<float>(), dx.as<float>(), rows, in, out, false, false});
+}
+
+// ---- Batch, latent, loss, update ------------------------------------------------------------------------------
+
+void Backend::gather_batch(const GatherBatch& g) {
+  require(g.source && g.source.dtype == DType::u8, "gather_batch: source should be u8, not ", name_of(g.source.dtype));
+  const std::int64_t pixels = g.source.columns(), rows = g.input.rows();
+  check("gather_batch", "input", g.input, DType::f32, {rows, pixels});
+  check("gather_batch", "target", g.target, DType::u8, {rows, pixels});
+  check_state("gather_batch", g.state);
+  require(rows <= g.source.rows(), "gather_batch: a batch of ", rows, " rows from ", g.source.rows(), " images");
+  require(g.indexing != Indexing::ring || g.source.rows() % rows == 0, "gather_batch: a ring of ", g.source.rows(),
+          " rows is not made of slots of ", rows);
+  require(g.source.rows() <= (std::int64_t{1} << 31), "gather_batch: more than 2^31 images");
+  const Range range(*this, "gather_batch");
+  do_gather_batch(g);
+}
+
+std::int64_t scratch_size(Kernels kernels, std::int64_t rows, std::int64_t samples, std::int64_t columns) {
+  return kernels == Kernels::fused ? 0 : rows * samples * columns;
+}
+
+void Backend::sample_latent(const SampleLatent& a) {
+  const auto [rows, samples, latent] = check_latent("sample_latent", a.stats, a.z);
+  check("sample_latent", "kl_partial", a.kl_partial, DType::f32, {tiles(rows, latent_tile), latent});
+  check_state("sample_latent", a.state);
+  check_scratch("sample_latent", a.scratch, scratch_size(a.kernels, rows, samples, latent));
+  const Range range(*this, "sample_latent");
+  do_sample_latent(a);
+}
+
+void Backend::sample_latent_backward(const SampleLatentBackward& a) {
+  const auto [rows, samples, latent] = check_latent("sample_latent_backward", a.stats, a.dz);
+  check("sample_latent_backward", "dstats", a.dstats, DType::f32, {rows, 2 * latent});
+  check_state("sample_latent_backward", a.state);
+  check_scratch("sample_latent_backward", a.scratch, scratch_size(a.kernels, rows, samples, latent));
+  const Range range(*this, "sample_latent_backward");
+  do_sample_latent_backward(a);
+}
+
+void Backend::likelihood(const LikelihoodLoss& a) {
+  const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), rows = a.target.rows();
+  check("likelihood", "output", a.output, DType::f32, {outputs, pixels});
+  require(a.target && (a.target.dtype == DType::u8 || a.target.dtype == DType::f32) && rows > 0 &&
+              outputs % rows == 0 && a.target.shape == Shape{rows, pixels},
+          "likelihood: target should be u8 or f32 [rows, ", pixels, "] with rows dividing ", outputs, ", not ",
+          name_of(a.target.dtype), " ", a.target.shape);
+  check("likelihood", "nll_partial", a.nll_partial, DType::f32, {outputs, tiles(pixels, pixel_chunk)});
+  if (a.grad) check("likelihood", "grad", a.grad, DType::f32, {outputs, pixels});
+  require(a.likelihood != Likelihood::gaussian || a.variance > 0, "likelihood: a variance of ", a.variance);
+  check_scratch("likelihood", a.scratch, scratch_size(a.kernels, outputs, 1, pixels));
+  const Range range(*this, "likelihood");
+  do_likelihood(a);
+}
+
+void Backend::accumulate(const Accumulate& a) {
+  const std::int64_t latent = a.kl_partial.columns();
+  require(a.rows > 0 && a.nll_partial.rows() % a.rows == 0, "accumulate: ", a.nll_partial.rows(),
+          " losses are not a whole number for each of ", a.rows, " rows");
+  check("accumulate", "kl_partial", a.kl_partial, DType::f32, {tiles(a.rows, latent_tile), latent});
+  check("accumulate", "sums", a.sums, DType::f64, {2 + latent});
+  check_state("accumulate", a.state);
+  const Range range(*this, "accumulate");
+  do_accumulate(a);
+}
+
+void Backend::optimizer_step(const OptimizerStep& a) {
+  const Shape flat{a.parameters.count()};
+  check("optimizer_step", "parameters", a.parameters, DType::f32, flat);
+  check("optimizer_step", "gradients", a.gradients, DType::f32, flat);
+  check("optimizer_step", "first", a.first, DType::f32, flat);
+  check("optimizer_step", "second", a.second, DType::f32, flat);
+  check_state("optimizer_step", a.state);
+  const Range range(*this, "optimizer_step");
+  do_optimizer_step(a);
+}
+
+void Backend::advance(const Tensor& state, const Schedule& schedule, const Tensor& fault) {
+  check_state("advance", state);
+  check("advance", "fault", fault, DType::u64, {1});
+  const Range range(*this, "advance");
+  do_advance(static_cast<StepState*>(state.data), schedule, fault.as<std::uint64_t>());
+}
+
+}  // namespace elbo

@@ -1,0 +1,288 @@
+// The seam: what a device must be able to do for elbo to train a model on it.
+//
+// The public functions check shapes, open profiling ranges and name errors, once for every device;
+// then they call the `do_` function that a device implements. Work is queued in order and may run
+// behind the caller's back; `download`, `synchronize` and a full queue are the only calls that wait.
+//
+// Letters in shape comments: R rows of a batch, S samples a row, D pixels of an image, L latent
+// dimensions, I and O inputs and outputs of a layer, N images of a data set.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "elbo/math/optimizer.h"
+#include "elbo/step_state.h"
+#include "elbo/tensor.h"
+#include "elbo/types.h"
+
+namespace elbo {
+
+class Backend;
+
+enum class Memory : std::uint8_t {
+  device,  // where kernels work; the host must not touch it
+  pinned,  // host memory that the device can read and write, too
+};
+
+// Owns a block of a device's memory, aligned to 256 bytes. The backend must outlive it.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(Backend& backend, std::size_t bytes, Memory kind, std::string_view what);
+  Buffer(Buffer&& other) noexcept { swap(other); }
+  Buffer& operator=(Buffer&& other) noexcept {
+    Buffer(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~Buffer();
+
+  std::byte* data() const { return data_; }
+  std::size_t size() const { return size_; }
+
+ private:
+  void swap(Buffer& other) noexcept {
+    std::swap(backend_, other.backend_);
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    std::swap(kind_, other.kind_);
+  }
+  Backend* backend_ = nullptr;
+  std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+  Memory kind_ = Memory::device;
+};
+
+// Cuts one Buffer into tensors. A layout function is run twice: once over an Arena without memory,
+// which adds up the sizes, and once over one of that size.
+//
+//   Arena measure;             layout(measure);
+//   Arena arena(device, measure.used(), "activations");  layout(arena);
+class Arena {
+ public:
+  Arena() = default;
+  Arena(Backend& backend, std::size_t bytes, std::string_view what)
+      : buffer_(backend, bytes, Memory::device, what) {}
+
+  // A tensor at the next multiple of 256 bytes; its data is null while measuring.
+  Tensor take(Shape shape, DType dtype = DType::f32);
+  std::size_t used() const { return used_; }
+
+ private:
+  Buffer buffer_;
+  std::size_t used_ = 0;
+};
+
+// Queued calls, to be run again and again: a CUDA graph on a GPU. At most 8 replays are under way at a
+// time; one more waits for the oldest.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void replay() = 0;
+};
+
+// A ring of batches on their way from the host to the device: while the device works on one slot, the
+// host fills another in pinned memory and it travels on a stream of its own.
+//
+//   std::byte* slot = ring.acquire();   // waits until the slot's last use is over
+//   ...fill slot...
+//   ring.submit();                      // starts the copy; calls queued from now on see the data
+//   ...queue the calls that read device()...
+//   ring.release();                     // the slot is free once those calls are done
+class Ring {
+ public:
+  virtual ~Ring() = default;
+  virtual std::byte* acquire() = 0;
+  virtual void submit() = 0;
+  virtual void release() = 0;
+  virtual Tensor device() const = 0;  // u8 [slots * R, D]; batch number i lies in slot i % slots
+};
+
+struct BackendOptions {
+  Precision precision = Precision::fp32;  // of matrix products; everything else is fp32
+  int index = 0;                          // which GPU
+  int threads = 0;                        // CPU threads; 0: one for each core this process may use
+  bool record = true;                     // false: recordings call through, so that a profiler sees calls
+};
+
+struct DeviceInfo {
+  std::string name;         // "cpu", "cuda", "sim"
+  std::string description;  // for people: "NVIDIA H100 80GB HBM3, sm_90, driver 13.0"
+  std::size_t memory = 0;   // bytes that may be allocated
+  int threads = 1;          // CPU threads in use; 1 elsewhere
+};
+
+// ---- Arguments of the operations ----------------------------------------------------------------------
+
+// Sums over a long axis are taken in two stages with a fixed order: partial sums of this many rows or
+// pixels, then the sum of the partials. Part of the contract, so a result never depends on how a device
+// cuts its work.
+inline constexpr std::int64_t latent_tile = 32;     // rows
+inline constexpr std::int64_t pixel_chunk = 4096;  // pixels
+constexpr std::int64_t tiles(std::int64_t n, std::int64_t tile) { return (n + tile - 1) / tile; }
+
+struct GatherBatch {
+  Tensor source;  // u8 [N, D]; Indexing::ring: [slots * R, D]
+  Tensor state;   // StepState
+  Indexing indexing = Indexing::shuffled;
+  Binarize binarize = Binarize::none;
+  Tensor input;   // f32 [R, D] out: pixels in [0, 1]
+  Tensor target;  // u8  [R, D] out: pixels in 0..255; 0 or 255 when binarised
+};
+
+struct SampleLatent {
+  Tensor stats;  // f32 [R, 2L]: mu, then s (see Posterior)
+  Tensor state;  // StepState
+  Posterior posterior = Posterior::log_variance;
+  Kernels kernels = Kernels::fused;
+  Tensor z;           // f32 [R, S, L] out
+  Tensor kl_partial;  // f32 [tiles(R, latent_tile), L] out: KL summed over the rows of a tile, in nats
+  Tensor scratch;     // f32, scratch_size(...) elements; unused when fused
+};
+
+struct SampleLatentBackward {
+  Tensor stats;  // f32 [R, 2L]
+  Tensor dz;     // f32 [R, S, L]
+  Tensor state;  // StepState: epsilon is drawn again
+  Posterior posterior = Posterior::log_variance;
+  Kernels kernels = Kernels::fused;
+  float kl_scale = 1.0f;  // d objective / d KL of one row
+  Tensor dstats;          // f32 [R, 2L] out
+  Tensor scratch;
+};
+
+struct LikelihoodLoss {
+  Tensor output;  // f32 [R * S, D]: logits (Bernoulli) or means (Gaussian)
+  Tensor target;  // u8 [R, D], a pixel is value / 255, or f32 [R, D]; row r serves outputs r*S .. r*S+S-1
+  Likelihood likelihood = Likelihood::bernoulli;
+  Kernels kernels = Kernels::fused;
+  float variance = 1.0f;     // Gaussian
+  float grad_scale = 1.0f;   // d objective / d loss of one output row
+  Tensor nll_partial;        // f32 [R * S, tiles(D, pixel_chunk)] out: -log p(x|z), in nats
+  Tensor grad;               // f32 [R * S, D] out, may be `output` itself; none: value only
+  Tensor scratch;
+};
+
+// Adds a batch to the running sums of an epoch, in double, and notes a loss that is not finite.
+struct Accumulate {
+  Tensor nll_partial;  // f32 [R * S, chunks]
+  Tensor kl_partial;   // f32 [tiles, L]
+  Tensor state;        // StepState
+  Tensor sums;         // f64 [2 + L] in and out: rows, reconstruction, KL of each latent unit, in nats
+  std::int64_t rows = 0;
+};
+
+struct OptimizerStep {
+  Tensor parameters, gradients;  // f32 [P]
+  Tensor first, second;          // f32 [P] the optimiser's state (math::optimizer_update's m and v)
+  Tensor state;                  // StepState
+  math::OptimizerSettings settings;
+};
+
+// f32 elements that the unfused kernels need as scratch; 0 when fused.
+std::int64_t scratch_size(Kernels, std::int64_t rows, std::int64_t samples, std::int64_t columns);
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual DeviceInfo info() const = 0;
+  const BackendOptions& options() const { return options_; }
+
+  // ---- Memory -------------------------------------------------------------------------------------
+  void upload(const Tensor& to, const void* from);    // `from` may be reused when it returns
+  void download(void* to, const Tensor& from);        // waits for all queued work
+  void copy(const Tensor& to, const Tensor& from);    // same type and element count
+  void fill(const Tensor& to, std::uint8_t byte);     // every byte
+  virtual void synchronize() = 0;                     // waits for all queued work
+
+  // ---- Replay and streaming -------------------------------------------------------------------------
+  // `calls` queues operations of this backend and nothing else; it may be called now, later, or never
+  // again, so everything it refers to must outlive the recording.
+  virtual std::unique_ptr<Recording> record(std::function<void()> calls) = 0;
+  virtual std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) = 0;
+
+  // ---- Layers -----------------------------------------------------------------------------------------
+  // y [R, O] = activation(x [R, I] weight' + bias [O]), weight [O, I]. All f32.
+  void dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation, const Tensor& y);
+  // From dy = d objective / d y [R, O] (overwritten by the gradient before the activation):
+  // dweight [O, I], dbias [O], and dx [R, I] unless it is none. y is the forward pass's output.
+  void dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation, const Tensor& dy,
+                      const Tensor& dweight, const Tensor& dbias, const Tensor& dx);
+
+  // ---- Batch, latent, loss, update -----------------------------------------------------------------------
+  void gather_batch(const GatherBatch&);
+  void sample_latent(const SampleLatent&);
+  void sample_latent_backward(const SampleLatentBackward&);
+  void likelihood(const LikelihoodLoss&);
+  void accumulate(const Accumulate&);
+  void optimizer_step(const OptimizerStep&);
+  // Moves `state` on to the next step. `fault` (u64 [1], pinned) then holds the first bad step, if any.
+  void advance(const Tensor& state, const Schedule&, const Tensor& fault);
+
+  // A nested profiling range, shown by Nsight; named like a path: "train_step/encode/dense0".
+  class Range {
+   public:
+    Range(Backend& b, const char* name) : backend_(b) { backend_.push_range(name); }
+    ~Range() { backend_.pop_range(); }
+    Range(const Range&) = delete;
+    Range& operator=(const Range&) = delete;
+
+   private:
+    Backend& backend_;
+  };
+
+ protected:
+  explicit Backend(BackendOptions options) : options_(options) {}
+
+  // C [m, n] = op(A) op(B), row-major; op transposes where its flag is set.
+  struct Matmul {
+    const float *a, *b;
+    float* c;
+    std::int64_t m, n, k;
+    bool transpose_a, transpose_b;
+  };
+
+  virtual std::byte* do_allocate(std::size_t bytes, Memory) = 0;  // null when there is not enough
+  virtual void do_free(std::byte*, Memory) noexcept = 0;
+  virtual void do_upload(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void do_download(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void do_copy(void* to, const void* from, std::size_t bytes) = 0;
+  virtual void do_fill(void* to, std::uint8_t byte, std::size_t bytes) = 0;
+
+  virtual void do_matmul(const Matmul&) = 0;
+  virtual void do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns,
+                                  Activation) = 0;
+  virtual void do_activation_backward(const float* y, float* dy, std::int64_t count, Activation) = 0;
+  virtual void do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) = 0;
+  // The two layers above, made of the four operations above; a device overrides what it does better.
+  virtual void do_dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation,
+                                const Tensor& y);
+  virtual void do_dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation, const Tensor& dy,
+                                 const Tensor& dweight, const Tensor& dbias, const Tensor& dx);
+
+  virtual void do_gather_batch(const GatherBatch&) = 0;
+  virtual void do_sample_latent(const SampleLatent&) = 0;
+  virtual void do_sample_latent_backward(const SampleLatentBackward&) = 0;
+  virtual void do_likelihood(const LikelihoodLoss&) = 0;
+  virtual void do_accumulate(const Accumulate&) = 0;
+  virtual void do_optimizer_step(const OptimizerStep&) = 0;
+  virtual void do_advance(StepState*, const Schedule&, std::uint64_t* fault) = 0;
+
+  virtual void push_range(const char*) {}
+  virtual void pop_range() {}
+
+ private:
+  friend class Buffer;
+  BackendOptions options_;
+};
+
+// What a plug-in exports, as "elbo_create_backend": a new backend; throws Error where it cannot work.
+using CreateBackend = Backend* (*)(const BackendOptions&);
+inline constexpr const char* create_backend_symbol = "elbo_create_backend";
+
+}  // namespace elbo

@@ -1,0 +1,33 @@
+// Errors for people: what was wrong, where, what was expected. Every failure of elbo is one of these.
+#pragma once
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace elbo {
+
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// Joins its arguments into one string, as an ostream would print them.
+template <class... Args>
+std::string cat(const Args&... args) {
+  std::ostringstream out;
+  (out << ... << args);
+  return out.str();
+}
+
+template <class... Args>
+[[noreturn]] void fail(const Args&... args) {
+  throw Error(cat(args...));
+}
+
+// Throws an Error made of `args` unless `condition` holds.
+template <class... Args>
+void require(bool condition, const Args&... args) {
+  if (!condition) fail(args...);
+}
+
+}  // namespace elbo

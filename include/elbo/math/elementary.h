@@ -1,0 +1,156 @@
+// exp, log and tanh for the formulas of this folder.
+//
+// float on the host: branch-free polynomials that a compiler can vectorise (libm's calls would stop
+// it), within 2 ulp. float on a GPU: the CUDA math library. double: libm; the float64 references of
+// the tests go that way. NaN in gives NaN out, everywhere: divergence must never be hidden.
+//
+// The functions of namespace `exact` use only IEEE operations that are correctly rounded, in a fixed
+// order and never contracted, so that every device computes the same bits. Noise is made of them.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "elbo/math/hd.h"
+
+namespace elbo::math {
+
+ELBO_HD float bits_to_float(std::uint32_t u) {
+#if defined(__CUDA_ARCH__)
+  return __uint_as_float(u);
+#else
+  float f;
+  std::memcpy(&f, &u, sizeof f);
+  return f;
+#endif
+}
+
+ELBO_HD std::uint32_t float_to_bits(float f) {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(f);
+#else
+  std::uint32_t u;
+  std::memcpy(&u, &f, sizeof u);
+  return u;
+#endif
+}
+
+namespace exact {
+
+ELBO_HD float mul(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;  // the project compiles with -ffp-contract=off
+#endif
+}
+
+ELBO_HD float add(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  return __fadd_rn(a, b);
+#else
+  return a + b;
+#endif
+}
+
+ELBO_HD float fma(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
+ELBO_HD float sqrt(float a) {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(a);
+#else
+  return __builtin_sqrtf(a);
+#endif
+}
+
+// log(x) for normal x > 0. The range is reduced to [sqrt(1/2), sqrt(2)); the polynomial is that of
+// Cephes' logf (S. Moshier).
+ELBO_HD float log(float x) {
+  const std::uint32_t u = float_to_bits(x);
+  const std::int32_t e = static_cast<std::int32_t>(u - 0x3f3504f3u) >> 23;
+  const float m = bits_to_float(u - (static_cast<std::uint32_t>(e) << 23));
+  const float f = add(m, -1.0f), k = static_cast<float>(e), z = mul(f, f);
+  float p = 7.0376836292e-2f;
+  p = fma(p, f, -1.1514610310e-1f);
+  p = fma(p, f, 1.1676998740e-1f);
+  p = fma(p, f, -1.2420140846e-1f);
+  p = fma(p, f, 1.4249322787e-1f);
+  p = fma(p, f, -1.6668057665e-1f);
+  p = fma(p, f, 2.0000714765e-1f);
+  p = fma(p, f, -2.4999993993e-1f);
+  p = fma(p, f, 3.3333331174e-1f);
+  p = mul(mul(p, f), z);
+  p = fma(k, -2.12194440e-4f, p);
+  p = fma(-0.5f, z, p);
+  p = add(p, f);
+  p = fma(k, 0.693359375f, p);
+  return add(p, add(x, -x));  // infinity and NaN: the bits above hide them, x - x brings them back
+}
+
+}  // namespace exact
+
+ELBO_HD float log(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::logf(x);
+#else
+  return exact::log(x);
+#endif
+}
+
+// Saturates at 2^-126 and at the largest float instead of leaving the normal range.
+ELBO_HD float exp(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::expf(x);
+#else
+  x = x < -87.33654f ? -87.33654f : x;
+  x = x > 88.72283f ? 88.72283f : x;
+  const float shifted = __builtin_fmaf(x, 1.44269504f, 12582912.0f);  // rounds to an integer, in the low bits
+  const float k = shifted - 12582912.0f;
+  float f = __builtin_fmaf(k, -0.693359375f, x);
+  f = __builtin_fmaf(k, 2.12194440e-4f, f);
+  float p = 1.9875691500e-4f;
+  p = __builtin_fmaf(p, f, 1.3981999507e-3f);
+  p = __builtin_fmaf(p, f, 8.3334519073e-3f);
+  p = __builtin_fmaf(p, f, 4.1665795894e-2f);
+  p = __builtin_fmaf(p, f, 1.6666665459e-1f);
+  p = __builtin_fmaf(p, f, 5.0000001201e-1f);
+  p = __builtin_fmaf(p, f * f, f + 1.0f);
+  // 2^k in two factors, since k = 128 has no float of its own
+  const std::uint32_t n = float_to_bits(shifted) - 0x4b400000u;
+  const std::uint32_t half = static_cast<std::uint32_t>(static_cast<std::int32_t>(n) >> 1);
+  return p * bits_to_float((half + 127u) << 23) * bits_to_float((n - half + 127u) << 23);
+#endif
+}
+
+ELBO_HD float tanh(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::tanhf(x);
+#else
+  const float a = __builtin_fabsf(x), z = x * x;
+  float p = -5.70498872745e-3f;  // Cephes' tanhf, |x| < 0.625
+  p = __builtin_fmaf(p, z, 2.06390887954e-2f);
+  p = __builtin_fmaf(p, z, -5.37397155531e-2f);
+  p = __builtin_fmaf(p, z, 1.33314422036e-1f);
+  p = __builtin_fmaf(p, z, -3.33332819422e-1f);
+  const float small = __builtin_fmaf(p * z, x, x);
+  const float large = __builtin_copysignf(1.0f - 2.0f / (exp(2.0f * a) + 1.0f), x);
+  return a < 0.625f ? small : large;
+#endif
+}
+
+ELBO_HD float sqrt(float x) { return exact::sqrt(x); }
+ELBO_HD float abs(float x) { return x < 0 ? -x : x; }
+
+ELBO_HD double log(double x) { return ::log(x); }
+ELBO_HD double exp(double x) { return ::exp(x); }
+ELBO_HD double tanh(double x) { return ::tanh(x); }
+ELBO_HD double sqrt(double x) { return ::sqrt(x); }
+ELBO_HD double abs(double x) { return x < 0 ? -x : x; }
+
+}  // namespace elbo::math

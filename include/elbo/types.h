@@ -1,0 +1,32 @@
+// The choices an experiment can make, by the names the field uses. The spec's words for them are in
+// host/spec.cpp; nothing else turns them into text.
+#pragma once
+#include <cstdint>
+
+namespace elbo {
+
+enum class Activation : std::uint8_t { identity, relu, tanh, softplus };
+
+// What the encoder's second head means: log sigma^2, or sigma itself with any sign.
+enum class Posterior : std::uint8_t { log_variance, sigma };
+
+enum class Likelihood : std::uint8_t { bernoulli, gaussian };
+
+// Loss kernels: value and gradient in one pass, or one launch per mathematical operation.
+enum class Kernels : std::uint8_t { fused, unfused };
+
+enum class Precision : std::uint8_t { fp32, tf32, bf16 };
+
+// Targets: pixel / 255; 1 where pixel >= 128; fresh Bernoulli(pixel / 255) draws at every use.
+enum class Binarize : std::uint8_t { none, threshold, dynamic };
+
+enum class Optimizer : std::uint8_t { adam, adagrad, sgd };
+
+// Where a batch's rows come from: the keyed shuffle of a resident data set, the slot of a ring that
+// the host fills, or consecutive rows of a resident data set (evaluation).
+enum class Indexing : std::uint8_t { shuffled, ring, sequential };
+
+// One stream of noise each; part of the counter, so that no two uses share a draw.
+enum class Purpose : std::uint8_t { initialise, shuffle, binarize, latent, prior };
+
+}  // namespace elbo

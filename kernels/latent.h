@@ -1,0 +1,38 @@
+// The latent variable: sampling with its KL divergence, and the gradient of both.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "elbo/step_state.h"
+#include "elbo/types.h"
+
+namespace elbo::kernels {
+
+struct LatentSample {
+  const float* stats;  // [rows, 2 * latent]: mu, then s
+  const StepState* state;
+  Posterior posterior;
+  float* z;           // [rows, samples, latent] out
+  float* kl_partial;  // [tiles(rows, latent_tile), latent] out
+  std::int64_t rows, samples, latent;
+};
+
+struct LatentGradient {
+  const float* stats;  // [rows, 2 * latent]
+  const float* dz;     // [rows, samples, latent]
+  const StepState* state;
+  Posterior posterior;
+  float kl_scale;  // d objective / d KL of one row
+  float* dstats;   // [rows, 2 * latent] out
+  std::int64_t rows, samples, latent;
+};
+
+void sample_latent_fused(const LatentSample&, cudaStream_t);
+void latent_gradient_fused(const LatentGradient&, cudaStream_t);
+
+// scratch: rows * samples * latent elements.
+void sample_latent_unfused(const LatentSample&, float* scratch, cudaStream_t);
+void latent_gradient_unfused(const LatentGradient&, float* scratch, cudaStream_t);
+
+}  // namespace elbo::kernels

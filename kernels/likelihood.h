@@ -1,0 +1,30 @@
+// The reconstruction loss, -log p(x | decoder output), and its gradient.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "elbo/types.h"
+
+namespace elbo::kernels {
+
+// Target: std::uint8_t (a pixel is value / 255) or float.
+template <class Target>
+struct PixelLoss {
+  const float* output;   // [rows * samples, pixels]: logits (Bernoulli) or means (Gaussian)
+  const Target* target;  // [rows, pixels]
+  float variance;        // Gaussian
+  float grad_scale;      // d objective / d loss of one output row
+  float* nll_partial;    // [rows * samples, tiles(pixels, pixel_chunk)] out
+  float* grad;           // [rows * samples, pixels] out, may be `output` itself; null: value only
+  std::int64_t rows, samples, pixels;
+};
+
+template <class Target>
+void likelihood_fused(Likelihood, const PixelLoss<Target>&, cudaStream_t);
+
+// scratch: rows * samples * pixels elements.
+template <class Target>
+void likelihood_unfused(Likelihood, const PixelLoss<Target>&, float* scratch, cudaStream_t);
+
+}  // namespace elbo::kernels

@@ -1,0 +1,36 @@
+// What ends a step: the update of the weights, the running sums, the move to the next step.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "elbo/math/optimizer.h"
+#include "elbo/step_state.h"
+
+namespace elbo::kernels {
+
+// One step of the optimiser over flat buffers of `count` elements.
+struct Update {
+  float* parameters;
+  const float* gradients;
+  float *first, *second;
+  StepState* state;
+  math::OptimizerSettings settings;
+  std::int64_t count;
+};
+void optimizer_update(const Update&, cudaStream_t);
+
+// sums [2 + latent] += {rows, sum of nll_partial / (nll_rows / rows), sum over the tiles of kl_partial}.
+struct Totals {
+  const float* nll_partial;  // [nll_rows, chunks]
+  const float* kl_partial;   // [kl_tiles, latent]
+  StepState* state;
+  double* sums;
+  std::int64_t rows, nll_rows, chunks, kl_tiles, latent;
+};
+void accumulate(const Totals&, cudaStream_t);
+
+// Moves `state` on to the next step; *fault = the first bad step, if there is one.
+void advance(StepState* state, const Schedule&, std::uint64_t* fault, cudaStream_t);
+
+}  // namespace elbo::kernels

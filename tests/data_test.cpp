@@ -1,0 +1,510 @@
+// Reading data sets: what is right is read right, and what is wrong is refused by name, at no cost.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <set>
+
+#include "host/data/catalog.h"
+#include "host/data/freyface.h"
+#include "host/data/idx.h"
+#include "host/data/mat.h"
+#include "host/sha256.h"
+#include "tests/allocations.h"
+#include "tests/data_files.h"
+#include "tests/temporary_folder.h"
+
+namespace elbo {
+namespace {
+
+using namespace elbo::test;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::Not;
+
+// What an Error says; empty where there is none.
+template <class F>
+std::string error_of(F&& f) {
+  try {
+    f();
+    return "";
+  } catch (const Error& e) {
+    return e.what();
+  }
+}
+
+std::vector<std::uint8_t> numbers(const Bytes& bytes) {
+  std::vector<std::uint8_t> values(bytes.size());
+  std::memcpy(values.data(), bytes.data(), bytes.size());
+  return values;
+}
+
+// ---- IDX ----------------------------------------------------------------------------------------------
+
+TEST(Idx, ReadsPlainAndCompressedOfAnySize) {
+  for (const Encoding encoding : {Encoding::plain, Encoding::gzip}) {
+    const Bytes plain = idx({7, 3, 5});
+    const IdxArray array = parse_idx(encoding == Encoding::gzip ? gzip(plain) : plain, encoding, 3, "file");
+    EXPECT_EQ(array.shape, (std::vector<std::int64_t>{7, 3, 5}));
+    EXPECT_EQ(array.values, numbers(counting(105)));
+  }
+  // more than one step of growth
+  EXPECT_EQ(parse_idx(gzip(idx({1000, 29, 31})), Encoding::gzip, 3, "file").values, numbers(counting(1000 * 29 * 31)));
+}
+
+struct BadIdx {
+  const char* what;
+  Bytes file;
+  Encoding encoding;
+  const char* error;
+};
+
+Bytes without_last(Bytes bytes, std::size_t n) {
+  bytes.resize(bytes.size() - n);
+  return bytes;
+}
+
+Bytes flipped(Bytes bytes, std::size_t at, int bit = 0) {
+  bytes[at] ^= static_cast<std::byte>(1 << bit);
+  return bytes;
+}
+
+TEST(Idx, RefusesByName) {
+  const Bytes good = idx({4, 3, 2}), packed = gzip(good), byte = bytes_of("x");
+  const BadIdx cases[] = {
+      {"empty", {}, Encoding::plain, "is cut short: the header's first part should be 4 bytes, there are 0"},
+      {"not IDX", bytes_of("hello world"), Encoding::plain,
+       "is not an IDX file: it starts with 68 65 6c 6c, expected 00 00 08 03"},
+      {"shorts", idx_header({4, 3, 2}, 0x0b) + counting(48), Encoding::plain, "type 0b (16-bit integer), expected 08"},
+      {"no type", idx_header({4, 3, 2}, 0x42) + counting(48), Encoding::plain, "type 42 (unknown), expected 08"},
+      {"labels for images", idx({24}), Encoding::plain, "has 1 dimensions, expected 3 (images, rows, columns)"},
+      {"colour", idx({2, 2, 2, 3}), Encoding::plain, "has 4 dimensions, expected 3"},
+      {"no images", idx({0, 3, 2}), Encoding::plain, "dimension 0 is 0"},
+      {"no columns", idx({4, 3, 0}), Encoding::plain, "dimension 2 is 0"},
+      {"header cut", without_last(idx_header({4, 3, 2}), 1), Encoding::plain,
+       "the size of dimension 2 should be 4 bytes, there are 3"},
+      {"cut", without_last(good, 1), Encoding::plain,
+       "the content (4 x 3 x 2 by the header) should be 24 bytes, there are at most 23"},
+      {"goes on", good + byte, Encoding::plain, "goes on where its header says that it ends"},
+      {"one too many", idx_header({5, 3, 2}) + counting(24), Encoding::plain,
+       "should be 30 bytes, there are at most 24"},
+      {"one too few", idx_header({3, 3, 2}) + counting(24), Encoding::plain,
+       "goes on where its header says that it ends"},
+      {"2^96", idx_header({~0u, ~0u, ~0u}) + counting(24), Encoding::plain, "more elements than any file can hold"},
+      {"2^63", idx_header({1u << 31, 1u << 31, 2}) + counting(24), Encoding::plain,
+       "should be 9223372036854775808 bytes"},
+      {"packed without .gz", packed, Encoding::plain, "is compressed; add .gz to its name"},
+      {"plain with .gz", good, Encoding::gzip,
+       "is not a gzip file, which starts with the bytes 1f 8b; if it has been decompressed"},
+      {"empty with .gz", {}, Encoding::gzip, "is not a gzip file"},
+      {"gzip cut", without_last(packed, 9), Encoding::gzip, "is cut short: its compressed data stop at byte"},
+      {"checksum cut", without_last(packed, 1), Encoding::gzip, "is cut short: its compressed data stop at byte"},
+      {"CRC", flipped(packed, packed.size() - 8), Encoding::gzip, "incorrect data check"},
+      {"length", flipped(packed, packed.size() - 4), Encoding::gzip, "incorrect length check"},
+      {"damaged", packed + gzip(byte), Encoding::gzip, "21 bytes follow the end of its compressed data"},
+      {"packed, cut inside", gzip(without_last(good, 1)), Encoding::gzip, "should be 24 bytes, there are 23"},
+      {"packed, goes on", gzip(good + byte), Encoding::gzip, "goes on where its header says that it ends"},
+      {"packed, impossible", gzip(idx_header({60000, 5000, 5000})), Encoding::gzip,
+       "should be 1500000000000 bytes, there are at most"},
+  };
+  for (const BadIdx& c : cases) {
+    const std::string error = error_of([&] { parse_idx(c.file, c.encoding, 3, "the/file"); });
+    EXPECT_THAT(error, AllOf(HasSubstr("the/file: "), HasSubstr(c.error))) << c.what;
+  }
+}
+
+TEST(Idx, RefusesEveryTruncation) {
+  const Bytes plain = idx({4, 3, 2}), packed = gzip(plain);
+  for (std::size_t n = 0; n < plain.size(); ++n)
+    EXPECT_THROW(parse_idx(std::span(plain).first(n), Encoding::plain, 3, "file"), Error) << n;
+  for (std::size_t n = 0; n < packed.size(); ++n)
+    EXPECT_THROW(parse_idx(std::span(packed).first(n), Encoding::gzip, 3, "file"), Error) << n;
+}
+
+TEST(Idx, NoFlippedBitOfACompressedFileChangesAnImage) {
+  const Bytes plain = idx({4, 3, 2}), packed = gzip(plain);
+  int refused = 0;
+  for (std::size_t at = 0; at < packed.size(); ++at)
+    for (int bit = 0; bit < 8; ++bit) {
+      try {
+        const IdxArray array = parse_idx(flipped(packed, at, bit), Encoding::gzip, 3, "file");
+        EXPECT_EQ(array.values, numbers(counting(24))) << "byte " << at << ", bit " << bit;
+      } catch (const Error&) {
+        ++refused;
+      }
+    }
+  // May change unseen: gzip's time stamp and its like, 10 bytes, and up to 7 bits after the last block.
+  EXPECT_GE(refused, static_cast<int>(packed.size() - 11) * 8);
+}
+
+TEST(Idx, MemoryGrowsWithTheBytesNotWithTheClaim) {
+  constexpr std::size_t megabyte = 1 << 20;
+  const Bytes bomb = gzip(idx_header({2, 2, 2}) + Bytes(16 * megabyte));
+  ASSERT_LT(bomb.size(), megabyte / 8);
+  const Bytes lie = gzip(idx_header({60, 1000, 1000}) + Bytes(megabyte)) + Bytes(megabyte / 8);
+  const Bytes plain_lie = idx_header({60, 1000, 1000}) + Bytes(1000);
+  const struct {
+    const Bytes& file;
+    Encoding encoding;
+    std::size_t limit;
+  } cases[] = {
+      {bomb, Encoding::gzip, megabyte / 8}, {lie, Encoding::gzip, 4 * megabyte}, {plain_lie, Encoding::plain, 4096}};
+  for (const auto& c : cases) {
+    watch_allocations();
+    EXPECT_THROW(parse_idx(c.file, c.encoding, 3, "file"), Error);
+    EXPECT_LT(peak_allocation(), c.limit);
+  }
+  // the count itself: a good file of 4 MB is seen to take them
+  const Bytes good = gzip(idx({4, 1024, 1024}));
+  watch_allocations();
+  parse_idx(good, Encoding::gzip, 3, "file");
+  EXPECT_GT(peak_allocation(), 4 * megabyte);
+}
+
+// ---- MATLAB -------------------------------------------------------------------------------------------
+
+TEST(Mat, ReadsPlainAndCompressedVariables) {
+  for (const bool compressed : {false, true}) {
+    MatVariable other, ff;
+    other.name = "other";
+    other.flags = 6;  // double
+    other.data_type = 9;
+    other.compressed = ff.compressed = compressed;
+    const MatMatrix m = parse_mat(mat_header() + mat_variable(other) + mat_variable(ff), "ff", "file");
+    EXPECT_EQ(m.rows, 4);
+    EXPECT_EQ(m.columns, 6);
+    EXPECT_EQ(m.values, numbers(counting(24)));
+  }
+}
+
+TEST(Mat, ReadsPackedElements) {
+  // the name `ff` and a 2 x 1 matrix, both packed with their tags into 8 bytes, as MATLAB writes what is that short
+  const Bytes packed_name = {std::byte{1},   std::byte{0},   std::byte{2}, std::byte{0},
+                             std::byte{'f'}, std::byte{'f'}, {},           {}};
+  const Bytes packed_data = {std::byte{2}, std::byte{0}, std::byte{2}, std::byte{0},
+                             std::byte{7}, std::byte{9}, {},           {}};
+  const Bytes content =
+      mat_element<std::uint32_t>(6, {9, 0}) + mat_element<std::int32_t>(5, {2, 1}) + packed_name + packed_data;
+  EXPECT_EQ(parse_mat(mat_header() + mat_element(14, content), "ff", "file").values, (std::vector<std::uint8_t>{7, 9}));
+}
+
+MatVariable variable(std::function<void(MatVariable&)> change) {
+  MatVariable v;
+  change(v);
+  return v;
+}
+
+TEST(Mat, RefusesByName) {
+  const Bytes header = mat_header();
+  const auto file = [&](std::function<void(MatVariable&)> change) {
+    return header + mat_variable(variable(std::move(change)));
+  };
+  Bytes hdf5 = header, big_endian = header, no_mat = header;
+  hdf5[125] = std::byte{2};
+  std::swap(big_endian[126], big_endian[127]);
+  no_mat[126] = std::byte{'X'};
+  const Bytes packed = file([](MatVariable& v) { v.compressed = true; });
+  const struct {
+    const char* what;
+    Bytes file;
+    const char* error;
+  } cases[] = {
+      {"empty", {}, "a MAT-file's header is 128 bytes, there are 0"},
+      {"no MAT-file", no_mat, "is not a MATLAB level 5 file: bytes 126 and 127 should be IM"},
+      {"version 7.3", hdf5, "is of MATLAB's version 2 format (7.3, HDF5), expected version 1"},
+      {"big-endian", big_endian, "big-endian"},
+      {"nothing in it", header, "holds no variable ff"},
+      {"another variable", file([](MatVariable& v) { v.name = "gg"; }), "holds no variable ff"},
+      {"double", file([](MatVariable& v) { v.flags = 6; }), "variable ff is of class 6; expected 9 (uint8), real"},
+      {"complex", file([](MatVariable& v) { v.flags = 0x809; }),
+       "variable ff is of class 9, complex; expected 9 (uint8), real"},
+      {"data of another type", file([](MatVariable& v) { v.data_type = 3; }), "variable ff is of type 3, expected 2"},
+      {"too few", file([](MatVariable& v) { v.bytes = 23; }), "variable ff is 4 x 6 by its header, but holds 23 bytes"},
+      {"too many", file([](MatVariable& v) { v.bytes = 25; }), "variable ff is 25 bytes, expected 24 or fewer"},
+      {"negative", file([](MatVariable& v) { v.rows = -4; }), "variable ff is -4 x 6"},
+      {"huge", file([](MatVariable& v) { v.rows = v.columns = 0x7fffffff; }), "but holds 24 bytes"},
+      {"long name", file([](MatVariable& v) { v.name.assign(64, 'f'); }),
+       "a variable's name is 64 bytes, expected 63 or fewer"},
+      {"no variable", header + mat_element(2, counting(8)),
+       "the element at byte 128 is of type 2, expected a variable (14 or 15)"},
+      {"rest", file([](MatVariable& v) { v.name = "gg"; }) + Bytes(4),
+       "is cut short: the element at byte 216 should be 4 bytes, there are 0"},
+      {"claims more",
+       header + Bytes{std::byte{14}, {}, {}, {}, std::byte{255}, std::byte{255}, std::byte{255}, std::byte{255}},
+       "the variable at byte 128 should be 4294967295 bytes, there are 0"},
+      {"compressed, damaged", flipped(packed, packed.size() - 1), "damaged near byte"},
+      {"compressed, of another type",
+       header +
+           [] {
+             const Bytes inner = deflated(mat_element(2, counting(8)), 15);
+             Bytes e = mat_element(15, inner);
+             e.resize(8 + inner.size());
+             return e;
+           }(),
+       "the compressed element at byte 128 is of type 2"},
+  };
+  for (const auto& c : cases)
+    EXPECT_THAT(error_of([&] { parse_mat(c.file, "ff", "the/file"); }),
+                AllOf(HasSubstr("the/file: "), HasSubstr(c.error)))
+        << c.what;
+}
+
+TEST(Mat, RefusesEveryTruncation) {
+  for (const bool compressed : {false, true}) {
+    const Bytes whole = mat_header() + mat_variable(variable([&](MatVariable& v) { v.compressed = compressed; }));
+    for (std::size_t n = 0; n < whole.size(); ++n)
+      EXPECT_THROW(parse_mat(std::span(whole).first(n), "ff", "file"), Error) << n;
+  }
+}
+
+TEST(Mat, MemoryGrowsWithTheBytesNotWithTheClaim) {
+  for (const bool compressed : {false, true}) {
+    // 1 GB claimed by the dimensions, 24 bytes there
+    const Bytes lie = mat_header() + mat_variable(variable([&](MatVariable& v) {
+                        v.rows = v.columns = 1 << 15;
+                        v.compressed = compressed;
+                      }));
+    watch_allocations();
+    EXPECT_THROW(parse_mat(lie, "ff", "file"), Error);
+    EXPECT_LT(peak_allocation(), 1u << 18);
+  }
+}
+
+// ---- Frey Face ----------------------------------------------------------------------------------------
+
+// 260 images of one grey value each: image i is i % 251.
+std::string write_faces(const TemporaryFolder& folder) {
+  MatVariable v;
+  v.rows = 560;
+  v.columns = 260;
+  v.bytes = 560 * 260;
+  Bytes file = mat_header() + mat_variable(v);
+  for (std::size_t i = 0; i < v.bytes; ++i) file[file.size() - v.bytes + i] = static_cast<std::byte>(i / 560 % 251);
+  return folder.write("freyface/frey_rawface.mat", file);
+}
+
+std::vector<int> greys(const ImageSet& set) {
+  std::vector<int> values;
+  for (std::int64_t i = 0; i < set.count; ++i) values.push_back(set.image(i)[0]);
+  return values;
+}
+
+TEST(FreyFace, HoldsOut200ImagesChosenBySeed) {
+  const TemporaryFolder folder;
+  const std::string path = write_faces(folder);
+  const Dataset data = load_freyface(path, Split::holdout, 1);
+  EXPECT_EQ(data.train.count, 60);
+  EXPECT_EQ(data.test.count, 200);
+  EXPECT_EQ(data.train.height, 28);
+  EXPECT_EQ(data.train.width, 20);
+  EXPECT_EQ(data.train.pixels.size(), 60u * 560u);
+  EXPECT_TRUE(data.train.labels.empty());
+
+  std::vector<int> all = greys(data.train), test = greys(data.test), expected;
+  all.insert(all.end(), test.begin(), test.end());
+  std::sort(all.begin(), all.end());
+  for (int i = 0; i < 260; ++i) expected.push_back(i % 251);
+  std::sort(expected.begin(), expected.end());
+  EXPECT_EQ(all, expected) << "every image is in one of the two sets";
+
+  EXPECT_EQ(greys(load_freyface(path, Split::holdout, 1).test), test);
+  EXPECT_NE(greys(load_freyface(path, Split::holdout, 2).test), test);
+}
+
+TEST(FreyFace, NoneTrainsAndTestsOnAllInOrder) {
+  const TemporaryFolder folder;
+  const Dataset data = load_freyface(write_faces(folder), Split::none, 1);
+  EXPECT_EQ(data.train.count, 260);
+  EXPECT_EQ(data.test.pixels, data.train.pixels);
+  EXPECT_EQ(greys(data.train)[250], 250);
+}
+
+TEST(FreyFace, RefusesAnotherMatrix) {
+  EXPECT_THAT(error_of([] { parse_freyface(mat_header() + mat_variable({}), "file"); }),
+              HasSubstr("file: variable ff has 4 rows, expected 560 (images of 28 x 20)"));
+  const Bytes few = mat_header() + mat_variable(variable([](MatVariable& v) {
+                      v.rows = 560;
+                      v.columns = 200;
+                      v.bytes = 560 * 200;
+                    }));
+  EXPECT_THAT(error_of([&] { parse_freyface(few, "file"); }),
+              HasSubstr("has 200 columns (images), expected more than 200"));
+}
+
+// ---- Data sets ----------------------------------------------------------------------------------------
+
+Spec::Data named(const std::string& name, Split split = Split::holdout) {
+  Spec::Data data;
+  data.dataset = name;
+  data.split = split;
+  return data;
+}
+
+// A set of 5 training and 3 test images of 3 x 4 pixels.
+void write_set(const TemporaryFolder& folder, const std::string& name) {
+  folder.write(name + "/train-images-idx3-ubyte.gz", gzip(idx({5, 3, 4})));
+  folder.write(name + "/train-labels-idx1-ubyte.gz", gzip(idx({5})));
+  folder.write(name + "/t10k-images-idx3-ubyte", idx({3, 3, 4}));
+  folder.write(name + "/t10k-labels-idx1-ubyte", idx({3}));
+}
+
+TEST(Dataset, ReadsAnySetInIdxForm) {
+  const TemporaryFolder folder;
+  write_set(folder, "mine");
+  const Dataset data = load_dataset(named("mine"), 0, {folder / "absent", folder.path()});
+  EXPECT_EQ(data.name, "mine");
+  EXPECT_EQ(data.train.count, 5);
+  EXPECT_EQ(data.train.height, 3);
+  EXPECT_EQ(data.train.width, 4);
+  EXPECT_EQ(data.train.labels, (std::vector<std::uint8_t>{0, 1, 2, 3, 4}));
+  EXPECT_EQ(data.test.labels, (std::vector<std::uint8_t>{0, 1, 2}));
+  EXPECT_EQ(data.test.pixels, numbers(counting(36)));
+
+  const Dataset whole = load_dataset(named("mine", Split::none), 0, {folder.path()});
+  EXPECT_EQ(whole.train.count, 8);
+  EXPECT_EQ(whole.train.labels, (std::vector<std::uint8_t>{0, 1, 2, 3, 4, 0, 1, 2}));
+  EXPECT_EQ(whole.test.pixels, whole.train.pixels);
+}
+
+TEST(Dataset, TakesTheFirstDirectoryThatHasIt) {
+  const TemporaryFolder first, second;
+  write_set(first, "mine");
+  write_set(second, "mine");
+  first.write("mine/t10k-images-idx3-ubyte", idx({2, 3, 4}));
+  first.write("mine/t10k-labels-idx1-ubyte", idx({2}));
+  EXPECT_EQ(load_dataset(named("mine"), 0, {first.path(), second.path()}).test.count, 2);
+  EXPECT_EQ(load_dataset(named("mine"), 0, {second.path(), first.path()}).test.count, 3);
+}
+
+TEST(Dataset, LabelsAreOptional) {
+  const TemporaryFolder folder;
+  write_set(folder, "mine");
+  std::filesystem::remove(folder / "mine/train-labels-idx1-ubyte.gz");
+  EXPECT_THAT(error_of([&] { load_dataset(named("mine"), 0, {folder.path()}); }),
+              HasSubstr("mine: there are labels of the test images only"));
+  std::filesystem::remove(folder / "mine/t10k-labels-idx1-ubyte");
+  EXPECT_TRUE(load_dataset(named("mine"), 0, {folder.path()}).train.labels.empty());
+}
+
+TEST(Dataset, RefusesByName) {
+  const TemporaryFolder folder;
+  const auto error = [&](const std::string& name) {
+    return error_of([&] { load_dataset(named(name), 0, {folder.path()}); });
+  };
+  EXPECT_THAT(error("mnist"),
+              AllOf(HasSubstr("data set 'mnist': there is no folder of that name in " + folder.path()),
+                    HasSubstr("http://yann.lecun.com/exdb/mnist/"), HasSubstr("ba891046e6505d7aadcbbe25680a0738")));
+  EXPECT_THAT(error("mine"), HasSubstr("any other set is a folder with the four IDX files"));
+  EXPECT_THAT(error("../mine"), HasSubstr("data set '../mine': expected the name of a folder"));
+  EXPECT_THAT(error(""), HasSubstr("expected the name of a folder"));
+
+  std::filesystem::create_directory(folder / "freyface");
+  EXPECT_THAT(error("freyface"),
+              AllOf(HasSubstr("freyface: there is no frey_rawface.mat in it"), HasSubstr("Sam Roweis")));
+  write_set(folder, "mine");
+  folder.write("mine/t10k-labels-idx1-ubyte", idx({4}));
+  EXPECT_THAT(error("mine"), AllOf(HasSubstr("mine/t10k-labels-idx1-ubyte: holds 4 labels, but "),
+                                   HasSubstr("t10k-images-idx3-ubyte holds 3 images")));
+  folder.write("mine/t10k-labels-idx1-ubyte", idx({3, 1}));
+  EXPECT_THAT(error("mine"), HasSubstr("has 2 dimensions, expected 1 (labels)"));
+  folder.write("mine/t10k-labels-idx1-ubyte", idx_header({3}, 0x0c) + counting(12));
+  EXPECT_THAT(error("mine"), HasSubstr("type 0c (32-bit integer), expected 08"));
+  write_set(folder, "mine");
+  folder.write("mine/t10k-images-idx3-ubyte", idx({3, 4, 4}));
+  EXPECT_THAT(error("mine"), AllOf(HasSubstr("its images are 4 x 4, but those of "), HasSubstr("are 3 x 4")));
+  std::filesystem::remove(folder / "mine/t10k-images-idx3-ubyte");
+  EXPECT_THAT(error("mine"), HasSubstr("mine: there is no t10k-images-idx3-ubyte in it"));
+  std::filesystem::create_directory(folder / "mine/t10k-images-idx3-ubyte");
+  EXPECT_THAT(error("mine"), HasSubstr("t10k-images-idx3-ubyte: is a folder"));
+}
+
+TEST(Dataset, DirectoriesInOrder) {
+  const char* before = std::getenv("ELBO_DATA");
+  const std::optional<std::string> saved = before ? std::optional<std::string>(before) : std::nullopt;
+  ::setenv("ELBO_DATA", "/from/variable", 1);
+  EXPECT_EQ(data_directories("/given"), std::vector<std::string>{"/given"});
+  EXPECT_EQ(data_directories(""), (std::vector<std::string>{"/from/variable", "data", "/usr/share/datasets"}));
+  ::unsetenv("ELBO_DATA");
+  EXPECT_EQ(data_directories(""), (std::vector<std::string>{"data", "/usr/share/datasets"}));
+  if (saved) ::setenv("ELBO_DATA", saved->c_str(), 1);
+}
+
+// ---- The catalogue ------------------------------------------------------------------------------------
+
+TEST(Sha256, KnownAnswers) {  // FIPS 180-4's examples
+  Sha256 empty, abc;
+  EXPECT_EQ(empty.hex(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  abc.update("a", 1);
+  abc.update("bc", 2);
+  EXPECT_EQ(abc.hex(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+}
+
+TEST(Catalog, NamesClasses) {
+  EXPECT_EQ(class_names("mnist").size(), 10u);
+  EXPECT_EQ(class_names("fashion-mnist").at(9), "Ankle boot");
+  EXPECT_TRUE(class_names("freyface").empty());
+  EXPECT_TRUE(class_names("mine").empty());
+}
+
+TEST(Catalog, SaysWhatIsThereAndWhatIsNot) {
+  const TemporaryFolder folder;
+  bool ok = true;
+  EXPECT_THAT(verify_data({folder.path()}, ok), HasSubstr("mnist: not here"));
+  EXPECT_FALSE(ok) << "nothing is there";
+
+  write_set(folder, "mine");
+  const std::string mine = "mine: " + folder / "mine";
+  EXPECT_THAT(list_data({folder.path()}),
+              AllOf(HasSubstr(mine), HasSubstr("freyface: not here"), HasSubstr("Sam Roweis")));
+  EXPECT_THAT(verify_data({folder.path()}, ok),
+              AllOf(HasSubstr(mine), HasSubstr("readable: 5 images of 3 x 4, with labels"), Not(HasSubstr("WRONG"))));
+  EXPECT_TRUE(ok);
+
+  write_faces(folder);  // another file of the right name
+  EXPECT_THAT(list_data({folder.path()}), HasSubstr("freyface: " + folder / "freyface"));
+  EXPECT_THAT(verify_data({folder.path()}, ok), HasSubstr("frey_rawface.mat: holds 145792 bytes, expected 1100584"));
+  EXPECT_FALSE(ok);
+  folder.write("freyface/frey_rawface.mat", Bytes(1100584));
+  EXPECT_THAT(verify_data({folder.path()}, ok), HasSubstr("frey_rawface.mat: the SHA-256 of its content is "));
+  EXPECT_FALSE(ok);
+  std::filesystem::remove_all(folder / "freyface");
+
+  folder.write("mnist/train-images-idx3-ubyte.gz", bytes_of("hello"));
+  EXPECT_THAT(list_data({folder.path()}),
+              AllOf(HasSubstr("train-labels-idx1-ubyte  missing"), HasSubstr("yann.lecun.com")));
+  EXPECT_THAT(verify_data({folder.path()}, ok), AllOf(HasSubstr("WRONG"), HasSubstr("is not a gzip file"),
+                                                      HasSubstr("train-labels-idx1-ubyte: missing")));
+  EXPECT_FALSE(ok);
+  std::filesystem::remove_all(folder / "mnist");
+
+  folder.write("mine/train-labels-idx1-ubyte.gz", gzip(idx({6})));
+  EXPECT_THAT(verify_data({folder.path()}, ok), HasSubstr("holds 6 labels"));
+  EXPECT_FALSE(ok);
+}
+
+// The sets themselves, where they are installed.
+TEST(Catalog, InstalledSetsAreRight) {
+  const std::vector<std::string> directories = data_directories("");
+  int found = 0;
+  for (const KnownSet& set : known_sets()) {
+    if (find_set(set.name, directories).empty()) continue;
+    ++found;
+    const Dataset data = load_dataset(named(set.name), 0, directories);
+    const bool frey = set.name == "freyface";
+    EXPECT_EQ(data.train.count, frey ? 1765 : 60000);
+    EXPECT_EQ(data.test.count, frey ? 200 : 10000);
+    EXPECT_EQ(data.train.width, frey ? 20 : 28);
+    EXPECT_EQ(std::set<int>(data.train.labels.begin(), data.train.labels.end()).size(), set.classes.size());
+  }
+  if (found == 0) GTEST_SKIP() << "no data set is installed (Debian's package dataset-fashion-mnist is one)";
+  bool ok = false;
+  const std::string text = verify_data(directories, ok);
+  EXPECT_TRUE(ok) << text;
+}
+
+}  // namespace
+}  // namespace elbo

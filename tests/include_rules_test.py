@@ -1,0 +1,107 @@
+"""Who may include whom: reads every #include of the rooms and fails on one that the rules do not allow.
+
+The rules are the table ROOMS below. A breach is planted for each of them as well, so that the net is known to hold.
+"""
+import pathlib
+import re
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SOURCES = {".h", ".cpp", ".cu", ".cuh"}
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
+
+STANDARD = r"[a-z_]+"  # <vector>, <cmath>
+SYSTEM = r"(dlfcn|fcntl|pthread|sched|signal|time|unistd|cpuid|immintrin)\.h|sys/\w+\.h|linux/\w+\.h"
+CUDA_RUNTIME = r"cuda_(runtime|runtime_api|fp16|bf16)\.h|nvtx3/.*"
+CONTRACT = r"elbo/.*"
+
+# Room -> the includes it may have, each a pattern for the whole of what stands between <> or "". The first room
+# that a file lies in is the one that counts.
+ROOMS = {
+    "include/elbo/math": [STANDARD, r"elbo/math/.*", r"elbo/types\.h"],
+    "include": [STANDARD, CONTRACT],
+    "kernels": [STANDARD, CONTRACT, CUDA_RUNTIME, r"kernels/.*"],
+    "cuda": [STANDARD, SYSTEM, CONTRACT, CUDA_RUNTIME, r"kernels/.*", r"cuda/.*", r"cuda\.h", r"cu(blas|blasLt|dnn)\w*\.h"],
+    "cpu": [STANDARD, SYSTEM, CONTRACT, r"cpu/.*", r"oneapi/dnnl/.*", r"omp\.h"],
+    "host": [STANDARD, SYSTEM, CONTRACT, r"host/.*", r"nlohmann/.*", r"CLI/.*", r"fmt/.*", r"zlib\.h", r"openssl/.*",
+             r"cairo(-ft)?\.h", r"ft2build\.h"],
+}
+# The one file of the host that names a concrete device.
+EXCEPTIONS = {"host/devices.cpp": [r"cpu/backend\.h"]}
+
+
+def breaches(root):
+    """Lines `file:line: what` for every include under `root` that its room does not allow."""
+    found = []
+    for path in sorted(p for room in ROOMS for p in (root / room).rglob("*") if p.suffix in SOURCES):
+        name = path.relative_to(root).as_posix()
+        room = next(r for r in ROOMS if name.startswith(r + "/"))
+        allowed = ROOMS[room] + EXCEPTIONS.get(name, [])
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            include = INCLUDE.match(line)
+            if not include:
+                continue
+            # "backend.h" would slip past the table; a name that starts at a room does not.
+            bare = include[1] == '"' and "/" not in include[2]
+            if bare or not any(re.fullmatch(pattern, include[2]) for pattern in allowed):
+                found.append(f"{name}:{number}: {room}/ may not include {include[2]}")
+    return sorted(set(found))
+
+
+class IncludeRules(unittest.TestCase):
+    def test_tree_keeps_the_rules(self):
+        files = [p for room in ROOMS for p in (ROOT / room).rglob("*") if p.suffix in SOURCES]
+        self.assertGreater(len(files), 20, "the rooms were not found")
+        self.assertEqual(breaches(ROOT), [])
+
+    def test_planted_breaches_are_found(self):
+        planted = [
+            ("include/elbo/math/x.h", '#include "elbo/tensor.h"'),
+            ("include/elbo/math/x.h", "#include <cuda_runtime.h>"),
+            ("include/elbo/x.h", "#include <cuda_runtime.h>"),
+            ("include/elbo/x.h", "#include <oneapi/dnnl/dnnl.hpp>"),
+            ("include/elbo/x.h", "#include <nlohmann/json.hpp>"),
+            ("include/elbo/x.h", '#include "host/spec.h"'),
+            ("kernels/x.cu", "#include <cublas_v2.h>"),
+            ("kernels/x.cu", '#include "cuda/memory.h"'),
+            ("kernels/x.h", "  #  include <cub/cub.cuh>"),
+            ("cuda/x.cpp", '#include "host/spec.h"'),
+            ("cuda/x.cpp", "#include <nlohmann/json.hpp>"),
+            ("cuda/x.cpp", "#include <oneapi/dnnl/dnnl.hpp>"),
+            ("cpu/x.cpp", '#include "kernels/launch.h"'),
+            ("cpu/x.cpp", "#include <cuda_runtime.h>"),
+            ("host/x.cpp", '#include "cpu/backend.h"'),
+            ("host/x.cpp", '#include "cuda/backend.h"'),
+            ("host/x.cpp", "#include <cpu/backend.h>"),
+            ("host/data/x.cpp", "#include <oneapi/dnnl/dnnl.hpp>"),
+            ("host/devices.cpp", '#include "cuda/backend.h"'),
+            ("host/devices.cpp", '#include "backend.h"'),
+        ]
+        for name, line in planted:
+            with self.subTest(file=name, line=line):
+                self.assertEqual(len(self.breaches_of(name, line)), 1)
+
+    def test_what_is_allowed_passes(self):
+        allowed = [
+            ("include/elbo/math/x.h", '#include "elbo/types.h"'),
+            ("kernels/x.cu", "#include <cuda_runtime.h>"),
+            ("cuda/x.cpp", "#include <cublasLt.h>"),
+            ("cpu/x.cpp", "#include <oneapi/dnnl/dnnl.hpp>"),
+            ("host/devices.cpp", '#include "cpu/backend.h"'),
+            ("host/x.cpp", '// #include "cpu/backend.h" stands in a comment'),
+        ]
+        for name, line in allowed:
+            with self.subTest(file=name, line=line):
+                self.assertEqual(self.breaches_of(name, line), [])
+
+    def breaches_of(self, name, line):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, name)
+            path.parent.mkdir(parents=True)
+            path.write_text(f"#pragma once\n{line}\n")
+            return breaches(pathlib.Path(folder))
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,805 @@
+// Every kernel, through its launcher, on the simulated device: against the same formula in double, fused
+// against unfused, in every order of threads, over outputs filled with NaN, with tails of every length.
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "elbo/backend.h"
+#include "elbo/math/activation.h"
+#include "elbo/math/latent.h"
+#include "elbo/math/likelihood.h"
+#include "elbo/math/random.h"
+#include "kernels/gather.h"
+#include "kernels/latent.h"
+#include "kernels/launch.h"
+#include "kernels/layers.h"
+#include "kernels/likelihood.h"
+#include "kernels/optimizer.h"
+
+namespace elbo::kernels {
+namespace {
+
+using std::int64_t;
+using std::size_t;
+
+constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+// ---- Memory of the device ---------------------------------------------------------------------------------
+
+// Every byte 0xFF: NaN for floating-point types. `offset` bytes before it spoil its alignment.
+class Block {
+ public:
+  Block(size_t bytes, size_t offset) : bytes_(bytes), offset_(offset) {
+    check_cuda(cudaMalloc(&start_, bytes + offset), "cudaMalloc");
+    poison();
+  }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+  ~Block() { cudaFree(start_); }
+
+  void poison() const {
+    check_cuda(cudaMemset(address(), 0xFF, bytes_), "cudaMemset");
+    check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // cudaMemset may return before it is done
+  }
+  std::string bits() const {
+    std::string all(bytes_, 0);
+    check_cuda(cudaMemcpy(all.data(), address(), bytes_, cudaMemcpyDeviceToHost), "cudaMemcpy");
+    return all;
+  }
+
+ protected:
+  void* address() const { return static_cast<std::byte*>(start_) + offset_; }
+  void write(const void* from) const {
+    check_cuda(cudaMemcpy(address(), from, bytes_, cudaMemcpyHostToDevice), "cudaMemcpy");
+  }
+
+ private:
+  void* start_ = nullptr;
+  size_t bytes_, offset_;
+};
+
+template <class T>
+class Array : public Block {
+ public:
+  explicit Array(size_t n, size_t offset = 0) : Block(n * sizeof(T), offset * sizeof(T)), n_(n) {}
+  explicit Array(const std::vector<T>& values, size_t offset = 0) : Array(values.size(), offset) { set(values); }
+
+  T* data() const { return static_cast<T*>(address()); }
+  void set(const std::vector<T>& values) const { write(values.data()); }
+  std::vector<T> get() const {
+    std::vector<T> values(n_);
+    const std::string all = bits();
+    std::memcpy(values.data(), all.data(), all.size());
+    return values;
+  }
+
+ private:
+  size_t n_;
+};
+
+class KernelTest : public testing::Test {
+ protected:
+  KernelTest() { check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
+  ~KernelTest() override {
+    cudaStreamDestroy(stream_);
+    cusim::set_schedule(std::nullopt);
+  }
+
+  void synchronize() const { check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+
+  // Runs `launch` over poisoned outputs, in several orders of threads: each must leave the same bits.
+  void run(const std::function<void()>& launch, std::initializer_list<const Block*> outputs) const {
+    using cusim::Order;
+    std::string first;
+    for (const cusim::Schedule s : {cusim::Schedule{Order::forward}, {Order::reverse}, {Order::random, 1}}) {
+      cusim::set_schedule(s);
+      for (const Block* b : outputs) b->poison();
+      launch();
+      synchronize();
+      std::string bits;
+      for (const Block* b : outputs) bits += b->bits();
+      if (s.order == Order::forward) first = bits;
+      EXPECT_TRUE(bits == first) << "another order of threads gives another result";
+    }
+  }
+
+  cudaStream_t stream_ = nullptr;
+};
+
+// ---- Values ---------------------------------------------------------------------------------------------------
+
+std::vector<float> gaussian_values(size_t n, unsigned seed, float deviation = 1.0f) {
+  std::mt19937 bits(seed);
+  std::normal_distribution<float> normal(0.0f, deviation);
+  std::vector<float> v(n);
+  for (float& x : v) x = normal(bits);
+  return v;
+}
+
+std::vector<std::uint8_t> pixels_of(size_t n, unsigned seed) {
+  std::mt19937 bits(seed);
+  std::vector<std::uint8_t> v(n);
+  for (std::uint8_t& x : v) x = static_cast<std::uint8_t>(bits() >> 24);
+  if (n > 1) v[0] = 0, v[1] = 255;
+  return v;
+}
+
+// Every |actual - expected| <= absolute + relative |expected|; a NaN is never near.
+void expect_near(const std::vector<double>& actual, const std::vector<double>& expected, double relative,
+                 double absolute) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (size_t i = 0; i < actual.size(); ++i) {
+    ASSERT_TRUE(std::abs(actual[i] - expected[i]) <= absolute + relative * std::abs(expected[i]))
+        << "element " << i << ": " << actual[i] << ", expected " << expected[i];
+  }
+}
+void expect_near(const Array<float>& actual, const std::vector<double>& expected, double relative, double absolute) {
+  const std::vector<float> v = actual.get();
+  expect_near(std::vector<double>(v.begin(), v.end()), expected, relative, absolute);
+}
+
+void expect_error(const std::function<void()>& launch, const std::string& part) {
+  try {
+    launch();
+    FAIL() << "no error; expected one with \"" << part << "\"";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+  }
+}
+
+StepState some_state() {
+  StepState s = state_at(0x0123456789abcdefull, 5, {.batches_per_epoch = 3, .beta1 = 0.9f, .beta2 = 0.999f});
+  s.row0 = 7;
+  return s;
+}
+
+// ---- Gather --------------------------------------------------------------------------------------------------------
+
+struct GatherCase {
+  int64_t images, rows, pixels;
+  size_t offset;  // of the source, in bytes
+};
+
+class GatherTest : public KernelTest, public testing::WithParamInterface<GatherCase> {};
+
+TEST_P(GatherTest, TakesTheRowsAndPixelsOfTheContract) {
+  const auto [images, rows, pixels, offset] = GetParam();
+  const StepState state = some_state();
+  const std::vector<std::uint8_t> source = pixels_of(static_cast<size_t>(images * pixels), 1);
+  const Array<std::uint8_t> source_d(source, offset);
+  const Array<StepState> state_d({state});
+  for (const Indexing indexing : {Indexing::shuffled, Indexing::ring, Indexing::sequential}) {
+    for (const Binarize binarize : {Binarize::none, Binarize::threshold, Binarize::dynamic}) {
+      const size_t count = static_cast<size_t>(rows * pixels);
+      std::vector<float> input(count);
+      std::vector<std::uint8_t> target(count);
+      for (int64_t r = 0; r < rows; ++r) {
+        const std::uint32_t row = static_cast<std::uint32_t>(r);
+        int64_t image = state.row0 + r;
+        if (indexing == Indexing::ring) image = state.step % (images / rows) * rows + r;
+        if (indexing == Indexing::shuffled) {
+          image = math::shuffled_index(state.seed, state.epoch, static_cast<std::uint32_t>(images),
+                                       state.batch * static_cast<std::uint32_t>(rows) + row);
+        }
+        for (int64_t p = 0; p < pixels; ++p) {
+          std::uint8_t pixel = source[static_cast<size_t>(image * pixels + p)];
+          if (binarize == Binarize::threshold) pixel = pixel >= 128 ? 255 : 0;
+          if (binarize == Binarize::dynamic) {
+            const math::Words w =
+                math::random_words({state.seed, Purpose::binarize, state.noise_step, state.row0 + row, 0},
+                                   static_cast<std::uint32_t>(p / 4));
+            const std::uint32_t words[] = {w.x, w.y, w.z, w.w};
+            pixel = math::bernoulli_draw(words[p % 4], pixel) ? 255 : 0;
+          }
+          target[static_cast<size_t>(r * pixels + p)] = pixel;
+          input[static_cast<size_t>(r * pixels + p)] = math::pixel_value<float>(pixel);
+        }
+      }
+      const Array<float> input_d(count);
+      const Array<std::uint8_t> target_d(count);
+      run(
+          [&] {
+            gather_batch({source_d.data(), state_d.data(), indexing, binarize, input_d.data(), target_d.data(), images,
+                          rows, pixels},
+                         stream_);
+          },
+          {&input_d, &target_d});
+      EXPECT_EQ(input_d.get(), input);
+      EXPECT_EQ(target_d.get(), target);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, GatherTest,
+                         testing::Values(GatherCase{12, 3, 1, 0}, GatherCase{12, 3, 3, 0}, GatherCase{12, 3, 4, 0},
+                                         GatherCase{12, 3, 4, 1}, GatherCase{12, 4, 5, 0}, GatherCase{8, 1, 784, 0},
+                                         GatherCase{12, 2, 4096, 0}, GatherCase{9, 1, 4097, 0},
+                                         GatherCase{9, 1, 8200, 3}));
+
+TEST_F(KernelTest, DynamicBinarisationDrawsAnewEachStepAndKeepsTheMean) {
+  const std::vector<std::uint8_t> source(784, 64);
+  const Array<std::uint8_t> source_d(source), target_d(784);
+  const Array<float> input_d(784);
+  const Array<StepState> state_d(1);
+  std::vector<std::vector<std::uint8_t>> draws;
+  double sum = 0;
+  for (std::uint32_t step = 0; step < 20; ++step) {
+    state_d.set({state_at(1, step, {})});
+    gather_batch({source_d.data(), state_d.data(), Indexing::ring, Binarize::dynamic, input_d.data(), target_d.data(),
+                  1, 1, 784},
+                 stream_);
+    synchronize();
+    draws.push_back(target_d.get());
+    for (const float x : input_d.get()) sum += x;
+  }
+  EXPECT_NE(draws[0], draws[1]);
+  EXPECT_NEAR(sum / (20 * 784), 64.0 / 255.0, 0.014);  // 4 standard deviations
+}
+
+// ---- Latent
+// -------------------------------------------------------------------------------------------------------------
+
+struct LatentCase {
+  int64_t rows, samples, latent;
+  size_t offset;
+};
+
+class LatentTest : public KernelTest, public testing::WithParamInterface<LatentCase> {
+ protected:
+  double epsilon(int64_t row, int64_t sample, int64_t dimension) const {
+    const math::Draw draw{state_.seed, Purpose::latent, state_.noise_step,
+                          state_.row0 + static_cast<std::uint32_t>(row), static_cast<std::uint32_t>(sample)};
+    return math::normals(draw, static_cast<std::uint32_t>(dimension / 4)).v[dimension % 4];
+  }
+  const int64_t rows_ = GetParam().rows, samples_ = GetParam().samples, latent_ = GetParam().latent;
+  const size_t count_ = static_cast<size_t>(rows_ * samples_ * latent_), offset_ = GetParam().offset;
+  const StepState state_ = some_state();
+  const std::vector<float> stats_ = gaussian_values(static_cast<size_t>(2 * rows_ * latent_), 2);
+  const Array<StepState> state_d_{std::vector{state_}};
+  const Array<float> stats_d_{stats_, offset_}, scratch_{count_};
+
+  double mu(int64_t row, int64_t unit) const { return stats_[static_cast<size_t>(row * 2 * latent_ + unit)]; }
+  double s(int64_t row, int64_t unit) const { return stats_[static_cast<size_t>(row * 2 * latent_ + latent_ + unit)]; }
+};
+
+TEST_P(LatentTest, SamplesAndSumsTheDivergence) {
+  const size_t partials = static_cast<size_t>(tiles(rows_, latent_tile) * latent_);
+  for (const Posterior posterior : {Posterior::log_variance, Posterior::sigma}) {
+    std::vector<double> z(count_), kl(partials);
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t l = 0; l < latent_; ++l) {
+        kl[static_cast<size_t>(r / latent_tile * latent_ + l)] += math::gaussian_kl(posterior, mu(r, l), s(r, l));
+        for (int64_t k = 0; k < samples_; ++k) {
+          z[static_cast<size_t>((r * samples_ + k) * latent_ + l)] =
+              mu(r, l) + math::posterior_sigma(posterior, s(r, l)) * epsilon(r, k, l);
+        }
+      }
+    }
+    const Array<float> z_d(count_, offset_), kl_d(partials), z_unfused(count_), kl_unfused(partials);
+    LatentSample a{stats_d_.data(), state_d_.data(), posterior, z_d.data(), kl_d.data(), rows_, samples_, latent_};
+    run([&] { sample_latent_fused(a, stream_); }, {&z_d, &kl_d});
+    expect_near(z_d, z, 1e-6, 1e-6);    // a few roundings of numbers about 1
+    expect_near(kl_d, kl, 1e-5, 1e-5);  // a sum of up to 32 of them; log(s^2) reaches -20
+    a.z = z_unfused.data();
+    a.kl_partial = kl_unfused.data();
+    run([&] { sample_latent_unfused(a, scratch_.data(), stream_); }, {&z_unfused, &kl_unfused});
+    EXPECT_TRUE(z_d.bits() == z_unfused.bits());
+    EXPECT_TRUE(kl_d.bits() == kl_unfused.bits());
+  }
+}
+
+TEST_P(LatentTest, GradientDrawsTheSameNoise) {
+  const std::vector<float> dz = gaussian_values(count_, 3);
+  const Array<float> dz_d(dz, offset_);
+  const float kl_scale = 0.01f;
+  for (const Posterior posterior : {Posterior::log_variance, Posterior::sigma}) {
+    std::vector<double> expected(stats_.size());
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t l = 0; l < latent_; ++l) {
+        const math::LatentGrad<double> kl = math::gaussian_kl_grad(posterior, mu(r, l), s(r, l));
+        double dmu = kl_scale * kl.mu, ds = kl_scale * kl.s;
+        for (int64_t k = 0; k < samples_; ++k) {
+          const double d = dz[static_cast<size_t>((r * samples_ + k) * latent_ + l)];
+          dmu += d;
+          ds += d * math::sample_slope(posterior, s(r, l), epsilon(r, k, l));
+        }
+        expected[static_cast<size_t>(r * 2 * latent_ + l)] = dmu;
+        expected[static_cast<size_t>(r * 2 * latent_ + latent_ + l)] = ds;
+      }
+    }
+    const Array<float> dstats_d(stats_.size(), offset_), dstats_unfused(stats_.size());
+    LatentGradient a{stats_d_.data(), dz_d.data(), state_d_.data(), posterior, kl_scale,
+                     dstats_d.data(), rows_,       samples_,        latent_};
+    run([&] { latent_gradient_fused(a, stream_); }, {&dstats_d});
+    expect_near(dstats_d, expected, 1e-5, 1e-5);  // sums of up to 17 terms of size 1
+    a.dstats = dstats_unfused.data();
+    run([&] { latent_gradient_unfused(a, scratch_.data(), stream_); }, {&dstats_unfused});
+    EXPECT_TRUE(dstats_d.bits() == dstats_unfused.bits());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, LatentTest,
+                         testing::Values(LatentCase{1, 1, 1, 0}, LatentCase{31, 1, 2, 0}, LatentCase{32, 2, 3, 0},
+                                         LatentCase{33, 1, 4, 0}, LatentCase{33, 1, 4, 1}, LatentCase{5, 8, 5, 0},
+                                         LatentCase{3, 9, 8, 0}, LatentCase{70, 1, 20, 0}, LatentCase{2, 17, 32, 0},
+                                         LatentCase{34, 3, 33, 0}, LatentCase{2, 1, 64, 2}));
+
+TEST_F(KernelTest, LatentKeepsNaN) {
+  std::vector<float> stats = gaussian_values(2 * 2 * 4, 4);
+  stats[8 + 5] = nan_value;  // s of row 1, unit 1
+  const Array<float> stats_d(stats), z(8), kl(4), dstats(16), dz(gaussian_values(8, 5));
+  const Array<StepState> state({some_state()});
+  sample_latent_fused({stats_d.data(), state.data(), Posterior::log_variance, z.data(), kl.data(), 2, 1, 4}, stream_);
+  latent_gradient_fused(
+      {stats_d.data(), dz.data(), state.data(), Posterior::log_variance, 1.0f, dstats.data(), 2, 1, 4}, stream_);
+  synchronize();
+  for (size_t i = 0; i < 8; ++i) EXPECT_EQ(std::isnan(z.get()[i]), i == 5) << i;
+  for (size_t i = 0; i < 4; ++i) EXPECT_EQ(std::isnan(kl.get()[i]), i == 1) << i;
+  for (size_t i = 0; i < 16; ++i) EXPECT_EQ(std::isnan(dstats.get()[i]), i == 13) << i;
+}
+
+// ---- Likelihood
+// --------------------------------------------------------------------------------------------------------
+
+struct LossCase {
+  int64_t rows, samples, pixels;
+};
+
+class LikelihoodTest : public KernelTest, public testing::WithParamInterface<LossCase> {
+ protected:
+  template <class Target>
+  void check(Likelihood likelihood, const std::vector<Target>& target);
+
+  const int64_t rows_ = GetParam().rows, samples_ = GetParam().samples, pixels_ = GetParam().pixels;
+  const size_t count_ = static_cast<size_t>(rows_ * samples_ * pixels_);
+};
+
+double stored(std::uint8_t x) { return math::pixel_value<double>(x); }
+double stored(float x) { return x; }
+
+template <class Target>
+void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& target) {
+  const float variance = 0.3f, scale = 0.25f;
+  const std::vector<float> output = gaussian_values(count_, 6, 4.0f);
+  const int64_t chunks = tiles(pixels_, pixel_chunk);
+  std::vector<double> value(static_cast<size_t>(rows_ * samples_ * chunks)), grad(count_);
+  for (int64_t row = 0; row < rows_ * samples_; ++row) {
+    for (int64_t p = 0; p < pixels_; ++p) {
+      const size_t at = static_cast<size_t>(row * pixels_ + p);
+      const double x = stored(target[static_cast<size_t>(row / samples_ * pixels_ + p)]), o = output[at];
+      const math::ValueGrad<double> v = likelihood == Likelihood::bernoulli
+                                            ? math::bernoulli(o, x)
+                                            : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
+      value[static_cast<size_t>(row * chunks + p / pixel_chunk)] += v.value;
+      grad[at] = scale * v.grad;
+    }
+  }
+
+  const Array<float> output_d(output), partial_d(value.size()), grad_d(count_), scratch(count_);
+  const Array<Target> target_d(target);
+  PixelLoss<Target> a{output_d.data(), target_d.data(), variance, scale,  partial_d.data(),
+                      grad_d.data(),   rows_,           samples_, pixels_};
+  run([&] { likelihood_fused(likelihood, a, stream_); }, {&partial_d, &grad_d});
+  // Up to 16 terms a thread and a tree of at most 8 levels; a term may cancel against its neighbours.
+  const double value_error = 2e-6 * std::sqrt(static_cast<double>(pixels_));
+  expect_near(partial_d, value, 1e-6, value_error);
+  expect_near(grad_d, grad, 5e-7, 5e-7);
+  const std::string partial_bits = partial_d.bits(), grad_bits = grad_d.bits();
+
+  // The loss alone, and the gradient in the output's place.
+  PixelLoss<Target> value_only = a;
+  value_only.grad = nullptr;
+  run([&] { likelihood_fused(likelihood, value_only, stream_); }, {&partial_d});
+  EXPECT_TRUE(partial_d.bits() == partial_bits) << "value only";
+  const Array<float> in_place(count_);
+  PixelLoss<Target> alias = a;
+  alias.output = alias.grad = in_place.data();
+  run(
+      [&] {
+        in_place.set(output);
+        likelihood_fused(likelihood, alias, stream_);
+      },
+      {&partial_d, &in_place});
+  EXPECT_TRUE(partial_d.bits() == partial_bits && in_place.bits() == grad_bits) << "in place";
+
+  // Buffers that allow no vector access.
+  const Array<float> output_odd(output, 1), grad_odd(count_, 1);
+  const Array<Target> target_odd(target, 1);
+  PixelLoss<Target> odd = a;
+  odd.output = output_odd.data();
+  odd.target = target_odd.data();
+  odd.grad = grad_odd.data();
+  run([&] { likelihood_fused(likelihood, odd, stream_); }, {&partial_d, &grad_odd});
+  EXPECT_TRUE(partial_d.bits() == partial_bits && grad_odd.bits() == grad_bits) << "alignment";
+
+  // One launch for each operation.
+  PixelLoss<Target> unfused = a;
+  unfused.output = unfused.grad = in_place.data();
+  run(
+      [&] {
+        in_place.set(output);
+        likelihood_unfused(likelihood, unfused, scratch.data(), stream_);
+      },
+      {&partial_d, &in_place});
+  EXPECT_TRUE(in_place.bits() == grad_bits) << "gradients, fused and unfused";
+  expect_near(partial_d, value, 1e-6, value_error);
+}
+
+TEST_P(LikelihoodTest, BernoulliOfPixels) {
+  check(Likelihood::bernoulli, pixels_of(static_cast<size_t>(rows_ * pixels_), 7));
+}
+TEST_P(LikelihoodTest, GaussianOfPixels) {
+  check(Likelihood::gaussian, pixels_of(static_cast<size_t>(rows_ * pixels_), 8));
+}
+TEST_P(LikelihoodTest, BernoulliOfFloats) {
+  std::vector<float> target = gaussian_values(static_cast<size_t>(rows_ * pixels_), 9);
+  for (float& x : target) x = 0.5f + 0.5f * std::tanh(x);
+  check(Likelihood::bernoulli, target);
+}
+TEST_P(LikelihoodTest, GaussianOfFloats) {
+  check(Likelihood::gaussian, gaussian_values(static_cast<size_t>(rows_ * pixels_), 10));
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, LikelihoodTest,
+                         testing::Values(LossCase{1, 1, 1}, LossCase{2, 1, 3}, LossCase{3, 2, 4}, LossCase{2, 3, 5},
+                                         LossCase{2, 1, 511}, LossCase{2, 1, 512}, LossCase{2, 1, 513},
+                                         LossCase{3, 1, 560}, LossCase{2, 2, 784}, LossCase{1, 2, 4095},
+                                         LossCase{2, 1, 4096}, LossCase{1, 1, 4097}, LossCase{1, 1, 8200}));
+
+TEST_F(KernelTest, BernoulliIsExactFarOut) {
+  const std::vector<float> logits = {-200, -100, -20, 0, 20, 100, 200, 1e30f};
+  const Array<float> output(logits), grad(8), partial(8);
+  const Array<std::uint8_t> target(std::vector<std::uint8_t>(8, 255));
+  likelihood_fused(Likelihood::bernoulli,
+                   PixelLoss<std::uint8_t>{output.data(), target.data(), 1, 1, partial.data(), grad.data(), 8, 1, 1},
+                   stream_);
+  synchronize();
+  expect_near(partial, {200, 100, 20, std::log(2.0), 0, 0, 0, 0}, 1e-6, 1e-8);
+  expect_near(grad, {-1, -1, -1, -0.5, -2e-9, 0, 0, 0}, 1e-6, 1e-8);
+}
+
+TEST_F(KernelTest, LikelihoodKeepsNaNAndInfinity) {
+  constexpr int64_t rows = 3, pixels = 4100;                   // two chunks a row
+  constexpr size_t count = rows * pixels, at = pixels + 4098;  // row 1, second chunk
+  for (const Likelihood likelihood : {Likelihood::bernoulli, Likelihood::gaussian}) {
+    for (const float planted : {nan_value, infinity, -infinity}) {
+      std::vector<float> values = gaussian_values(count, 11);
+      values[at] = planted;
+      const Array<float> output(values), grad(count), partial(6), scratch(count);
+      const Array<std::uint8_t> target(std::vector<std::uint8_t>(count, 0));
+      const PixelLoss<std::uint8_t> a{output.data(), target.data(), 1, 1, partial.data(), grad.data(), rows, 1, pixels};
+      for (const bool is_fused : {true, false}) {
+        if (is_fused) {
+          likelihood_fused(likelihood, a, stream_);
+        } else {
+          likelihood_unfused(likelihood, a, scratch.data(), stream_);
+        }
+        synchronize();
+        const std::vector<float> p = partial.get(), g = grad.get();
+        for (size_t i = 0; i < p.size(); ++i) EXPECT_EQ(std::isfinite(p[i]), i != 3) << planted << " chunk " << i;
+        if (std::isnan(planted)) {
+          for (size_t i = 0; i < count; ++i) ASSERT_EQ(std::isnan(g[i]), i == at) << i;
+        }
+      }
+    }
+  }
+}
+
+// ---- Layers
+// -------------------------------------------------------------------------------------------------------------
+
+constexpr Activation activations[] = {Activation::identity, Activation::relu, Activation::tanh, Activation::softplus};
+
+TEST_F(KernelTest, BiasAndActivation) {
+  struct Case {
+    size_t rows, columns, offset;
+  };
+  for (const auto [rows, columns, offset] :
+       {Case{1, 1, 0}, Case{2, 3, 0}, Case{7, 4, 0}, Case{7, 4, 1}, Case{3, 5, 0}, Case{5, 500, 0}, Case{2, 1001, 0}}) {
+    for (const Activation activation : activations) {
+      const std::vector<float> x = gaussian_values(rows * columns, 12, 3.0f), bias = gaussian_values(columns, 13);
+      std::vector<double> expected(x.size());
+      for (size_t i = 0; i < x.size(); ++i) {
+        expected[i] = math::activate(activation, static_cast<double>(x[i]) + bias[i % columns]);
+      }
+      const Array<float> y_d(x, offset), bias_d(bias);
+      run(
+          [&] {
+            y_d.set(x);
+            bias_activation(y_d.data(), bias_d.data(), static_cast<int64_t>(rows), static_cast<int64_t>(columns),
+                            activation, stream_);
+          },
+          {&y_d});
+      expect_near(y_d, expected, 1e-6, 1e-6);  // the sum is rounded once
+    }
+  }
+}
+
+TEST_F(KernelTest, ActivationBackward) {
+  for (const size_t count : {1, 3, 4, 5, 511, 512, 513, 2047}) {
+    for (const Activation activation : activations) {
+      for (const size_t offset : {0, 1}) {
+        std::vector<float> y = gaussian_values(count, 14);
+        for (float& v : y) v = math::activate(activation, v);
+        const std::vector<float> dy = gaussian_values(count, 15);
+        std::vector<double> expected(count);
+        for (size_t i = 0; i < count; ++i) {
+          expected[i] = dy[i] * math::activation_slope(activation, static_cast<double>(y[i]));
+        }
+        const Array<float> y_d(y, offset), dy_d(dy, offset);
+        run(
+            [&] {
+              dy_d.set(dy);
+              activation_backward(y_d.data(), dy_d.data(), static_cast<int64_t>(count), activation, stream_);
+            },
+            {&dy_d});
+        expect_near(dy_d, expected, 1e-6, 3e-7);
+      }
+    }
+  }
+}
+
+TEST_F(KernelTest, ColumnSum) {
+  for (const size_t rows : {1, 7, 8, 9, 100}) {
+    for (const size_t columns : {1, 31, 32, 33, 500}) {
+      const std::vector<float> x = gaussian_values(rows * columns, 16);
+      std::vector<double> expected(columns);
+      for (size_t i = 0; i < x.size(); ++i) expected[i % columns] += x[i];
+      const Array<float> x_d(x), sum_d(columns);
+      run(
+          [&] {
+            column_sum(x_d.data(), sum_d.data(), static_cast<int64_t>(rows), static_cast<int64_t>(columns), stream_);
+          },
+          {&sum_d});
+      expect_near(sum_d, expected, 1e-6, 4e-6);  // 100 terms of size 1
+    }
+  }
+}
+
+TEST_F(KernelTest, LayersKeepNaN) {
+  std::vector<float> x = gaussian_values(2 * 5, 17);
+  x[3] = nan_value;
+  for (const Activation activation : activations) {
+    const Array<float> y(x), dy(x), bias(std::vector<float>(5, 0.0f)), sum(5);
+    column_sum(y.data(), sum.data(), 2, 5, stream_);
+    activation_backward(y.data(), dy.data(), 10, activation, stream_);
+    bias_activation(y.data(), bias.data(), 2, 5, activation, stream_);
+    synchronize();
+    EXPECT_TRUE(std::isnan(y.get()[3]) && std::isnan(dy.get()[3]) && std::isnan(sum.get()[3]));
+    EXPECT_FALSE(std::isnan(y.get()[4]) || std::isnan(sum.get()[4]));
+  }
+}
+
+// ---- Optimiser, sums, step
+// ------------------------------------------------------------------------------------------------
+
+struct OptimizerCase {
+  Optimizer type;
+  size_t count, offset;
+};
+
+class OptimizerTest : public KernelTest, public testing::WithParamInterface<OptimizerCase> {
+ protected:
+  const math::OptimizerSettings settings_{
+      .type = GetParam().type, .learning_rate = 0.01f, .momentum = 0.9f, .weight_decay = 0.1f};
+  const size_t count_ = GetParam().count, offset_ = GetParam().offset;
+  const std::vector<float> p_ = gaussian_values(count_, 18), g_ = gaussian_values(count_, 19),
+                           m_ = gaussian_values(count_, 20);
+  const std::vector<float> v_ = [this] {
+    std::vector<float> v = gaussian_values(count_, 21);
+    for (float& x : v) x = x * x;
+    return v;
+  }();
+};
+
+TEST_P(OptimizerTest, FollowsTheFormula) {
+  const StepState state = some_state();
+  std::vector<float> first = m_;
+  if (settings_.type == Optimizer::adagrad) first = v_;  // a sum of squares
+  std::vector<double> p(count_), m(count_), v(count_);
+  for (size_t i = 0; i < count_; ++i) {
+    p[i] = p_[i], m[i] = first[i], v[i] = v_[i];
+    math::optimizer_update(p[i], static_cast<double>(g_[i]), m[i], v[i], settings_,
+                           static_cast<double>(state.correction1), static_cast<double>(state.correction2));
+  }
+  const Array<float> p_d(count_, offset_), g_d(g_, offset_), m_d(count_, offset_), v_d(count_, offset_);
+  const Array<StepState> state_d({state});
+  run(
+      [&] {
+        p_d.set(p_), m_d.set(first), v_d.set(v_);
+        optimizer_update(
+            {p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), settings_, static_cast<int64_t>(count_)},
+            stream_);
+      },
+      {&p_d, &m_d, &v_d});
+  expect_near(p_d, p, 1e-6, 1e-6);
+  expect_near(m_d, m, 1e-6, 1e-6);
+  expect_near(v_d, v, 1e-6, 1e-6);
+  EXPECT_EQ(state_d.get()[0].bad_update, StepState::none);
+}
+
+TEST_P(OptimizerTest, StopsAtABadStepAndNotesABadUpdate) {
+  StepState state = some_state();
+  state.bad_step = 2;
+  const Array<float> p_d(p_, offset_), g_d(g_, offset_), m_d(m_, offset_), v_d(v_, offset_);
+  const Array<StepState> state_d({state});
+  const auto update = [&] {
+    optimizer_update(
+        {p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), settings_, static_cast<int64_t>(count_)},
+        stream_);
+    synchronize();
+  };
+  update();
+  EXPECT_EQ(p_d.get(), p_);
+  EXPECT_EQ(m_d.get(), m_);
+
+  state.bad_step = StepState::none;
+  for (const size_t at : {size_t{0}, count_ - 1}) {
+    std::vector<float> g = g_;
+    g[at] = nan_value;
+    g_d.set(g);
+    state.bad_update = StepState::none;
+    state_d.set({state});
+    update();
+    EXPECT_EQ(state_d.get()[0].bad_update, state.step);
+    state.bad_update = 1;  // an earlier one stays
+    state_d.set({state});
+    update();
+    EXPECT_EQ(state_d.get()[0].bad_update, 1u);
+    p_d.set(p_), m_d.set(m_), v_d.set(v_);
+  }
+
+  std::vector<float> p = p_;  // a weight that is not finite, from a gradient that is
+  p[count_ / 2] = infinity;
+  p_d.set(p), g_d.set(g_);
+  state.bad_update = StepState::none;
+  state_d.set({state});
+  update();
+  EXPECT_EQ(state_d.get()[0].bad_update, state.step);
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, OptimizerTest,
+                         testing::Values(OptimizerCase{Optimizer::adam, 1, 0}, OptimizerCase{Optimizer::adam, 3, 0},
+                                         OptimizerCase{Optimizer::adam, 4, 0}, OptimizerCase{Optimizer::adam, 1023, 0},
+                                         OptimizerCase{Optimizer::adam, 1024, 0},
+                                         OptimizerCase{Optimizer::adam, 2050, 1},
+                                         OptimizerCase{Optimizer::adagrad, 1025, 0},
+                                         OptimizerCase{Optimizer::adagrad, 7, 1},
+                                         OptimizerCase{Optimizer::sgd, 1025, 0}, OptimizerCase{Optimizer::sgd, 6, 1}));
+
+struct TotalsCase {
+  int64_t rows, samples, chunks, latent;
+};
+
+class AccumulateTest : public KernelTest, public testing::WithParamInterface<TotalsCase> {
+ protected:
+  const int64_t rows_ = GetParam().rows, samples_ = GetParam().samples, chunks_ = GetParam().chunks,
+                latent_ = GetParam().latent, kl_tiles_ = tiles(rows_, latent_tile);
+  std::vector<float> nll_ = gaussian_values(static_cast<size_t>(rows_ * samples_ * chunks_), 22, 100.0f);
+  std::vector<float> kl_ = gaussian_values(static_cast<size_t>(kl_tiles_ * latent_), 23);
+};
+
+TEST_P(AccumulateTest, AddsToTheSums) {
+  std::vector<double> before(static_cast<size_t>(2 + latent_), 1000.0), expected = before;
+  expected[0] += static_cast<double>(rows_);
+  for (const float x : nll_) expected[1] += x / static_cast<double>(samples_);
+  for (size_t i = 0; i < kl_.size(); ++i) expected[2 + i % static_cast<size_t>(latent_)] += kl_[i];
+  const Array<float> nll_d(nll_), kl_d(kl_);
+  const Array<StepState> state_d({some_state()});
+  const Array<double> sums_d(before);
+  run(
+      [&] {
+        sums_d.set(before);
+        accumulate({nll_d.data(), kl_d.data(), state_d.data(), sums_d.data(), rows_, rows_ * samples_, chunks_,
+                    kl_tiles_, latent_},
+                   stream_);
+      },
+      {&sums_d});
+  expect_near(sums_d.get(), expected, 1e-13, 1e-10);  // in double
+  EXPECT_EQ(state_d.get()[0].bad_step, StepState::none);
+}
+
+TEST_P(AccumulateTest, NotesALossThatIsNotFinite) {
+  const StepState state = some_state();
+  for (const float planted : {nan_value, infinity, -infinity}) {
+    for (std::vector<float>* v : {&nll_, &kl_}) {
+      const float kept = std::exchange(v->back(), planted);
+      const Array<float> nll_d(nll_), kl_d(kl_);
+      const Array<double> sums_d(std::vector<double>(static_cast<size_t>(2 + latent_), 0.0));
+      const Array<StepState> state_d({state});
+      const auto step = [&] {
+        accumulate({nll_d.data(), kl_d.data(), state_d.data(), sums_d.data(), rows_, rows_ * samples_, chunks_,
+                    kl_tiles_, latent_},
+                   stream_);
+        synchronize();
+        return state_d.get()[0].bad_step;
+      };
+      EXPECT_EQ(step(), state.step);
+      StepState earlier = state;
+      earlier.bad_step = 1;
+      state_d.set({earlier});
+      EXPECT_EQ(step(), 1u);
+      v->back() = kept;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, AccumulateTest,
+                         testing::Values(TotalsCase{1, 1, 1, 1}, TotalsCase{33, 1, 1, 2}, TotalsCase{100, 5, 1, 20},
+                                         TotalsCase{64, 1, 29, 300}));
+
+TEST_F(KernelTest, AdvanceMovesOnAndReportsTheFirstBadStep) {
+  const Schedule training{.batches_per_epoch = 3, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f};
+  const Schedule evaluation{.batches_per_epoch = 3, .rows_per_batch = 10};
+  const Array<std::uint64_t> fault(std::vector<std::uint64_t>{77});
+  for (const Schedule& schedule : {training, evaluation}) {
+    const Array<StepState> state_d({state_at(9, 0, schedule)});
+    for (std::uint32_t step = 1; step < 8; ++step) {
+      advance(state_d.data(), schedule, fault.data(), stream_);
+      synchronize();
+      const StepState got = state_d.get()[0], expected = state_at(9, step, schedule);
+      EXPECT_EQ(got.seed, expected.seed);
+      EXPECT_EQ(got.step, expected.step);
+      EXPECT_EQ(got.epoch, expected.epoch);
+      EXPECT_EQ(got.batch, expected.batch);
+      EXPECT_EQ(got.noise_step, expected.noise_step);
+      EXPECT_EQ(got.row0, expected.row0);
+      EXPECT_EQ(got.correction1, expected.correction1);
+      EXPECT_EQ(got.correction2, expected.correction2);
+      EXPECT_EQ(got.bad_step, StepState::none);
+      EXPECT_EQ(got.bad_update, StepState::none);
+      EXPECT_EQ(fault.get()[0], 77u);
+    }
+  }
+  struct Case {
+    std::uint64_t step, update, first;
+  };
+  for (const auto [step, update, first] :
+       {Case{4, StepState::none, 4}, Case{StepState::none, 3, 3}, Case{4, 3, 3}, Case{2, 3, 2}}) {
+    StepState s = some_state();
+    s.bad_step = step;
+    s.bad_update = update;
+    const Array<StepState> state_d({s});
+    advance(state_d.data(), training, fault.data(), stream_);
+    synchronize();
+    EXPECT_EQ(state_d.get()[0].bad_step, first);
+    EXPECT_EQ(state_d.get()[0].bad_update, update);
+    EXPECT_EQ(fault.get()[0], first);
+  }
+}
+
+// ---- Launchers
+// -----------------------------------------------------------------------------------------------------------
+
+TEST_F(KernelTest, LaunchersNameWhatIsWrong) {
+  const Array<float> f(16);
+  const Array<StepState> state({some_state()});
+  const Array<std::uint8_t> bytes(16);
+  const LatentSample latent{f.data(), state.data(), Posterior::sigma, f.data(), f.data(), 1, 1, 0};
+  PixelLoss<float> loss{f.data(), f.data(), 0.0f, 1.0f, f.data(), nullptr, 1, 1, 4};
+  expect_error([&] { column_sum(nullptr, f.data(), 1, 1, stream_); }, "column_sum: a null buffer");
+  expect_error([&] { sample_latent_fused(latent, stream_); }, "sample_latent_fused: 1 rows, 1 samples, 0 latent");
+  expect_error([&] { likelihood_fused(Likelihood::gaussian, loss, stream_); }, "likelihood_fused: a variance of 0");
+  expect_error([&] { likelihood_unfused(Likelihood::bernoulli, loss, nullptr, stream_); },
+               "likelihood_unfused: no scratch");
+  loss.pixels = int64_t{1} << 50;
+  expect_error([&] { likelihood_fused(Likelihood::bernoulli, loss, stream_); }, "likelihood_fused");
+  expect_error(
+      [&] {
+        gather_batch({bytes.data(), state.data(), Indexing::ring, Binarize::none, f.data(), bytes.data(), 5, 2, 3},
+                     stream_);
+      },
+      "gather_batch: a ring of 5 rows");
+}
+
+}  // namespace
+}  // namespace elbo::kernels

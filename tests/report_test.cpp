@@ -1,0 +1,422 @@
+// The report of made-up runs: what the page says, what the pictures are, what happens with odd data.
+#include "host/report/report.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <limits>
+#include <regex>
+
+#include "elbo/error.h"
+#include "elbo/math/normal.h"
+#include "host/devices.h"
+#include "host/report/collect.h"
+#include "host/report/page.h"
+#include "host/report/plot.h"
+#include "tests/report_samples.h"
+
+namespace elbo {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string read(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::size_t occurrences(const std::string& text, const std::string& of) {
+  std::size_t n = 0;
+  for (std::size_t at = 0; (at = text.find(of, at)) != std::string::npos; at += of.size()) ++n;
+  return n;
+}
+
+std::vector<std::string> matches(const std::string& text, const char* pattern) {
+  const std::regex regex(pattern);
+  std::vector<std::string> found;
+  for (std::sregex_iterator i(text.begin(), text.end(), regex), end; i != end; ++i) found.push_back((*i)[1]);
+  return found;
+}
+
+// Points in the polylines of the page's curves of this name ("test", "train"), all panels together.
+std::size_t curve_points(const std::string& page, const std::string& name) {
+  std::size_t points = 0;
+  for (const std::string& list :
+       matches(page, ("<polyline class=\"curve " + name + "\"[^>]* points=\"([^\"]*)\"").c_str()))
+    points += occurrences(list, ",");
+  return points;
+}
+
+struct Size {
+  std::uint32_t width, height;
+  bool operator==(const Size&) const = default;
+};
+
+Size png_size(const std::string& png) {
+  EXPECT_EQ(png.substr(0, 8), "\x89PNG\r\n\x1a\n");
+  EXPECT_EQ(png.substr(12, 4), "IHDR");
+  EXPECT_EQ(png.substr(png.size() - 8, 4), "IEND");
+  const auto number_at = [&](std::size_t at) {
+    std::uint32_t n = 0;
+    for (std::size_t i = at; i < at + 4; ++i) n = n << 8 | static_cast<std::uint8_t>(png[i]);
+    return n;
+  };
+  return {number_at(16), number_at(20)};
+}
+
+// A page that loads nothing, tells what its pictures show, and holds no number that slipped through.
+void expect_sound(const std::string& page) {
+  EXPECT_EQ(page.find("http://"), std::string::npos);
+  EXPECT_EQ(page.find("https://"), std::string::npos);
+  EXPECT_EQ(page.find("@import"), std::string::npos);
+  EXPECT_EQ(page.find("url("), std::string::npos);
+  for (const std::string& target : matches(page, "\\s(?:src|href)=\"([^\"]{0,12})"))
+    EXPECT_EQ(target.rfind("data:", 0), 0u) << target;
+  EXPECT_EQ(occurrences(page, "<img"), matches(page, "<img[^>]* alt=\"([^\"]+)\"").size());
+  EXPECT_EQ(occurrences(page, "<svg"), matches(page, "<svg[^>]* role=\"img\" aria-label=\"([^\"]+)\"").size());
+  EXPECT_EQ(occurrences(page, "<script"), 2u);
+  EXPECT_EQ(occurrences(page, "</script"), 2u);
+  EXPECT_TRUE(matches(page, "[=\", >](-?nan|-?inf)[\", <]").empty());
+}
+
+class Report : public ::testing::Test {
+ protected:
+  Report() : folder_(fs::temp_directory_path() / ("elbo-report-" + std::to_string(::getpid()))) {}
+  ~Report() override { fs::remove_all(folder_); }
+
+  std::string page_of(const ReportData& data) {
+    write_report(data, folder_);
+    const std::string page = read(folder_ / "report.html");
+    expect_sound(page);
+    return page;
+  }
+  std::vector<std::string> figures() const {
+    std::vector<std::string> names;
+    for (const auto& entry : fs::directory_iterator(folder_ / "figures")) names.push_back(entry.path().filename());
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+  Size figure(const char* name) const { return png_size(read(folder_ / "figures" / name)); }
+
+  const fs::path folder_;
+};
+
+using Names = std::vector<std::string>;
+
+TEST_F(Report, TwoLatentUnits) {
+  const std::string page = page_of(made_up_report(2, 3));
+  EXPECT_EQ(figures(),
+            (Names{"curves.png", "manifold.png", "reconstructions.png", "samples.png", "scatter.png", "unit-kl.png"}));
+  EXPECT_EQ(figure("curves.png"), (Size{3 * 340 * 2, 248 * 2}));
+  EXPECT_EQ(figure("scatter.png"), (Size{2 * 680, 2 * 560}));
+  EXPECT_EQ(figure("samples.png"), (Size{2 * (10 * (10 * 7 - 2) + 16), 2 * (10 * (10 * 8 - 2) + 16)}));
+  EXPECT_EQ(curve_points(page, "test"), 9u);
+  EXPECT_EQ(curve_points(page, "train"), 9u);
+  EXPECT_EQ(occurrences(page, "<circle class=\"mean "), 200u);
+  EXPECT_EQ(occurrences(page, "<button type=\"button\" aria-pressed=\"true\""), 10u);
+  for (const char* words :
+       {"<title>made-up · elbo</title>", "−173.00", "166.67", "6.33", "61 s", "12,346", "203,412", "nats per image",
+        "elbo run made-up.json", "cpu, 2 threads", "a machine", "2024-02-29 12:00 UTC", "0.0.0", "60,000 for training",
+        "2 of 2 units are active", "prefers-color-scheme: dark", "@media print"})
+    EXPECT_NE(page.find(words), std::string::npos) << words;
+}
+
+TEST_F(Report, ThreeLatentUnitsTurn) {
+  const std::string page = page_of(made_up_report(3, 3));
+  EXPECT_EQ(figures(), (Names{"curves.png", "reconstructions.png", "samples.png", "scatter.png", "unit-kl.png"}));
+  EXPECT_EQ(occurrences(page, "<circle class=\"mean "), 200u);
+  EXPECT_NE(page.find("<div class=\"turn\">"), std::string::npos);
+  EXPECT_NE(page.find("\"scatter\":{"), std::string::npos);
+}
+
+TEST_F(Report, EightLatentUnitsHaveNoScatter) {
+  const std::string page = page_of(made_up_report(8, 3));
+  EXPECT_EQ(figures(), (Names{"curves.png", "reconstructions.png", "samples.png", "unit-kl.png"}));
+  EXPECT_EQ(page.find("id=\"latent\""), std::string::npos);
+  EXPECT_EQ(occurrences(page, "class=\"bar active\""), 6u);
+  EXPECT_EQ(occurrences(page, "class=\"bar\""), 2u);
+  EXPECT_NE(page.find("6 of 8 units are active"), std::string::npos);
+}
+
+TEST_F(Report, WithoutLabels) {
+  for (const int latent : {2, 3}) {
+    ReportData data = made_up_report(latent, 2);
+    data.labels.clear();
+    data.class_names.clear();
+    data.original_names.clear();
+    const std::string page = page_of(data);
+    EXPECT_EQ(occurrences(page, "<button"), 0u);
+    EXPECT_EQ(occurrences(page, "<circle class=\"mean\""), 200u);
+    EXPECT_EQ(figure("scatter.png"), (Size{2 * 560, 2 * 560}));  // no room for a legend
+  }
+}
+
+TEST_F(Report, ColourImages) {
+  ReportData data = made_up_report(8, 1);
+  data.originals = made_up_images(5, 3);
+  data.reconstructions = made_up_images(5, 3);
+  data.original_names.clear();
+  data.samples = made_up_images(7, 3);
+  page_of(data);
+}
+
+TEST_F(Report, OneEpochAndNone) {
+  EXPECT_EQ(curve_points(page_of(made_up_report(2, 1)), "test"), 3u);
+  const std::string page = page_of(made_up_report(2, 0));
+  EXPECT_EQ(curve_points(page, "test"), 0u);
+  EXPECT_NE(page.find("No epoch was finished."), std::string::npos);
+}
+
+TEST_F(Report, TwoThousandEpochs) {
+  const std::string page = page_of(made_up_report(2, 2000));
+  EXPECT_EQ(curve_points(page, "test"), 6000u);
+  EXPECT_EQ(curve_points(page, "train"), 6000u);
+  EXPECT_EQ(matches(page, "<tr><th scope=\"row\">([0-9]+)</th><td>−[0-9.]+</td>").size(), 2000u);
+  EXPECT_NE(page.find("epoch, log scale"), std::string::npos);
+  EXPECT_LT(page.size(), std::size_t{2} << 20);
+}
+
+TEST_F(Report, NumbersThatAreNotFinite) {
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+  ReportData data = made_up_report(3, 9);
+  data.epochs[3].test.elbo = nan;
+  data.epochs[8].test.elbo = -inf;
+  for (EpochMetrics& e : data.epochs) e.train.kl = nan, e.test.kl = nan;
+  data.epochs.back().test.unit_kl = {nan, 1.5, inf};
+  data.epochs[2].images_per_second = nan;
+  data.means[7] = std::numeric_limits<float>::quiet_NaN();
+  data.samples.pixels[3] = std::numeric_limits<float>::quiet_NaN();
+  const std::string page = page_of(data);
+  EXPECT_EQ(curve_points(page, "test"), 9u - 2 + 9);
+  EXPECT_EQ(curve_points(page, "train"), 18u);
+  EXPECT_NE(page.find("2 of 9 epochs have values that are not finite"), std::string::npos);
+  EXPECT_NE(page.find("no finite value"), std::string::npos);
+  EXPECT_NE(page.find("<dd>−∞ "), std::string::npos);  // the last test ELBO, as it is
+  EXPECT_NE(page.find("best −163.00, epoch 8"), std::string::npos) << "a NaN is no best epoch";
+  EXPECT_EQ(occurrences(page, "<circle class=\"mean "), 199u);
+
+  for (EpochMetrics& e : data.epochs) e.test = e.train = {nan, nan, nan, nan, {nan, nan, nan}};
+  data.means.assign(data.means.size(), std::numeric_limits<float>::quiet_NaN());
+  EXPECT_EQ(curve_points(page_of(data), "test"), 0u);
+  data = made_up_report(2, 2);
+  data.means.assign(data.means.size(), std::numeric_limits<float>::infinity());
+  page_of(data);
+}
+
+TEST_F(Report, WordsAreEscapedEverywhere) {
+  const std::string evil = "<script>alert('1')</script>&\"<b>";
+  ReportData data = made_up_report(3, 2);
+  data.name = data.command = data.device = data.machine = data.version = data.date = evil;
+  data.spec_json = "{\"name\": \"" + evil + "\", broken \xff";
+  data.class_names[2] = data.original_names[2] = evil;
+  std::string page = page_of(data);  // counts the scripts, too
+  EXPECT_EQ(page.find("<b>"), std::string::npos);
+  EXPECT_EQ(page.find("alert('1')"), page.rfind("alert('1')")) << "only the JSON data may hold it as it is";
+  EXPECT_GE(occurrences(page, "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&amp;&quot;&lt;b&gt;"), 9u);
+}
+
+TEST_F(Report, SpecKeepsItsText) {
+  const ReportData data = made_up_report(8, 1);
+  const std::string page = page_of(data);
+  const std::size_t from = page.find("<pre>") + 5, to = page.find("</pre>");
+  std::string text = std::regex_replace(page.substr(from, to - from), std::regex("<[^>]*>"), "");
+  text = std::regex_replace(text, std::regex("&quot;"), "\"");
+  EXPECT_EQ(text, data.spec_json);
+  for (const char* piece : {"<span class=\"key\">&quot;epochs&quot;</span>", "<span class=\"number\">-1.5e-4</span>",
+                            "<span class=\"string\">&quot;made-up&quot;</span>", "<span class=\"word\">true</span>"})
+    EXPECT_NE(page.find(piece), std::string::npos) << piece;
+}
+
+TEST_F(Report, BetaIsSaid) {
+  ReportData data = made_up_report(8, 1);
+  EXPECT_NE(page_of(data).find("<td>reconstruction + KL</td>"), std::string::npos);
+  data.beta = 2;
+  EXPECT_NE(page_of(data).find("reconstruction + 2 · KL"), std::string::npos);
+}
+
+TEST_F(Report, DataThatContradictThemselvesAreRefused) {
+  const auto refused = [&](auto&& spoil, const std::string& words) {
+    ReportData data = made_up_report(2, 1);
+    spoil(data);
+    try {
+      write_report(data, folder_);
+      ADD_FAILURE() << "accepted: " << words;
+    } catch (const Error& e) {
+      EXPECT_NE(std::string(e.what()).find(words), std::string::npos) << e.what();
+    }
+    EXPECT_FALSE(fs::exists(folder_)) << "nothing may be written";
+  };
+  refused([](ReportData& d) { d.samples.pixels.pop_back(); }, "samples: 2999 pixels given");
+  refused([](ReportData& d) { d.originals.channels = 2; }, "originals");
+  refused([](ReportData& d) { d.reconstructions = made_up_images(9); }, "10 originals but 9 reconstructions");
+  refused([](ReportData& d) { d.labels.pop_back(); }, "199 labels for 200 posterior means");
+  refused([](ReportData& d) { d.means.pop_back(); }, "399 numbers");
+  refused([](ReportData& d) { d.manifold_side = 5; }, "5 images on a side");
+  refused([](ReportData& d) { d.original_names.pop_back(); }, "9 names for 10 originals");
+}
+
+TEST_F(Report, FailuresNameTheFileAndKeepTheOldOne) {
+  const std::string before = page_of(made_up_report(2, 1));
+
+  // No file may grow beyond a limit, which is what a full disk looks like.
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &limit), 0);
+  rlimit small = limit;
+  small.rlim_cur = 60000;
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  std::string message;
+  try {
+    write_report(made_up_report(8, 2000), folder_);
+  } catch (const Error& e) {
+    message = e.what();
+  }
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+  EXPECT_NE(message.find("File too large"), std::string::npos) << message;
+  EXPECT_NE(message.find((folder_ / "").string()), std::string::npos) << message;
+  EXPECT_EQ(read(folder_ / "report.html"), before);
+  for (const auto& entry : fs::recursive_directory_iterator(folder_)) EXPECT_NE(entry.path().extension(), ".tmp");
+
+  try {
+    write_report(made_up_report(2, 1), folder_ / "report.html");  // a folder below a file
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("report.html/figures"), std::string::npos) << e.what();
+  }
+}
+
+TEST(ContactSheet, PlacesAndColoursPixels) {
+  ImageStrip strip{3, 1, 2, 1, {0, 1, 0.5f, -3, 7, std::numeric_limits<float>::quiet_NaN()}};
+  const Raster grey = contact_sheet(strip, 0, 3, 2, 1);
+  EXPECT_EQ(grey.width, 5);
+  EXPECT_EQ(grey.height, 3);
+  EXPECT_EQ(grey.argb, (std::vector<std::uint32_t>{0xff000000, 0xffffffff, 0, 0xff808080, 0xff000000,  //
+                                                   0, 0, 0, 0, 0,                                      //
+                                                   0xffffffff, 0xffd00030, 0, 0, 0}));
+  strip = {1, 1, 2, 3, {1, 0.5f, 0, 0, 0, 1}};
+  EXPECT_EQ(contact_sheet(strip, 0, 1, 1, 0).argb, (std::vector<std::uint32_t>{0xffff8000, 0xff0000ff}));
+  EXPECT_EQ(png_size(contact_sheet(strip, 0, 1, 1, 0).png()), (Size{2, 1}));
+}
+
+TEST(DataUri, IsBase64) {
+  const std::string prefix = "data:image/png;base64,";
+  EXPECT_EQ(data_uri(""), prefix);
+  EXPECT_EQ(data_uri("f"), prefix + "Zg==");
+  EXPECT_EQ(data_uri("fo"), prefix + "Zm8=");
+  EXPECT_EQ(data_uri("foo"), prefix + "Zm9v");
+  EXPECT_EQ(data_uri("\xff\xfe\xfd\x01"), prefix + "//79AQ==");
+}
+
+TEST(Number, IsWrittenForPeople) {
+  EXPECT_EQ(number(-238.125, 1), "−238.1");
+  EXPECT_EQ(number(-0.001, 2), "0.00");
+  EXPECT_EQ(number(std::nan(""), 2), "NaN");
+  EXPECT_EQ(number(-INFINITY, 2), "−∞");
+}
+
+TEST(View, LooksFromTheFront) {
+  const View front{0, 0};
+  const Seen right = look(front, {1, 0, 0}), up = look(front, {0, 1, 0}), near = look(front, {0, 0, 1});
+  EXPECT_GT(right.x, 0.5);
+  EXPECT_DOUBLE_EQ(right.y, 0);
+  EXPECT_GT(up.y, 0.5);
+  EXPECT_DOUBLE_EQ(near.depth, 1);
+  EXPECT_GT(look(front, {1, 0, 1}).x, look(front, {1, 0, -1}).x) << "what is near is larger";
+  for (const double yaw : {0.0, 0.8, 2.2})
+    for (const double corner : {-1.0, 1.0}) {  // the whole cube stays in the picture
+      const Seen s = look({yaw, View{}.pitch}, {corner, 1, -corner});
+      EXPECT_LT(std::max(std::abs(s.x), std::abs(s.y)), 1);
+    }
+}
+
+TEST(InverseNormalCdf, MatchesTables) {
+  EXPECT_EQ(math::inverse_normal_cdf(0.5), 0);
+  EXPECT_NEAR(math::inverse_normal_cdf(0.975), 1.959963984540054, 1e-15);
+  EXPECT_NEAR(math::inverse_normal_cdf(0.025), -1.959963984540054, 1e-15);
+  EXPECT_NEAR(math::inverse_normal_cdf(1e-10), -6.361340902404056, 1e-14);
+  EXPECT_NEAR(math::inverse_normal_cdf(1e-300), -37.0471, 1e-4);
+  for (double p = 0.0005; p < 1; p += 0.0005) EXPECT_NEAR(math::normal_cdf(math::inverse_normal_cdf(p)), p, 4e-16);
+}
+
+// ---- collect_pictures ----------------------------------------------------------------------------------------
+
+Dataset made_up_set(bool labels) {
+  Dataset data;
+  data.name = "made-up";
+  data.test = {90, 3, 2, 1, {}, {}};
+  for (int i = 0; i < 90 * 6; ++i) data.test.pixels.push_back(static_cast<std::uint8_t>(i * 37 % 251));
+  if (labels)
+    for (int i = 0; i < 90; ++i) data.test.labels.push_back(static_cast<std::uint8_t>(i < 5 ? 2 : i % 2));  // five 2s
+  data.train = data.test;
+  return data;
+}
+
+ReportData collect(std::int64_t latent, const Dataset& data) {
+  Spec spec;
+  spec.seed = 7;
+  spec.model.latent = latent;
+  spec.model.encoder = spec.model.decoder = {{4, Activation::tanh}};
+  const OpenedDevice device = open_device("cpu");
+  Vae vae(*device.backend, spec, data.test.image_size());
+  return collect_pictures(vae, spec, data);
+}
+
+TEST(CollectPictures, EquallyManyOfEachClass) {
+  const Dataset data = made_up_set(true);
+  const ReportData r = collect(2, data);
+  EXPECT_EQ(r.labels.size(), 15u);
+  EXPECT_EQ(r.means.size(), 30u);
+  for (const int label : {0, 1, 2}) EXPECT_EQ(std::count(r.labels.begin(), r.labels.end(), label), 5);
+  ASSERT_EQ(r.originals.count, 3);  // one of each class, in order: images 6, 5, 0
+  EXPECT_EQ(r.original_names, (Names{"0", "1", "2"}));
+  EXPECT_FLOAT_EQ(r.originals.pixels[0], static_cast<float>(data.test.image(6)[0]) / 255);
+  EXPECT_FLOAT_EQ(r.originals.pixels[12], static_cast<float>(data.test.image(0)[0]) / 255);
+  EXPECT_EQ(r.reconstructions.count, 3);
+  EXPECT_EQ(r.samples.count, 100);
+  EXPECT_EQ(r.manifold.count, r.manifold_side * r.manifold_side);
+  write_report(r, fs::temp_directory_path() / ("elbo-collect-" + std::to_string(::getpid())));
+  fs::remove_all(fs::temp_directory_path() / ("elbo-collect-" + std::to_string(::getpid())));
+}
+
+TEST(CollectPictures, WithoutLabelsEvenlySpaced) {
+  const Dataset data = made_up_set(false);
+  const ReportData r = collect(3, data);
+  EXPECT_EQ(r.originals.count, 10);
+  EXPECT_FLOAT_EQ(r.originals.pixels[6], static_cast<float>(data.test.image(9)[0]) / 255);
+  EXPECT_EQ(r.means.size(), 270u);
+  EXPECT_TRUE(r.labels.empty());
+  EXPECT_EQ(r.manifold_side, 0);
+  EXPECT_TRUE(collect(5, data).means.empty());
+}
+
+TEST(CollectPictures, ManifoldRunsRightAndUp) {
+  Dataset data = made_up_set(false);
+  Spec spec;
+  spec.model.latent = 2;
+  spec.model.decoder = {};  // pixels = sigmoid(W z + b)
+  const OpenedDevice device = open_device("cpu");
+  Vae vae(*device.backend, spec, 6);
+  const Tensor weight = vae.decoder().back().weight, bias = vae.decoder().back().bias;  // [6, 2], [6]
+  std::vector<float> w(12, 0.0f), b(6, 0.0f);
+  w[0] = 1;  // pixel 0 shows z1
+  w[3] = 1;  // pixel 1 shows z2
+  device.backend->upload(weight, w.data());
+  device.backend->upload(bias, b.data());
+  const ReportData r = collect_pictures(vae, spec, data);
+  const std::int64_t side = r.manifold_side;
+  const auto pixel = [&](std::int64_t row, std::int64_t column, int k) {
+    return r.manifold.pixels[static_cast<std::size_t>((row * side + column) * 6 + k)];
+  };
+  EXPECT_LT(pixel(0, 0, 0), pixel(0, side - 1, 0));
+  EXPECT_GT(pixel(0, 0, 1), pixel(side - 1, 0, 1));
+  EXPECT_NEAR(pixel(0, 0, 0), 1 / (1 + std::exp(1.959963984540054)), 1e-5);  // quantile 0.5 / 20
+}
+
+}  // namespace
+}  // namespace elbo

@@ -1,0 +1,365 @@
+// Checkpoint files: whole or refused, at every bit; and written wholly or not at all.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <filesystem>
+#include <functional>
+
+#include "host/files.h"
+#include "host/safetensors.h"
+#include "tests/allocations.h"
+#include "tests/data_files.h"
+#include "tests/temporary_folder.h"
+
+namespace elbo {
+namespace {
+
+using namespace elbo::test;
+using testing::AllOf;
+using testing::HasSubstr;
+
+NamedTensor tensor(const std::string& name, DType dtype, Shape shape) {
+  return {name, dtype, shape, counting(static_cast<std::size_t>(shape.count()) * size_of(dtype))};
+}
+
+// Every type, and shapes from none to five dimensions.
+TensorFile sample() {
+  TensorFile file;
+  file.tensors = {tensor("u8", DType::u8, {3}),        tensor("encoder.0.weight", DType::f32, {2, 3}),
+                  tensor("bf16", DType::bf16, {1, 3}), tensor("f16", DType::f16, {1, 1, 5}),
+                  tensor("sum", DType::f64, {}),       tensor("step", DType::u64, {1, 1, 2, 1, 1}),
+                  tensor("empty", DType::f32, {0, 4}), tensor("\"ä\\\n", DType::u8, {1})};
+  file.metadata = {{"spec", "{\"sha256\":\"" + std::string(64, '0') + "\"}"}, {"note", "ä \" \\ \n"}};
+  return file;
+}
+
+void expect_equal(const TensorFile& a, const TensorFile& b) {
+  EXPECT_EQ(a.metadata, b.metadata);
+  ASSERT_EQ(a.tensors.size(), b.tensors.size());
+  for (const NamedTensor& t : a.tensors) {
+    EXPECT_EQ(b.at(t.name).dtype, t.dtype) << t.name;
+    EXPECT_EQ(b.at(t.name).shape, t.shape) << t.name;
+    EXPECT_EQ(b.at(t.name).bytes, t.bytes) << t.name;
+  }
+}
+
+TensorFile parse(const Bytes& bytes) { return parse_safetensors(bytes.data(), bytes.size(), "the/file"); }
+
+std::string error_of(const std::function<void()>& f) {
+  try {
+    f();
+    return "";
+  } catch (const Error& e) {
+    return e.what();
+  }
+}
+
+// A file made by hand: the length of its header, the header, and n bytes.
+Bytes file_of(const std::string& header, std::size_t n) {
+  const std::uint64_t length = header.size();
+  Bytes bytes(8);
+  std::memcpy(bytes.data(), &length, 8);
+  return bytes + bytes_of(header) + counting(n);
+}
+
+// ---- Reading ------------------------------------------------------------------------------------------
+
+TEST(Safetensors, WhatIsWrittenIsRead) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "a.safetensors";
+  write_safetensors(path, sample());
+  expect_equal(sample(), read_safetensors(path));
+  expect_equal(sample(), parse(read_file(path)));
+  EXPECT_FALSE(std::filesystem::exists(path + ".tmp"));
+
+  write_safetensors(path, {});
+  EXPECT_TRUE(read_safetensors(path).tensors.empty());
+  EXPECT_THAT(error_of([&] { read_safetensors(path).at("weight"); }), HasSubstr("there is no tensor 'weight'"));
+}
+
+TEST(Safetensors, EveryTensorIsAligned) {
+  const TemporaryFolder folder;
+  write_safetensors(folder / "a", sample());
+  const Bytes bytes = read_file(folder / "a");
+  std::uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), 8);
+  EXPECT_EQ(header % 8, 0u);
+  std::size_t at = 8 + header;
+  for (const NamedTensor& t : parse(bytes).tensors) {
+    EXPECT_EQ(at % size_of(t.dtype), 0u) << t.name;
+    at += t.bytes.size();
+  }
+  EXPECT_EQ(at, bytes.size());
+}
+
+TEST(Safetensors, FilesOfOthersNeedNoChecksum) {
+  const TensorFile file = parse(file_of(
+      R"( {"b": {"shape": [2], "data_offsets": [4, 12], "dtype": "F32"}, "a": {"dtype":"U8","shape":[4],"data_offsets":[0,4]}} )" +
+          1,
+      12));
+  EXPECT_EQ(file.at("b").shape, Shape({2}));
+  EXPECT_EQ(file.at("b").bytes[0], std::byte{4});
+  EXPECT_EQ(file.tensors[0].name, "a");
+  EXPECT_TRUE(parse(file_of("{}", 0)).tensors.empty());
+}
+
+TEST(Safetensors, RefusesByName) {
+  const auto one = [](const std::string& entry) { return "{\"w\":" + entry + "}"; };
+  const std::string good = R"({"dtype":"F32","shape":[2],"data_offsets":[0,8]})";
+  ASSERT_EQ(error_of([&] { parse(file_of(one(good), 8)); }), "");
+  const struct {
+    std::string header;
+    std::size_t data;
+    const char* error;
+  } cases[] = {
+      {"", 0, "its header is not a JSON object"},
+      {"[]", 0, "its header is not a JSON object"},
+      {"\xef\xbb\xbf{}", 0, "its header is not a JSON object"},
+      {std::string("{}\0x", 4), 0, "its header is not a JSON object"},
+      {"{", 0, "its header is not JSON, near byte 9"},
+      {"{}}", 0, "its header is not JSON"},
+      {"{\"\xff\":1}", 0, "its header is not JSON"},
+      {"{\"w\":1e999}", 0, "its header is not JSON"},
+      {"{\"w\":" + std::string(200'000, '['), 0, "tensor 'w': unexpected an array"},
+      {one("5"), 8, "tensor 'w': unexpected a number"},
+      {one("null"), 8, "tensor 'w': unexpected null"},
+      {one("{}"), 8, "tensor 'w': no field dtype"},
+      {one(R"({"dtype":"F32","data_offsets":[0,8]})"), 8, "tensor 'w': no field shape"},
+      {one(R"({"dtype":"F32","shape":[2]})"), 8, "tensor 'w': no field data_offsets"},
+      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1})"), 8, "tensor 'w': unknown field \"x\""},
+      {one(R"({"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]})"), 8, "tensor 'w': two fields \"dtype\""},
+      {one(R"({"dtype":"I64","shape":[1],"data_offsets":[0,8]})"), 8, "tensor 'w': type I64; known are U8, BF16"},
+      {one(R"({"dtype":4,"shape":[2],"data_offsets":[0,8]})"), 8, "tensor 'w': dtype: unexpected a number"},
+      {one(R"({"dtype":"F32","shape":2,"data_offsets":[0,8]})"), 8, "tensor 'w': shape: unexpected a number"},
+      {one(R"({"dtype":"F32","shape":[-2],"data_offsets":[0,8]})"), 8,
+       "tensor 'w': shape: unexpected a negative number"},
+      {one(R"({"dtype":"F32","shape":[2.0],"data_offsets":[0,8]})"), 8,
+       "tensor 'w': shape: unexpected a number that is no integer"},
+      {one(R"({"dtype":"F32","shape":[[2]],"data_offsets":[0,8]})"), 8, "tensor 'w': shape: unexpected an array"},
+      {one(R"({"dtype":"F32","shape":[1,1,1,1,1,2],"data_offsets":[0,8]})"), 8, "tensor 'w': more than 5 dimensions"},
+      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[0]})"), 8, "tensor 'w': fewer than two data_offsets"},
+      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8,8]})"), 8, "tensor 'w': more than two data_offsets"},
+      {one(R"({"dtype":"F32","shape":[3],"data_offsets":[0,8]})"), 8,
+       "tensor 'w': data_offsets [0, 8] do not fit f32 [3]"},
+      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[8,0]})"), 8,
+       "tensor 'w' ends at byte 0 of the data, before it begins at 8"},
+      {one(R"({"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]})"), 0,
+       "tensor 'w': its shape has more elements"},
+      {one(R"({"dtype":"U8","shape":[0,4294967296,4294967296],"data_offsets":[0,0]})"), 0,
+       "tensor 'w': its shape has more elements"},
+      {one(R"({"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,0]})"), 0, "do not fit f64"},
+      {one(R"({"dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,18446744073709551615]})"), 8,
+       "is cut short: its tensors should be 18446744073709551615"},
+      {one(good), 7, "is cut short: its tensors should be 8 bytes, there are 7"},
+      {one(good), 9, "1 bytes follow its last tensor"},
+      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[1,9]})"), 9,
+       "tensor 'w' begins at byte 1 of the data, expected 0 (there is a hole)"},
+      {"{\"v\":" + good + ",\"w\":" + good + "}", 8,
+       "tensor 'w' begins at byte 0 of the data, expected 8 (it overlaps another)"},
+      {"{\"w\":" + good + R"(,"v":{"dtype":"U8","shape":[0],"data_offsets":[8,4]}})", 8, "tensor 'v' ends at byte 4"},
+      {"{\"w\":" + good + R"(,"w":{"dtype":"U8","shape":[1],"data_offsets":[8,9]}})", 9,
+       "its header has two tensors 'w'"},
+      {R"({"__metadata__":{},"__metadata__":{}})", 0, "its header has two entries __metadata__"},
+      {R"({"__metadata__":{"a":"1","a":"2"}})", 0, "its header has two metadata entries \"a\""},
+      {R"({"__metadata__":{"a":1}})", 0, "its metadata hold a number, expected texts by name"},
+      {R"({"__metadata__":{"a":{}}})", 0, "its metadata hold an object"},
+      {R"({"__metadata__":5})", 0, "its metadata hold a number"},
+      {R"({"__metadata__":{"checksum":"sha256"}})", 0, "is damaged: its header promises a checksum and has none"},
+      {R"({"__metadata__":{"sha256":"123"}})", 0, "is damaged: its checksum is not 64 plain digits"},
+      {R"({"__metadata__":{"sha256":")" + std::string(64, '0') + "\"}}", 0, "is damaged: its SHA-256 is not"},
+  };
+  for (const auto& c : cases) {
+    const std::string error = error_of([&] { parse(file_of(c.header, c.data)); });
+    EXPECT_THAT(error, AllOf(HasSubstr("the/file"), HasSubstr(c.error))) << c.header.substr(0, 200);
+  }
+  EXPECT_THAT(error_of([] { parse({}); }), HasSubstr("has 8 bytes or more, this one 0"));
+  EXPECT_THAT(error_of([] { parse(bytes_of("{\"w\":{}}")); }),
+              HasSubstr("this is not a safetensors file, or it is damaged"));
+  Bytes lie = file_of("{}", 0);
+  lie[0] = std::byte{3};
+  EXPECT_THAT(error_of([&] { parse(lie); }), HasSubstr("is cut short: its header should be 3 bytes, there are 2"));
+}
+
+// ---- Damage -------------------------------------------------------------------------------------------
+
+TEST(Safetensors, EveryFlippedBitIsSeen) {
+  const TemporaryFolder folder;
+  write_safetensors(folder / "a", sample());
+  Bytes bytes = read_file(folder / "a");
+  for (std::size_t at = 0; at < bytes.size(); ++at)
+    for (int bit = 0; bit < 8; ++bit) {
+      bytes[at] ^= static_cast<std::byte>(1 << bit);
+      EXPECT_THROW(parse(bytes), Error) << "byte " << at << ", bit " << bit;
+      bytes[at] ^= static_cast<std::byte>(1 << bit);
+    }
+  EXPECT_NO_THROW(parse(bytes));
+}
+
+TEST(Safetensors, EveryTruncationIsSeen) {
+  const TemporaryFolder folder;
+  write_safetensors(folder / "a", sample());
+  const Bytes whole = read_file(folder / "a");
+  for (std::size_t n = 0; n < whole.size(); ++n) EXPECT_THROW(parse_safetensors(whole.data(), n, "file"), Error) << n;
+  EXPECT_THROW(parse(whole + Bytes(1)), Error);
+
+  const std::string path = folder.write("cut", std::span(whole).first(whole.size() - 1));
+  EXPECT_THAT(error_of([&] { read_safetensors(path); }), HasSubstr(path + ": is cut short: its tensors should be "));
+}
+
+TEST(Safetensors, ChangedWeightsAreNamedAsDamage) {
+  const TemporaryFolder folder;
+  write_safetensors(folder / "a", sample());
+  Bytes bytes = read_file(folder / "a");
+  bytes.back() ^= std::byte{1};
+  const std::string path = folder.write("b", bytes);
+  EXPECT_THAT(error_of([&] { read_safetensors(path); }), HasSubstr(path + ": is damaged: its SHA-256 is not"));
+}
+
+TEST(Safetensors, MemoryGrowsWithTheFileNotWithTheClaim) {
+  const TemporaryFolder folder;
+  const std::string claims[] = {
+      R"({"w":{"dtype":"U8","shape":[4000000000],"data_offsets":[0,4000000000]}})",
+      R"({"w":{"dtype":"F32","shape":[0,2147483647],"data_offsets":[0,0]}})",
+      R"({"__metadata__":)" + std::string(50'000, '{'),
+  };
+  for (const std::string& header : claims) {
+    const Bytes file = file_of(header, 0);
+    watch_allocations();
+    error_of([&] { parse(file); });
+    EXPECT_LT(peak_allocation(), 4 * file.size() + (1 << 16)) << header.substr(0, 100);
+  }
+  Bytes length = file_of("{}", 0);
+  length[3] = std::byte{5};  // a header of 84 MB
+  watch_allocations();
+  EXPECT_THROW(parse(length), Error);
+  EXPECT_LT(peak_allocation(), 1u << 16);
+
+  // Many empty tensors are what costs most: a name, a shape and a place for 55 bytes of the file.
+  std::string header = "{";
+  for (int i = 0; i < 10'000; ++i)
+    header += cat(i ? ",\"" : "\"", i, R"(":{"dtype":"U8","shape":[0],"data_offsets":[0,0]})");
+  const Bytes many = file_of(header + "}", 0);
+  watch_allocations();
+  EXPECT_EQ(parse(many).tensors.size(), 10'000u);
+  EXPECT_LT(peak_allocation(), 12 * many.size());
+
+  // A large file costs its own size, not twice.
+  TensorFile large;
+  large.tensors = {tensor("a", DType::f32, {1 << 20}), tensor("b", DType::f32, {1 << 20})};
+  write_safetensors(folder / "large", large);
+  watch_allocations();
+  const TensorFile read = read_safetensors(folder / "large");
+  EXPECT_GT(peak_allocation(), 8u << 20);
+  EXPECT_LT(peak_allocation(), (8u << 20) + (1 << 16));
+}
+
+// ---- Writing ------------------------------------------------------------------------------------------
+
+TEST(Safetensors, RefusesToWriteNonsense) {
+  const TemporaryFolder folder;
+  const std::string path = folder / "a";
+  const auto error = [&](std::vector<NamedTensor> tensors) {
+    return error_of([&] { write_safetensors(path, {tensors, {}}); });
+  };
+  const NamedTensor w = tensor("w", DType::f32, {2});
+  EXPECT_THAT(error({w, w}), HasSubstr(path + ": two tensors 'w'"));
+  EXPECT_THAT(error({tensor("__metadata__", DType::u8, {1})}), HasSubstr("a reserved name"));
+  EXPECT_THAT(error({{"w", DType::f32, {3}, Bytes(8)}}), HasSubstr("tensor 'w' is f32 [3] but has 8 bytes"));
+  EXPECT_THAT(error({tensor("\xff", DType::u8, {1})}), HasSubstr("is not valid UTF-8"));
+  EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
+}
+
+// A file that is to be replaced, and the check that it was not.
+class FailedWrite : public testing::Test {
+ protected:
+  FailedWrite() {
+    old_.tensors = {tensor("old", DType::f32, {2})};
+    new_.tensors = {tensor("new", DType::u8, {1 << 20})};
+    write_safetensors(path_, old_);
+  }
+  void expect_refused(const char* reason) {
+    EXPECT_THAT(error_of([&] { write_safetensors(path_, new_); }),
+                AllOf(HasSubstr(path_ + ": cannot be written: "), HasSubstr(reason)));
+    expect_equal(old_, read_safetensors(path_));
+    EXPECT_FALSE(std::filesystem::exists(path_ + ".tmp"));
+  }
+  TemporaryFolder folder_;
+  std::string path_ = folder_ / "a.safetensors";
+  TensorFile old_, new_;
+};
+
+TEST_F(FailedWrite, DeviceIsFull) {
+  std::filesystem::create_symlink("/dev/full", path_ + ".tmp");
+  expect_refused("No space left on device");
+}
+
+TEST_F(FailedWrite, FileSystemIsFull) {
+  const std::string small = folder_ / "small";
+  std::filesystem::create_directory(small);
+  if (::mount("tmpfs", small.c_str(), "tmpfs", 0, "size=64k") != 0) GTEST_SKIP() << "this user may not mount a tmpfs";
+  path_ = small + "/a.safetensors";
+  write_safetensors(path_, old_);
+  expect_refused("No space left on device");
+  ::umount(small.c_str());
+}
+
+TEST_F(FailedWrite, FileSizeIsLimited) {
+  rlimit before;
+  ::getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit small{100'000, before.rlim_max};
+  const auto handler = ::signal(SIGXFSZ, SIG_IGN);
+  ::setrlimit(RLIMIT_FSIZE, &small);
+  expect_refused("File too large");
+  ::setrlimit(RLIMIT_FSIZE, &before);
+  ::signal(SIGXFSZ, handler);
+}
+
+TEST_F(FailedWrite, FolderIsReadOnly) {
+  ::chmod(folder_.path().c_str(), 0555);
+  const uid_t user = ::geteuid();
+  ASSERT_EQ(::seteuid(user == 0 ? 65534 : user), 0);  // root may write anywhere
+  expect_refused("Permission denied");
+  ASSERT_EQ(::seteuid(user), 0);
+  ::chmod(folder_.path().c_str(), 0755);
+}
+
+TEST_F(FailedWrite, FolderIsMissing) {
+  const std::string path = folder_ / "absent/a.safetensors";
+  EXPECT_THAT(error_of([&] { write_safetensors(path, new_); }),
+              AllOf(HasSubstr(path + ": cannot be written"), HasSubstr("No such file")));
+}
+
+TEST_F(FailedWrite, NoRegularFileIsReplaced) {
+  for (const std::string& path : {std::string("/dev/full"), folder_.path()}) {
+    EXPECT_THAT(error_of([&] { write_safetensors(path, new_); }),
+                HasSubstr(path + ": cannot be written: there is something that is not a regular file"));
+    EXPECT_FALSE(std::filesystem::is_regular_file(path));
+  }
+}
+
+TEST_F(FailedWrite, LeftoversOfAKilledWriterDoNotHinder) {
+  folder_.write("a.safetensors.tmp", Bytes(100));
+  write_safetensors(path_, new_);
+  expect_equal(new_, read_safetensors(path_));
+  EXPECT_FALSE(std::filesystem::exists(path_ + ".tmp"));
+}
+
+TEST(Safetensors, NamesWhatCannotBeRead) {
+  const TemporaryFolder folder;
+  EXPECT_THAT(error_of([&] { read_safetensors(folder / "absent"); }),
+              HasSubstr("absent: cannot be opened: No such file or directory"));
+  EXPECT_THAT(error_of([&] { read_safetensors(folder.path()); }), HasSubstr(": is a folder"));
+  EXPECT_THAT(error_of([] { read_safetensors("/dev/full"); }), HasSubstr("/dev/full: is not a regular file"));
+  const std::string pipe = folder / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  EXPECT_THAT(error_of([&] { read_safetensors(pipe); }), HasSubstr("is not a regular file"));
+}
+
+}  // namespace
+}  // namespace elbo

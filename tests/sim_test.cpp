@@ -1,0 +1,533 @@
+// The simulated device itself: threads and their order, barriers, shuffles, shared memory, streams, events,
+// captured graphs, memory. What a GPU would do is NVIDIA's documentation; that bugs are caught is the
+// business of planted_bugs.cpp.
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+#include <nvtx3/nvToolsExt.h>
+
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <numeric>
+#include <vector>
+
+#include "kernels/launcher.h"
+#include "kernels/reduce.h"
+
+namespace elbo {
+namespace {
+
+using cusim::Order;
+
+#define EXPECT_CUDA(expected, call) EXPECT_STREQ(cudaGetErrorName(expected), cudaGetErrorName(call))
+
+void succeed(cudaError_t e) { ASSERT_EQ(e, cudaSuccess) << cudaGetErrorString(e); }
+
+// Device memory of n elements.
+template <class T>
+class Device {
+ public:
+  explicit Device(std::size_t n) : n_(n) { check_cuda(cudaMalloc(&p_, n * sizeof(T)), "cudaMalloc"); }
+  explicit Device(const std::vector<T>& v) : Device(v.size()) {
+    check_cuda(cudaMemcpy(p_, v.data(), n_ * sizeof(T), cudaMemcpyHostToDevice), "upload");
+  }
+  ~Device() { cudaFree(p_); }
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+  T* get() const { return p_; }
+  std::vector<T> read() const {
+    check_cuda(cudaDeviceSynchronize(), "read");
+    std::vector<T> v(n_);
+    check_cuda(cudaMemcpy(v.data(), p_, n_ * sizeof(T), cudaMemcpyDeviceToHost), "read");
+    return v;
+  }
+
+ private:
+  T* p_ = nullptr;
+  std::size_t n_;
+};
+
+// Every test runs in every order.
+class Sim : public testing::TestWithParam<Order> {
+ protected:
+  void SetUp() override {
+    cusim::set_schedule(cusim::Schedule{GetParam(), 7});
+    succeed(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    succeed(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
+    succeed(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    succeed(cudaEventCreateWithFlags(&joined, cudaEventDisableTiming));
+  }
+  void TearDown() override {
+    cusim::reset();
+    succeed(cudaStreamDestroy(stream));
+    succeed(cudaStreamDestroy(other));
+    succeed(cudaEventDestroy(event));
+    succeed(cudaEventDestroy(joined));
+    EXPECT_EQ(cusim::leaks(), std::vector<std::string>());
+    cusim::set_schedule(std::nullopt);
+  }
+
+  // The graph of what `calls` queues in `stream`.
+  template <class Calls>
+  cudaGraphExec_t capture(const Calls& calls) {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t exec = nullptr;
+    succeed(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    calls();
+    succeed(cudaStreamEndCapture(stream, &graph));
+    succeed(cudaGraphGetNodes(graph, nullptr, &nodes));
+    succeed(cudaGraphInstantiate(&exec, graph, 0));
+    succeed(cudaGraphDestroy(graph));
+    return exec;
+  }
+
+  cudaStream_t stream = nullptr, other = nullptr;
+  cudaEvent_t event = nullptr, joined = nullptr;
+  std::size_t nodes = 0;
+};
+INSTANTIATE_TEST_SUITE_P(
+    Orders, Sim, testing::Values(Order::forward, Order::reverse, Order::random), [](const auto& p) {
+      return std::string(std::vector{"forward", "reverse", "random"}.at(static_cast<std::size_t>(p.param)));
+    });
+
+// ---- Kernels -------------------------------------------------------------------------------------------------
+
+__global__ void write_index(unsigned* out) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  out[i] = i + 1000 * gridDim.x;
+}
+
+TEST_P(Sim, EveryThreadRunsOnce) {
+  const Device<unsigned> out(5 * 96);
+  launch("write_index", write_index, {5, 96, stream}, out.get());
+  const std::vector<unsigned> got = out.read();
+  for (unsigned i = 0; i < got.size(); ++i) ASSERT_EQ(got[i], i + 5000);
+}
+
+__global__ void note_order(unsigned* order, unsigned* count) {
+  order[atomicAdd(count, 1u)] = 64 * blockIdx.x + threadIdx.x;
+}
+
+TEST_P(Sim, ThreadsAndBlocksRunInTheOrderAskedFor) {
+  const Device<unsigned> order(256), count(std::vector<unsigned>{0});
+  launch("note_order", note_order, {4, 64, stream}, order.get(), count.get());
+  std::vector<unsigned> got = order.read(), sorted(256);
+  std::iota(sorted.begin(), sorted.end(), 0u);
+  EXPECT_EQ(got == sorted, GetParam() == Order::forward);
+  EXPECT_EQ(got == std::vector<unsigned>(sorted.rbegin(), sorted.rend()), GetParam() == Order::reverse);
+  std::sort(got.begin(), got.end());
+  EXPECT_EQ(got, sorted);
+}
+
+// Rotates shared memory by one thread, `times` times: wrong as soon as one barrier lets one thread through.
+__global__ void rotate(int* out, int times) {
+  ELBO_SHARED(int, value, 128);
+  value[threadIdx.x] = static_cast<int>(threadIdx.x);
+  for (int i = 0; i < times; ++i) {
+    __syncthreads();
+    const int next = value[(threadIdx.x + 1) % blockDim.x];
+    __syncthreads();
+    value[threadIdx.x] = next;
+  }
+  out[blockIdx.x * blockDim.x + threadIdx.x] = value[threadIdx.x];
+}
+
+TEST_P(Sim, BarriersHoldEveryThread) {
+  const Device<int> out(3 * 128);
+  launch("rotate", rotate, {3, 128, stream}, out.get(), 37);
+  const std::vector<int> got = out.read();
+  for (int i = 0; i < 3 * 128; ++i) ASSERT_EQ(got[i], (i + 37) % 128);
+}
+
+__global__ void leave_early(int* out, unsigned stay) {
+  if (threadIdx.x >= stay) return;
+  __syncthreads();  // as on a GPU since sm_70, those who left do not count
+  out[threadIdx.x] = 1;
+}
+
+TEST_P(Sim, ABarrierDoesNotWaitForThreadsThatHaveExited) {
+  const Device<int> out(40);
+  launch("leave_early", leave_early, {1, 96, stream}, out.get(), 40u);
+  EXPECT_EQ(out.read(), std::vector<int>(40, 1));
+}
+
+__global__ void shuffles(unsigned* out) {
+  const unsigned lane = threadIdx.x % 32, value = 100 + threadIdx.x;
+  unsigned* const mine = out + 6 * threadIdx.x;
+  mine[0] = __shfl_xor_sync(~0u, value, 5);
+  mine[1] = __shfl_down_sync(~0u, value, 7);
+  mine[2] = __shfl_up_sync(~0u, value, 7);
+  mine[3] = __shfl_sync(~0u, value, 9);
+  mine[4] = __ballot_sync(~0u, lane % 3 == 0);
+  mine[5] = lane < 16 ? static_cast<unsigned>(__all_sync(0xffffu, lane < 16)) : 7u;
+}
+
+TEST_P(Sim, WarpOperationsAreThoseOfCuda) {
+  const Device<unsigned> out(64 * 6);
+  launch("shuffles", shuffles, {1, 64, stream}, out.get());
+  const std::vector<unsigned> got = out.read();
+  for (unsigned t = 0; t < 64; ++t) {
+    const unsigned lane = t % 32, warp = 100 + t - lane;
+    const std::vector<unsigned> mine(got.begin() + 6 * t, got.begin() + 6 * (t + 1));
+    EXPECT_EQ(mine,
+              (std::vector<unsigned>{warp + (lane ^ 5), warp + (lane < 25 ? lane + 7 : lane),
+                                     warp + (lane < 7 ? lane : lane - 7), warp + 9, 0x49249249u, lane < 16 ? 1u : 7u}));
+  }
+}
+
+template <class T>
+__global__ void sum_blocks(const T* x, T* out) {
+  const T first = kernels::block_sum(x[blockIdx.x * blockDim.x + threadIdx.x]);
+  const T second = kernels::block_sum(T(1));
+  if (threadIdx.x == 0) {
+    out[2 * blockIdx.x] = first;
+    out[2 * blockIdx.x + 1] = second;
+  }
+}
+
+TEST_P(Sim, BlockSumIsRightForEveryNumberOfWarps) {
+  for (const unsigned threads : {32u, 64u, 96u, 256u, 1024u}) {
+    std::vector<double> x(2 * threads);
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<double>(i * i);
+    const Device<double> in(x), out(4);
+    launch("sum_blocks", sum_blocks<double>, {2, threads, stream}, in.get(), out.get());
+    const double first = std::accumulate(x.begin(), x.begin() + threads, 0.0),
+                 second = std::accumulate(x.begin() + threads, x.end(), 0.0);
+    EXPECT_EQ(out.read(), (std::vector<double>{first, double(threads), second, double(threads)})) << threads;
+  }
+}
+
+__global__ void read_shared(float* out) {
+  ELBO_SHARED(float, fresh, 32);
+  out[blockIdx.x * 32 + threadIdx.x] = fresh[threadIdx.x];
+  fresh[threadIdx.x] = 1.0f;
+}
+
+TEST_P(Sim, MemoryStartsAsNan) {
+  const Device<float> out(96), untouched(5);
+  launch("read_shared", read_shared, {3, 32, stream}, out.get());
+  for (float v : out.read()) EXPECT_TRUE(std::isnan(v));
+  for (float v : untouched.read()) EXPECT_TRUE(std::isnan(v));
+}
+
+__global__ void atomics(unsigned long long* least, unsigned* greatest, int* sum, unsigned* locked) {
+  const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+  atomicMin(least, static_cast<unsigned long long>((i * 37 + 5) % 512));
+  atomicMax(greatest, (i * 37 + 5) % 512);
+  atomicAdd(sum, static_cast<int>(i));
+  if (atomicCAS(locked, 0u, i + 1) == 0u) atomicExch(locked, i + 1);
+}
+
+TEST_P(Sim, Atomics) {
+  const Device<unsigned long long> least(std::vector<unsigned long long>{~0ull});
+  const Device<unsigned> greatest(std::vector<unsigned>{0}), locked(std::vector<unsigned>{0});
+  const Device<int> sum(std::vector<int>{0});
+  launch("atomics", atomics, {4, 128, stream}, least.get(), greatest.get(), sum.get(), locked.get());
+  EXPECT_EQ(least.read().at(0), 0u);
+  EXPECT_EQ(greatest.read().at(0), 511u);
+  EXPECT_EQ(sum.read().at(0), 511 * 512 / 2);
+  EXPECT_GE(locked.read().at(0), 1u);
+}
+
+TEST_P(Sim, ALaunchThatNoGpuWouldTakeIsRefused) {
+  EXPECT_CUDA(cudaErrorInvalidConfiguration, cusim::launch(write_index, 1, 1025, stream, {nullptr}));
+  EXPECT_CUDA(cudaErrorInvalidConfiguration, cusim::launch(write_index, 1, 0, stream, {nullptr}));
+  EXPECT_THROW(launch("write_index", write_index, {1, 2048, stream}, nullptr), Error);
+}
+
+// ---- Faults --------------------------------------------------------------------------------------------------
+
+__global__ void half_a_barrier() {
+  if (threadIdx.x < 16) {
+    __syncthreads();
+  } else {
+    __syncwarp(0xffff0000u);
+    __syncthreads();
+  }
+}
+__global__ void lonely_shuffle(int* out) {
+  if (threadIdx.x < 20) *out = __shfl_xor_sync(~0u, 1, 1);
+}
+
+TEST_P(Sim, AFaultSaysWhereAndStays) {
+  cusim::launch(half_a_barrier, 3, 32, stream, {});
+  EXPECT_CUDA(cudaErrorLaunchFailure, cudaStreamSynchronize(stream));
+  const std::string what = cudaGetErrorString(cudaErrorLaunchFailure);
+  EXPECT_NE(what.find("__syncthreads"), std::string::npos) << what;
+  EXPECT_NE(what.find("sim_test.cpp:"), std::string::npos) << what;
+  EXPECT_NE(what.find("block "), std::string::npos) << what;
+  EXPECT_CUDA(cudaErrorLaunchFailure, cudaDeviceSynchronize());
+
+  cusim::reset();
+  EXPECT_CUDA(cudaSuccess, cudaDeviceSynchronize());
+  const Device<int> out(1);
+  cusim::launch(lonely_shuffle, 1, 32, stream, {out.get()});
+  EXPECT_CUDA(cudaErrorLaunchFailure, cudaStreamSynchronize(stream));
+  EXPECT_NE(std::string(cudaGetErrorString(cudaErrorLaunchFailure)).find("has exited"), std::string::npos)
+      << cudaGetErrorString(cudaErrorLaunchFailure);
+  cusim::reset();
+
+  launch("write_index", write_index, {1, 1, stream}, reinterpret_cast<unsigned*>(out.get()));
+  EXPECT_EQ(out.read().at(0), 1000);  // it works again
+}
+
+// ---- Streams and events ----------------------------------------------------------------------------------------
+
+__global__ void add_to(int* p, int v) { *p += v; }
+__global__ void copy_int(int* to, const int* from) { *to = *from; }
+
+TEST_P(Sim, WorkWaitsUntilSomethingWaitsForIt) {
+  const Device<int> a(std::vector<int>{1});
+  std::atomic<int> ran = 0;
+  EXPECT_CUDA(cudaSuccess, cusim::enqueue(stream, [&] { ++ran; }));
+  if (GetParam() != Order::random) {
+    EXPECT_EQ(ran, GetParam() == Order::forward ? 1 : 0);
+  }
+  EXPECT_CUDA(cudaSuccess, cudaStreamSynchronize(stream));
+  EXPECT_EQ(ran, 1);
+}
+
+TEST_P(Sim, AnEventOrdersStreams) {
+  const Device<int> a(std::vector<int>{1}), b(1);
+  launch("add_to", add_to, {1, 1, stream}, a.get(), 5);
+  EXPECT_CUDA(cudaSuccess, cudaEventRecord(event, stream));
+  EXPECT_CUDA(cudaSuccess, cudaStreamWaitEvent(other, event, 0));
+  launch("copy_int", copy_int, {1, 1, other}, b.get(), a.get());
+  EXPECT_CUDA(cudaSuccess, cudaStreamSynchronize(other));
+  EXPECT_EQ(b.read().at(0), 6);
+}
+
+TEST_P(Sim, AnEventQueryEnds) {
+  const Device<int> a(std::vector<int>{1});
+  EXPECT_CUDA(cudaSuccess, cudaEventQuery(event));  // never recorded
+  for (int i = 0; i < 3; ++i) launch("add_to", add_to, {1, 1, stream}, a.get(), 5);
+  EXPECT_CUDA(cudaSuccess, cudaEventRecord(event, stream));
+  int asked = 0;
+  while (cudaEventQuery(event) == cudaErrorNotReady) ASSERT_LT(++asked, 100);
+  EXPECT_EQ(a.read().at(0), 16);
+}
+
+TEST_P(Sim, TheDefaultStreamAndBlockingStreamsWaitForEachOther) {
+  cudaStream_t blocking = nullptr;
+  succeed(cudaStreamCreate(&blocking));
+  const Device<int> a(std::vector<int>{1}), b(1), c(1);
+  launch("add_to", add_to, {1, 1, blocking}, a.get(), 5);
+  launch("copy_int", copy_int, {1, 1, nullptr}, b.get(), a.get());
+  launch("copy_int", copy_int, {1, 1, blocking}, c.get(), b.get());
+  succeed(cudaStreamDestroy(blocking));
+  EXPECT_EQ(c.read().at(0), 6);
+}
+
+// ---- Copies ----------------------------------------------------------------------------------------------------
+
+TEST_P(Sim, PageableMemoryIsReadAtOnceAndPinnedMemoryLater) {
+  int* pinned = nullptr;
+  succeed(cudaHostAlloc(&pinned, sizeof(int), cudaHostAllocDefault));
+  const Device<int> a(1), b(1);
+  int pageable = *pinned = 1;
+  EXPECT_CUDA(cudaSuccess, cudaMemcpyAsync(a.get(), &pageable, sizeof(int), cudaMemcpyHostToDevice, stream));
+  if (GetParam() != Order::forward) {
+    EXPECT_CUDA(cudaSuccess, cudaMemcpyAsync(b.get(), pinned, sizeof(int), cudaMemcpyHostToDevice, stream));
+#if !defined(__SANITIZE_THREAD__)  // the race that it is
+    pageable = *pinned = 2;
+#endif
+  }
+  EXPECT_EQ(a.read().at(0), 1);
+#if !defined(__SANITIZE_THREAD__)
+  if (GetParam() == Order::reverse) {
+    EXPECT_EQ(b.read().at(0), 2);
+  }
+#endif
+  succeed(cudaFreeHost(pinned));
+}
+
+TEST_P(Sim, CopiesAreChecked) {
+  const Device<int> a(4), b(4);
+  int host[8] = {};
+  EXPECT_CUDA(cudaErrorInvalidValue, cudaMemcpy(a.get(), host, 20, cudaMemcpyHostToDevice));
+  EXPECT_STREQ(cudaGetErrorString(cudaErrorInvalidValue), "the copy runs over the end of the allocation it writes");
+  EXPECT_CUDA(cudaErrorInvalidValue, cudaMemcpy(host, a.get() + 2, 12, cudaMemcpyDeviceToHost));
+  EXPECT_CUDA(cudaErrorInvalidValue, cudaMemcpy(host, host + 4, 16, cudaMemcpyHostToDevice));
+  EXPECT_CUDA(cudaErrorInvalidValue, cudaMemcpy(a.get(), b.get(), 16, cudaMemcpyHostToDevice));
+  EXPECT_CUDA(cudaErrorInvalidValue, cudaMemcpy(host, a.get(), 16, cudaMemcpyHostToHost));
+  EXPECT_CUDA(cudaErrorInvalidValue, cudaMemsetAsync(host, 0, 16, stream));
+  EXPECT_CUDA(cudaErrorInvalidValue, cudaMemsetAsync(a.get() + 1, 0, 16, stream));
+  EXPECT_CUDA(cudaSuccess, cudaMemcpy(a.get(), b.get(), 16, cudaMemcpyDeviceToDevice));
+  EXPECT_CUDA(cudaSuccess, cudaMemset(a.get(), 0x01, 16));
+  EXPECT_EQ(a.read(), std::vector<int>(4, 0x01010101));
+}
+
+// ---- Memory ----------------------------------------------------------------------------------------------------
+
+TEST_P(Sim, FreeingTwiceIsAFault) {
+  int* p = nullptr;
+  succeed(cudaMalloc(&p, 16));
+  EXPECT_EQ(cusim::leaks().front(), "16 bytes of device memory were never freed");
+  EXPECT_CUDA(cudaSuccess, cudaFree(p));
+  EXPECT_CUDA(cudaErrorInvalidValue, cudaFree(p));
+  EXPECT_CUDA(cudaErrorLaunchFailure, cudaDeviceSynchronize());  // whoever frees may not look
+  cusim::reset();
+  int host = 0;
+  EXPECT_CUDA(cudaErrorInvalidValue, cudaFreeHost(&host));
+}
+
+TEST_P(Sim, MemoryHasAnEnd) {
+  setenv("ELBO_SIM_MEMORY", "1000", 1);
+  std::size_t free = 0, total = 0;
+  void *p = nullptr, *q = nullptr;
+  EXPECT_CUDA(cudaSuccess, cudaMalloc(&p, 600));
+  EXPECT_CUDA(cudaSuccess, cudaMemGetInfo(&free, &total));
+  EXPECT_EQ(free, 400u);
+  EXPECT_EQ(total, 1000u);
+  EXPECT_CUDA(cudaErrorMemoryAllocation, cudaMalloc(&q, 401));
+  EXPECT_EQ(q, nullptr);
+  EXPECT_CUDA(cudaSuccess, cudaFree(p));
+  unsetenv("ELBO_SIM_MEMORY");
+}
+
+// ---- Graphs ----------------------------------------------------------------------------------------------------
+
+TEST_P(Sim, ACaptureRecordsAndDoesNotRun) {
+  const Device<int> a(std::vector<int>{0});
+  const cudaGraphExec_t exec = capture([&] { launch("add_to", add_to, {1, 1, stream}, a.get(), 3); });
+  EXPECT_EQ(nodes, 1u);
+  EXPECT_EQ(a.read().at(0), 0);
+  for (int i = 0; i < 4; ++i) EXPECT_CUDA(cudaSuccess, cudaGraphLaunch(exec, stream));
+  EXPECT_EQ(a.read().at(0), 12);
+  EXPECT_CUDA(cudaSuccess, cudaGraphExecDestroy(exec));
+}
+
+TEST_P(Sim, ValuesOfTheHostAreBakedIn) {
+  const Device<int> a(std::vector<int>{0});
+  int value = 3;
+  const cudaGraphExec_t exec = capture([&] {
+    launch("add_to", add_to, {1, 1, stream}, a.get(), value);
+    check_cuda(cudaMemcpyAsync(a.get(), a.get(), sizeof(int), cudaMemcpyDeviceToDevice, stream), "copy");
+  });
+  EXPECT_EQ(nodes, 2u);
+  value = 100;
+  EXPECT_CUDA(cudaSuccess, cudaGraphLaunch(exec, stream));
+  EXPECT_CUDA(cudaSuccess, cudaGraphLaunch(exec, stream));
+  EXPECT_EQ(a.read().at(0), 6);
+  EXPECT_CUDA(cudaSuccess, cudaGraphExecDestroy(exec));
+}
+
+TEST_P(Sim, AForkJoinsThroughEvents) {
+  const Device<int> a(std::vector<int>{1}), b(std::vector<int>{0}), c(std::vector<int>{0});
+  const cudaGraphExec_t exec = capture([&] {
+    launch("add_to", add_to, {1, 1, stream}, a.get(), 1);
+    check_cuda(cudaEventRecord(event, stream), "fork");
+    check_cuda(cudaStreamWaitEvent(other, event, 0), "fork");
+    launch("copy_int", copy_int, {1, 1, other}, b.get(), a.get());  // beside...
+    launch("add_to", add_to, {1, 1, stream}, c.get(), 10);          // ...this
+    check_cuda(cudaEventRecord(joined, other), "join");
+    check_cuda(cudaStreamWaitEvent(stream, joined, 0), "join");
+    launch("add_to", add_to, {1, 1, stream}, b.get(), 100);
+  });
+  EXPECT_EQ(nodes, 4u);
+  cudaStreamCaptureStatus status{};
+  EXPECT_CUDA(cudaSuccess, cudaStreamIsCapturing(other, &status));
+  EXPECT_EQ(status, cudaStreamCaptureStatusNone);
+  EXPECT_CUDA(cudaSuccess, cudaGraphLaunch(exec, stream));
+  EXPECT_CUDA(cudaSuccess, cudaGraphLaunch(exec, stream));
+  EXPECT_EQ(b.read().at(0), 103);
+  EXPECT_EQ(c.read().at(0), 20);
+  EXPECT_CUDA(cudaSuccess, cudaGraphExecDestroy(exec));
+}
+
+// A call that a capture forbids fails, and so does the capture.
+TEST_P(Sim, WhatIsForbiddenInACaptureEndsIt) {
+  const Device<int> a(std::vector<int>{0});
+  int host = 0;
+  void* p = nullptr;
+  EXPECT_CUDA(cudaSuccess, cudaEventRecord(event, other));
+  const std::vector<std::pair<cudaError_t, std::function<cudaError_t()>>> calls{
+      {cudaErrorStreamCaptureUnsupported, [&] { return cudaMalloc(&p, 4); }},
+      {cudaErrorStreamCaptureUnsupported, [&] { return cudaHostAlloc(&p, 4, 0); }},
+      {cudaErrorStreamCaptureUnsupported, [&] { return cudaFree(a.get()); }},
+      {cudaErrorStreamCaptureUnsupported, [&] { return cudaMemcpy(&host, a.get(), 4, cudaMemcpyDeviceToHost); }},
+      {cudaErrorStreamCaptureUnsupported, [&] { return cudaStreamSynchronize(stream); }},
+      {cudaErrorStreamCaptureUnsupported, [&] { return cudaStreamQuery(stream); }},
+      {cudaErrorStreamCaptureUnsupported, [&] { return cudaDeviceSynchronize(); }},
+      {cudaErrorStreamCaptureIsolation, [&] { return cudaStreamWaitEvent(stream, event, 0); }},
+  };
+  for (const auto& [error, call] : calls) {
+    cudaGraph_t graph = nullptr;
+    succeed(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    EXPECT_CUDA(error, call());
+    EXPECT_CUDA(cudaErrorStreamCaptureInvalidated, cusim::launch(add_to, 1, 1, stream, {a.get(), 1}));
+    EXPECT_CUDA(cudaErrorStreamCaptureInvalidated, cudaStreamEndCapture(stream, &graph));
+    EXPECT_EQ(graph, nullptr);
+  }
+  EXPECT_EQ(a.read().at(0), 0);
+}
+
+TEST_P(Sim, ARelaxedCaptureAllowsAllocation) {
+  void* p = nullptr;
+  cudaGraph_t graph = nullptr;
+  succeed(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+  EXPECT_CUDA(cudaSuccess, cudaMalloc(&p, 4));
+  succeed(cudaStreamEndCapture(stream, &graph));
+  EXPECT_CUDA(cudaSuccess, cudaGraphDestroy(graph));
+  EXPECT_CUDA(cudaSuccess, cudaFree(p));
+}
+
+TEST_P(Sim, CapturesEndWhereTheyBeganAndWhole) {
+  const Device<int> a(std::vector<int>{0});
+  cudaGraph_t graph = nullptr;
+  EXPECT_CUDA(cudaErrorIllegalState, cudaStreamEndCapture(stream, &graph));
+  // Not joined
+  succeed(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  EXPECT_CUDA(cudaErrorIllegalState, cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  succeed(cudaEventRecord(event, stream));
+  succeed(cudaStreamWaitEvent(other, event, 0));
+  EXPECT_CUDA(cudaErrorCapturedEvent, cudaEventSynchronize(event));
+  launch("add_to", add_to, {1, 1, other}, a.get(), 1);
+  EXPECT_CUDA(cudaErrorStreamCaptureUnjoined, cudaStreamEndCapture(stream, &graph));
+  // Ended elsewhere
+  succeed(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  succeed(cudaEventRecord(event, stream));
+  succeed(cudaStreamWaitEvent(other, event, 0));
+  EXPECT_CUDA(cudaErrorStreamCaptureUnmatched, cudaStreamEndCapture(other, &graph));
+  EXPECT_CUDA(cudaErrorStreamCaptureInvalidated, cudaStreamEndCapture(stream, &graph));
+  // The default stream would wait for the captured one
+  cudaStream_t blocking = nullptr;
+  succeed(cudaStreamCreate(&blocking));
+  succeed(cudaStreamBeginCapture(blocking, cudaStreamCaptureModeRelaxed));
+  EXPECT_CUDA(cudaErrorStreamCaptureImplicit, cusim::launch(add_to, 1, 1, nullptr, {a.get(), 1}));
+  EXPECT_CUDA(cudaErrorStreamCaptureInvalidated, cudaStreamEndCapture(blocking, &graph));
+  succeed(cudaStreamDestroy(blocking));
+  EXPECT_EQ(a.read().at(0), 0);
+}
+
+// ---- Ranges ----------------------------------------------------------------------------------------------------
+
+TEST(Ranges, Nest) {
+  cusim::ranges().remember = true;
+  {
+    const kernels::Range step("step");
+    const kernels::Range encode("encode");
+  }
+  { const kernels::Range step("step"); }
+  kernels::pop_range();
+  EXPECT_EQ(cusim::ranges().seen, (std::vector<std::string>{"step", "step/encode", "step"}));
+  EXPECT_TRUE(cusim::ranges().open.empty());
+  EXPECT_EQ(cusim::ranges().unmatched_pops, 1);
+  cusim::ranges() = {};
+}
+
+TEST(Order, ComesFromTheEnvironment) {
+  setenv("ELBO_SIM_ORDER", "reverse", 1);
+  EXPECT_EQ(cusim::schedule().order, Order::reverse);
+  setenv("ELBO_SIM_ORDER", "random:12", 1);
+  EXPECT_EQ(cusim::schedule().order, Order::random);
+  EXPECT_EQ(cusim::schedule().seed, 12u);
+  setenv("ELBO_SIM_ORDER", "backwards", 1);
+  EXPECT_THROW(cusim::schedule(), std::invalid_argument);
+  unsetenv("ELBO_SIM_ORDER");
+  EXPECT_EQ(cusim::schedule().order, Order::forward);
+}
+
+}  // namespace
+}  // namespace elbo

@@ -1,0 +1,248 @@
+// Training as a whole, on every device: what must be equal is equal to the last bit.
+#include "host/trainer.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+#include "host/checkpoint.h"
+#include "host/devices.h"
+#include "host/evaluate.h"
+#include "tests/synthetic.h"
+
+namespace elbo {
+namespace {
+
+using test::discs;
+using test::small_spec;
+
+const ImageSet& images() {
+  static const ImageSet set = discs(110, 9, 7);  // 5 batches of 20; 10 images wait for the next epoch
+  return set;
+}
+
+class Training : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    try {
+      open_device(GetParam());
+    } catch (const Error& e) {
+      if (std::string(GetParam()) == "cpu" || std::getenv("ELBO_REQUIRE_SIM")) FAIL() << e.what();
+      GTEST_SKIP() << e.what();
+    }
+  }
+
+  struct Job {
+    Job(const char* device, const Spec& spec, BackendOptions options = {})
+        : opened(open_device(device, options)), trainer(*opened.backend, spec, images()) {}
+    std::string run(std::uint32_t steps) {
+      trainer.run_until(steps);
+      trainer.check();
+      return hash_weights(trainer.vae);
+    }
+    OpenedDevice opened;
+    Trainer trainer;
+  };
+};
+
+TEST_P(Training, TwoRunsGiveTheSameWeights) {
+  Job a(GetParam(), small_spec()), b(GetParam(), small_spec());
+  const std::string before = hash_weights(a.trainer.vae), after = a.run(23);
+  EXPECT_EQ(after, b.run(23));
+  EXPECT_NE(before, after);
+}
+
+TEST_P(Training, TheSeedMatters) {
+  Job a(GetParam(), small_spec()), b(GetParam(), small_spec({"seed=4"}));
+  EXPECT_NE(hash_weights(a.trainer.vae), hash_weights(b.trainer.vae));
+}
+
+TEST_P(Training, StreamedImagesTrainLikeResidentOnes) {
+  for (const char* binarize : {"data.binarize=none", "data.binarize=threshold", "data.binarize=dynamic"}) {
+    Job resident(GetParam(), small_spec({binarize, "data.residency=device"}));
+    Job streamed(GetParam(), small_spec({binarize, "data.residency=stream"}));
+    EXPECT_EQ(resident.run(23), streamed.run(23)) << binarize;
+  }
+}
+
+TEST_P(Training, ARecordedStepDoesWhatItsCallsDo) {
+  Job recorded(GetParam(), small_spec({"data.binarize=dynamic"}), {.record = true});
+  Job called(GetParam(), small_spec({"data.binarize=dynamic"}), {.record = false});
+  EXPECT_EQ(recorded.run(23), called.run(23));
+}
+
+TEST_P(Training, AResumedRunEndsWithTheSameBits) {
+  for (const char* optimizer : {"optimizer.type=adam", "optimizer.type=adagrad", "optimizer.type=sgd"}) {
+    const Spec spec = small_spec({optimizer, "data.binarize=dynamic"});
+    Job whole(GetParam(), spec);
+    whole.trainer.run_until(23);
+    whole.trainer.check();
+
+    Job first(GetParam(), spec), second(GetParam(), spec);
+    first.run(13);  // in the middle of the third epoch
+    const TensorFile file = make_checkpoint(first.trainer, spec, {13, 1.5, -7.25});
+    const Progress progress = restore(second.trainer, file, "memory");
+    EXPECT_EQ(progress.step, 13u);
+    EXPECT_EQ(progress.best_elbo, -7.25);
+    EXPECT_EQ(hash_weights(whole.trainer.vae), second.run(23)) << optimizer;
+    EXPECT_EQ(whole.trainer.figures().elbo, second.trainer.figures().elbo) << "the epoch's sums go on, too";
+  }
+}
+
+TEST_P(Training, FusedAndUnfusedKernelsAgree) {
+  for (const char* likelihood : {"model.likelihood=bernoulli", "model.likelihood=gaussian"})
+    for (const char* posterior : {"model.posterior=log_variance", "model.posterior=sigma"}) {
+      Job fused(GetParam(), small_spec({likelihood, posterior, "objective.kernels=fused", "objective.samples=2"}));
+      Job unfused(GetParam(), small_spec({likelihood, posterior, "objective.kernels=unfused", "objective.samples=2"}));
+      fused.run(10);
+      unfused.run(10);
+      const Figures a = fused.trainer.figures(), b = unfused.trainer.figures();
+      // f32 sums in another order; ten Adam steps let the difference grow
+      EXPECT_NEAR(a.reconstruction, b.reconstruction, 1e-5 * std::abs(b.reconstruction)) << likelihood << posterior;
+      EXPECT_NEAR(a.kl, b.kl, 1e-4 * (1 + std::abs(b.kl))) << likelihood << posterior;
+    }
+}
+
+TEST_P(Training, AgreesWithTheCpu) {
+  for (const char* optimizer : {"optimizer.type=adam", "optimizer.type=adagrad", "optimizer.type=sgd"}) {
+    const std::vector<std::string> overrides = {optimizer, "data.binarize=dynamic", "objective.samples=2"};
+    Job cpu("cpu", small_spec(overrides)), other(GetParam(), small_spec(overrides));
+    for (std::uint32_t step = 1; step <= 100; ++step) {
+      for (Trainer* t : {&cpu.trainer, &other.trainer}) {
+        t->reset_figures();
+        t->run_until(step);
+        t->check();
+      }
+      const Figures a = cpu.trainer.figures(), b = other.trainer.figures();
+      // the same noise, so only rounding differs; Adam's division by sqrt(v) lets it grow over 100 steps
+      ASSERT_NEAR(a.objective, b.objective, 1e-4 * std::abs(a.objective)) << optimizer << " step " << step;
+    }
+  }
+}
+
+TEST_P(Training, LearnsSomething) {
+  Job job(GetParam(), small_spec({"optimizer.learning_rate=0.01"}));
+  job.run(5);
+  const double before = job.trainer.figures().elbo;
+  job.run(150);
+  job.trainer.reset_figures();
+  job.run(155);
+  EXPECT_GT(job.trainer.figures().elbo, before + 5);
+}
+
+TEST_P(Training, EvaluationDoesNotDependOnResidency) {
+  const ImageSet test = discs(700, 9, 7, 2);  // one full batch of 512 and a rest
+  for (const char* binarize : {"data.binarize=none", "data.binarize=dynamic"}) {
+    const Spec spec = small_spec({binarize, "data.residency=device"});
+    Job job(GetParam(), spec);
+    const Figures a = Evaluator(job.trainer.vae, spec, test).run();
+    const Spec streamed_spec = small_spec({binarize, "data.residency=stream"});
+    const Figures b = Evaluator(job.trainer.vae, streamed_spec, test).run();
+    EXPECT_EQ(a.elbo, b.elbo) << binarize;
+    EXPECT_EQ(a.unit_kl, b.unit_kl) << binarize;
+    EXPECT_EQ(a.elbo, Evaluator(job.trainer.vae, spec, test).run().elbo) << "the same draws each time";
+  }
+}
+
+// ---- Divergence -------------------------------------------------------------------------------------------------
+
+void plant(Trainer& trainer, const Tensor& flat, const std::string& name, float value) {
+  for (const Parameter& p : trainer.vae.layout()) {
+    if (p.name != name) continue;
+    const Tensor element{flat.as<float>() + p.offset + p.shape.count() / 2, DType::f32, {1}};
+    trainer.vae.device().upload(element, &value);
+    return;
+  }
+  FAIL() << "no parameter " << name;
+}
+
+std::string message_of_divergence(Trainer& trainer, std::uint32_t end) {
+  try {
+    trainer.run_until(end);
+    trainer.check();
+  } catch (const Diverged& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST_P(Training, ANaNInAnyWeightStopsTheRunAndIsNamed) {
+  for (const float value : {std::nanf(""), std::numeric_limits<float>::infinity()})
+    for (const char* name :
+         {"encoder.0.weight", "encoder.0.bias", "encoder.2.weight", "decoder.0.weight", "decoder.2.bias"}) {
+      Job job(GetParam(), small_spec());
+      job.run(7);
+      plant(job.trainer, job.trainer.vae.parameters, name, value);
+      const std::string message = message_of_divergence(job.trainer, 100);
+      EXPECT_NE(message.find("step 8 "), std::string::npos) << message;
+      EXPECT_NE(message.find(name), std::string::npos) << message;
+      EXPECT_LE(job.trainer.step(), 17u) << "within 10 steps";
+    }
+}
+
+TEST_P(Training, ANaNInTheOptimizersStateStopsTheRunAndIsNamed) {
+  Job job(GetParam(), small_spec());
+  job.run(7);
+  plant(job.trainer, job.trainer.vae.second, "decoder.0.weight", std::nanf(""));
+  const std::string message = message_of_divergence(job.trainer, 100);
+  EXPECT_NE(message.find("decoder.0.weight"), std::string::npos) << message;
+  EXPECT_LE(job.trainer.step(), 17u);
+}
+
+TEST_P(Training, ALearningRateThatIsTooLargeIsSeenAsDivergence) {
+  Job job(GetParam(), small_spec({"optimizer.type=sgd", "optimizer.learning_rate=1e18"}));
+  const std::string message = message_of_divergence(job.trainer, 100);
+  EXPECT_NE(message.find("training diverged at step "), std::string::npos) << message;
+  EXPECT_LE(job.trainer.step(), 20u);
+}
+
+TEST_P(Training, ADivergedRunLeavesTheOtherWeightsAlone) {
+  Job job(GetParam(), small_spec());
+  const std::string before = job.run(7);
+  plant(job.trainer, job.trainer.vae.parameters, "encoder.0.bias", std::nanf(""));
+  message_of_divergence(job.trainer, 100);
+  for (const Parameter& p : job.trainer.vae.layout()) {
+    if (p.name != "encoder.0.bias") continue;
+    std::vector<float> bias(static_cast<std::size_t>(p.shape.count()));
+    job.opened.backend->download(bias.data(),
+                                 Tensor{job.trainer.vae.parameters.as<float>() + p.offset, DType::f32, p.shape});
+    std::size_t bad = 0;
+    for (const float b : bias) bad += !std::isfinite(b);
+    EXPECT_EQ(bad, 1u) << "only the planted one";
+  }
+}
+
+// ---- What cannot work ---------------------------------------------------------------------------------------------
+
+TEST_P(Training, TooFewImagesForABatch) {
+  const OpenedDevice device = open_device(GetParam());
+  try {
+    Trainer(*device.backend, small_spec({"train.batch_size=111"}), images());
+    FAIL() << "accepted";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("train.batch_size is 111"), std::string::npos) << e.what();
+  }
+}
+
+TEST_P(Training, ACheckpointOfAnotherNetwork) {
+  Job job(GetParam(), small_spec());
+  const TensorFile file = make_checkpoint(job.trainer, small_spec(), {});
+  for (const char* change : {"model.latent=2", "model.encoder.0.units=38"}) {
+    Job other(GetParam(), small_spec({change}));
+    try {
+      restore(other.trainer, file, "some.safetensors");
+      FAIL() << "accepted";
+    } catch (const Error& e) {
+      const std::string what = e.what();
+      EXPECT_NE(what.find("some.safetensors: a checkpoint of another network: encoder."), std::string::npos) << what;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, Training, testing::Values("cpu", "sim", "cuda"),
+                         [](const auto& info) { return std::string(info.param); });
+
+}  // namespace
+}  // namespace elbo

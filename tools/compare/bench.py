@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Times elbo and PyTorch side by side on the CPU, in turns, and tabulates the ratios.
+
+    bench.py [--elbo PROGRAM] [--threads N] [--rounds N] [--steps N] [--data FOLDER] [--json FILE] [--markdown FILE]
+             [--epochs N] [--no-run]
+
+A training step of tools/compare/w1.json (784-500-2x20-500-784, batch 100), and a whole run of fashion-2d from start
+to end of the process: elbo's includes its report. Run it with a Python that has torch, on a machine that does
+nothing else.
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+import record
+
+PYTORCH = ["default", "foreach", "fused"]  # Adam's implementations
+
+
+def time_step(options, name, folder):
+    """One round of one side; None where this PyTorch has no such Adam on the CPU."""
+    shared = ["--threads", str(options.threads), "--steps", str(options.steps), "--json", f"{folder}/{name}.json"]
+    shared += ["--data", options.data] if options.data else []
+    spec = str(HERE / "w1.json")
+    if name == "elbo":
+        command = [options.elbo, "bench", "step", spec, "--device", "cpu", *shared]
+    else:
+        command = [sys.executable, HERE / "bench_step.py", spec, "--optimizer", name, *shared]
+    done = subprocess.run(command, stderr=None if name == "elbo" else subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        if name in ("elbo", "default"):
+            raise SystemExit(f"failed: {' '.join(map(str, command))}\n{done.stderr or ''}")
+        return None
+    return json.loads(pathlib.Path(f"{folder}/{name}.json").read_text())
+
+
+def time_run(options, name, folder):
+    """Seconds of a whole fashion-2d run."""
+    data = ["--data", options.data] if options.data else []
+    if name == "elbo":
+        command = [options.elbo, "run", f"{ROOT}/experiments/fashion-2d.json", "--out", f"{folder}/run", "--device", "cpu"]
+        command += ["--set", f"train.epochs={options.epochs}"] if options.epochs else []
+    else:
+        command = [sys.executable, HERE / "train.py", "fashion-2d"]
+        command += ["--epochs", str(options.epochs)] if options.epochs else []
+    begin = time.perf_counter()
+    subprocess.run([*command, "--threads", str(options.threads), *data], check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - begin
+
+
+def in_turns(options, names, measure):
+    """What each round measured, by name; a side that cannot run is left out."""
+    rounds = {name: [] for name in names}
+    for number in range(1, options.rounds + 1):
+        for name in list(rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                result = measure(options, name, folder)
+            if result is None:
+                print(f"{name}: not to be had")
+                del rounds[name]
+                continue
+            print(f"round {number}: {name}: {result if isinstance(result, float) else result['median_us']:.1f}", flush=True)
+            rounds[name].append(result)
+    return rounds
+
+
+def label(name, version):
+    return "elbo" if name == "elbo" else f"{version}, Adam {name}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--elbo", default=str(ROOT / "build" / "elbo"), help="the program")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=500, help="timed in each round")
+    parser.add_argument("--epochs", type=int, help="of the run; default: the experiment's")
+    parser.add_argument("--no-run", action="store_true", help="only the step")
+    parser.add_argument("--data", help="folder of the data sets (default: $ELBO_DATA, ./data, /usr/share/datasets)")
+    parser.add_argument("--json", help="write the figures here")
+    parser.add_argument("--markdown", help="write the tables here, too")
+    options = parser.parse_args()
+
+    steps = in_turns(options, ["elbo", *PYTORCH], time_step)
+    version = steps["default"][0]["framework"]
+    median = {name: statistics.median(r["median_us"] for r in results) for name, results in steps.items()}
+    rows = []
+    for name, results in steps.items():
+        medians = [r["median_us"] for r in results]
+        rows.append(
+            [
+                label(name, version),
+                f"{median[name]:.0f}",
+                f"{min(medians):.0f} to {max(medians):.0f}",
+                f"{statistics.median(r['p10_us'] for r in results):.0f}",
+                f"{statistics.median(r['p90_us'] for r in results):.0f}",
+                f"{median[name] / median['elbo']:.2f}",
+            ]
+        )
+    text = (
+        f"A W1 step (784-500-2x20-500-784, batch 100, Adam, f32), {options.threads} threads, {options.rounds} rounds "
+        f"in turns of {options.steps} steps each; microseconds\n\n"
+    )
+    text += record.markdown(["", "median", "medians of the rounds", "p10", "p90", "times elbo's"], rows)
+    result = {"step": steps, **record.origin()}
+
+    if not options.no_run:
+        runs = in_turns(options, ["elbo", "pytorch"], time_run)
+        ratio = statistics.median(runs["pytorch"]) / statistics.median(runs["elbo"])
+        text += f"\nA whole fashion-2d run, {options.threads} threads, process start to end; seconds\n\n"
+        text += record.markdown(
+            ["", "median", "rounds", "times elbo's"],
+            [
+                ["elbo", f"{statistics.median(runs['elbo']):.1f}", ", ".join(f"{s:.1f}" for s in runs["elbo"]), "1.00"],
+                [version, f"{statistics.median(runs['pytorch']):.1f}", ", ".join(f"{s:.1f}" for s in runs["pytorch"]), f"{ratio:.2f}"],
+            ],
+        )
+        result["run_seconds"] = runs
+    text += f"\n{result['machine']}; {result['date']}; {steps['elbo'][0]['device_description']}; {version}. Made by `{result['command']}`\n"
+
+    print(f"\n{text}", end="")
+    if options.json:
+        record.write_json(options.json, result)
+    if options.markdown:
+        pathlib.Path(options.markdown).write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""elbo's experiments in PyTorch's terms: the reference that tests and comparisons hold the engine against.
+
+Needs torch and numpy, nothing else (Debian: python3-torch).
+"""
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+DTYPES = {"U8": np.uint8, "F32": np.float32, "F64": np.float64, "U64": np.uint64}
+
+
+def load_safetensors(path):
+    """The tensors of a safetensors file, by name, and its metadata."""
+    data = pathlib.Path(path).read_bytes()
+    begin = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:begin])
+    metadata = header.pop("__metadata__", {})
+
+    def tensor(entry):
+        first, last = entry["data_offsets"]
+        array = np.frombuffer(data[begin + first : begin + last], DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        return torch.from_numpy(array.astype(np.int64) if array.dtype == np.uint64 else array.copy())
+
+    return {name: tensor(entry) for name, entry in header.items()}, metadata
+
+
+def load_spec(name):
+    """An experiment with every default filled in: experiments/NAME.json, or the path of a JSON file."""
+    path = pathlib.Path(name)
+    if path.suffix != ".json":
+        path = ROOT / "experiments" / f"{name}.json"
+    spec = with_defaults(json.loads(path.read_text()), json.loads((ROOT / "experiments/experiment.schema.json").read_text()))
+    # the one default that depends on another field
+    spec["optimizer"].setdefault("epsilon", 1e-10 if spec["optimizer"]["type"] == "adagrad" else 1e-8)
+    return spec
+
+
+def with_defaults(value, schema):
+    if schema.get("type") == "array":
+        return [with_defaults(item, schema["items"]) for item in value]
+    if "properties" not in schema:
+        return value
+    filled = dict(value)
+    for name, field in schema["properties"].items():
+        if name in value or "properties" in field:
+            filled[name] = with_defaults(value.get(name, {}), field)
+        elif "default" in field:
+            filled[name] = field["default"]
+    return filled
+
+
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus}
+
+
+def make_layers(inputs, hidden, outputs):
+    modules = []
+    for layer in hidden:
+        modules.append(nn.Linear(inputs, layer["units"]))
+        if layer["activation"] != "identity":
+            modules.append(ACTIVATIONS[layer["activation"]]())
+        inputs = layer["units"]
+    return nn.Sequential(*modules, nn.Linear(inputs, outputs))
+
+
+class Vae(nn.Module):
+    """The network of a spec, for images of `pixels` values."""
+
+    def __init__(self, spec, pixels):
+        super().__init__()
+        self.model = spec["model"]
+        self.latent = self.model["latent"]
+        self.samples = spec["objective"]["samples"]
+        self.encoder = make_layers(pixels, self.model["encoder"], 2 * self.latent)
+        self.decoder = make_layers(self.latent, self.model["decoder"], pixels)
+        self.initialise()
+
+    def initialise(self):
+        how = self.model["initialization"]
+        if how["type"] == "pytorch":
+            return  # as nn.Linear has done it
+        for name, parameter in self.named_parameters():
+            if how["type"] == "normal":
+                nn.init.normal_(parameter, std=how["std"])
+            elif name.endswith("weight"):
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.zeros_(parameter)
+
+    def losses(self, images, target, epsilon=None):
+        """Reconstruction loss and KL of a batch [R, D], in nats an image. epsilon: [R, L] or [S, R, L], drawn if not
+        given."""
+        mu, s = self.encoder(images).chunk(2, dim=1)
+        if self.model["posterior"] == "sigma":
+            sigma, log_variance = s, torch.log(s * s)
+        else:
+            sigma, log_variance = torch.exp(0.5 * s), s
+        kl = 0.5 * (sigma * sigma + mu * mu - 1 - log_variance).sum() / len(images)
+
+        if epsilon is None:
+            epsilon = torch.randn_like(mu if self.samples == 1 else mu.expand(self.samples, -1, -1))
+        output = self.decoder(mu + sigma * epsilon)
+        target = target.expand_as(output)
+        if self.model["likelihood"] == "bernoulli":
+            loss = F.binary_cross_entropy_with_logits(output, target, reduction="sum")
+        else:
+            variance = self.model["variance"]
+            loss = (0.5 / variance) * F.mse_loss(output, target, reduction="sum")
+            loss = loss + 0.5 * math.log(2 * math.pi * variance) * output.numel()
+        return loss * (output.shape[-1] / output.numel()), kl
+
+    def reconstruct(self, images):
+        """Pixel means [R, D], decoded from the posterior's mean."""
+        output = self.decoder(self.encoder(images)[:, : self.latent])
+        return output.sigmoid() if self.model["likelihood"] == "bernoulli" else output
+
+
+def make_optimizer(spec, parameters, images, **options):
+    """The optimiser of a spec for `images` training images; `options` go to PyTorch's."""
+    o = spec["optimizer"]
+    options |= {"lr": o["learning_rate"], "weight_decay": o["weight_decay"]}
+    if spec["objective"]["weight_prior"] == "standard_normal":
+        options["weight_decay"] += 1 / images  # -log N(theta; 0, I), shared among the data points
+    if o["type"] == "adam":
+        return torch.optim.Adam(parameters, betas=(o["beta1"], o["beta2"]), eps=o["epsilon"], **options)
+    if o["type"] == "adagrad":
+        return torch.optim.Adagrad(parameters, eps=o["epsilon"], **options)
+    return torch.optim.SGD(parameters, momentum=o["momentum"], **options)

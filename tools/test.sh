@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Builds and runs every test. Needs no GPU.
+#
+#   tools/test.sh               everything: about 20 minutes on two cores
+#   tools/test.sh quick         the release build and its tests only
+#   tools/test.sh STAGE...      some of: format release package no-cuda asan tsan fuzz
+#
+# Tests that need a data set look for it in ELBO_DATA and skip where it is not; ELBO_REQUIRE_DATA=1 makes that a
+# failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source tools/lib/packages.sh
+
+all_stages=(format release package no-cuda asan tsan fuzz)
+jobs=$(nproc)
+
+headline_of() {
+  case $1 in
+    format) echo "every source is formatted as .clang-format says" ;;
+    release) echo "release build, all tests" ;;
+    package) echo "the relocatable package unpacks and trains" ;;
+    no-cuda) echo "build as without nvcc, quick tests" ;;
+    asan) echo "AddressSanitizer and UndefinedBehaviorSanitizer, quick tests, three thread orders" ;;
+    tsan) echo "ThreadSanitizer, simulated device, three thread orders" ;;
+    fuzz) echo "every reader of files fuzzed for a minute" ;;
+    *) return 1 ;;
+  esac
+}
+
+# ---- Stages: each runs in a shell of its own, where any failing command ends it -----------------------------
+
+stage_format() {
+  git ls-files --cached --others --exclude-standard '*.h' '*.cpp' '*.cu' '*.cuh' |
+    xargs clang-format-14 --dry-run --Werror
+}
+
+stage_release() {
+  build default
+  run_tests default
+}
+
+stage_package() {
+  local unpacked
+  quietly cpack cpack --config build/CPackConfig.cmake -B build/package
+  unpacked=$(mktemp -d)
+  tar -xf build/package/elbo-*.tar.xz -C "$unpacked" --strip-components 1
+  # Nothing of the build folder or of this shell helps it, and no library but the C library comes from outside.
+  (
+    cd "$unpacked"
+    env -i bin/elbo devices
+    if ldd bin/elbo | grep '=>' | grep -v "=> $unpacked/" | grep -vE 'lib(c|m|dl|rt|pthread)\.so'; then
+      echo "the package takes these libraries from the machine" >&2
+      exit 1
+    fi
+    env -i bin/elbo run share/elbo/experiments/fashion-2d.json --device cpu --set train.epochs=1 --out run
+    test -s run/report.html
+  )
+  rm -r "$unpacked"
+}
+
+stage_no-cuda() {
+  build no-cuda
+  run_tests no-cuda
+}
+
+stage_asan() {
+  build asan
+  run_tests asan
+  ELBO_SIM_ORDER=reverse run_tests asan -L sim
+  ELBO_SIM_ORDER=random run_tests asan -L sim
+}
+
+stage_tsan() {
+  build tsan --target sim_tests
+  ELBO_SIM_ORDER=forward run_tests tsan
+  ELBO_SIM_ORDER=reverse run_tests tsan
+  ELBO_SIM_ORDER=random run_tests tsan
+}
+
+stage_fuzz() {
+  build fuzz --target elbo_fuzzers
+  run_tests fuzz
+}
+
+# ---- What they share ------------------------------------------------------------------------------------------
+
+# build PRESET ARGUMENT...: configures and builds, quietly unless it fails.
+build() {
+  quietly "configure-$1" cmake --preset "$1"
+  quietly "build-$1" cmake --build --preset "$1" -j "$jobs" "${@:2}"
+}
+
+# run_tests PRESET ARGUMENT...: ctest, its figures added to $counts. Fails if a test does.
+run_tests() {
+  local junit=build/junit.xml code=0 total failed skipped
+  rm -f "$junit"
+  ctest --preset "$1" -j "$jobs" --output-junit "$PWD/$junit" "${@:2}" || code=$?
+  read -r total failed skipped < <(
+    sed -nE 's/^\s+(tests|failures|skipped)="([0-9]+)"$/\2/p' "$junit" | tr '\n' ' ' || true
+  )
+  echo "$((total - failed - skipped)) $failed $skipped" >> "$counts"
+  if ((skipped && has_all_packages)); then
+    echo "Nothing that a test needs is missing here, so none may be skipped" >&2
+    return 1
+  fi
+  return "$code"
+}
+
+# run_stage NAME: its headline, itself, its row of the summary.
+run_stage() {
+  local start=$SECONDS code passed failed skipped
+  printf '\n==== %s: %s\n' "$1" "$(headline_of "$1")"
+  : > "$counts"
+  set +e
+  (
+    set -e
+    "stage_$1"
+  )
+  code=$?
+  set -e
+  read -r passed failed skipped < <(awk '{ p += $1; f += $2; s += $3 } END { print p + 0, f + 0, s + 0 }' "$counts")
+  # The stage itself counts as a check: it can fail with no test to blame.
+  if ((code == 0)); then passed=$((passed + 1)); elif ((failed == 0)); then failed=1; fi
+  summary+=("$(printf '%-8s  %4d passed  %3d failed  %3d skipped  %5d s' "$1" "$passed" "$failed" "$skipped" \
+    $((SECONDS - start)))")
+  all_passed=$((all_passed + passed)) all_failed=$((all_failed + failed)) all_skipped=$((all_skipped + skipped))
+}
+
+stages=("$@")
+case ${1:-all} in
+  all) stages=("${all_stages[@]}") ;;
+  quick) stages=(release) ;;
+esac
+for stage in "${stages[@]}"; do
+  headline_of "$stage" > /dev/null || { echo "No stage '$stage'; there are: quick ${all_stages[*]}" >&2; exit 2; }
+done
+
+install_missing "${build_packages[@]}" "${test_packages[@]}"
+export ELBO_REQUIRE_SIM=1
+if command -v ccache > /dev/null; then
+  export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
+fi
+
+counts=$(mktemp)
+summary=() all_passed=0 all_failed=0 all_skipped=0
+mkdir -p build
+for stage in "${stages[@]}"; do run_stage "$stage"; done
+rm "$counts"
+
+printf '\n'
+printf '%s\n' "${summary[@]}"
+printf '\n%d passed, %d failed, %d skipped\n' "$all_passed" "$all_failed" "$all_skipped"
+((all_failed == 0))
