@@ -28,8 +28,6 @@ class CpuBackend final : public Backend {
   void do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns, Activation) override;
   void do_activation_backward(const float* y, float* dy, std::int64_t count, Activation) override;
   void do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) override;
-  void do_dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation, const Tensor& dy,
-                         const Tensor& dweight, const Tensor& dbias, const Tensor& dx) override;
 
   void do_gather_batch(const GatherBatch&) override;                     // gather.cpp
   void do_sample_latent(const SampleLatent&) override;                   // latent.cpp

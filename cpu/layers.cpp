@@ -7,7 +7,12 @@ namespace elbo {
 namespace {
 
 constexpr std::int64_t piece = 8192;  // elements of an elementwise loop that a thread takes at a time
-constexpr std::int64_t strip = 64;    // columns that a thread sums at a time: one running sum in registers each
+constexpr std::int64_t strip = 64;    // columns that a thread sums at a time
+
+template <class F>
+void with_activation(Activation activation, F&& f) {
+  with_constant<Activation::identity, Activation::relu, Activation::tanh, Activation::softplus>(activation, f);
+}
 
 }  // namespace
 
@@ -17,24 +22,22 @@ void CpuBackend::do_matmul(const Matmul& p) {
 
 void CpuBackend::do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns,
                                     Activation activation) {
-  with_constant<Activation::identity, Activation::relu, Activation::tanh, Activation::softplus>(
-      activation, [&](auto kind) {
-        team_.run(rows, [=](std::int64_t r) {
-          float* const row = y + r * columns;
+  with_activation(activation, [&](auto kind) {
+    team_.run(rows, [=](std::int64_t r) {
+      float* const row = y + r * columns;
 #pragma omp simd
-          for (std::int64_t c = 0; c < columns; ++c) row[c] = math::activate<float>(kind, row[c] + bias[c]);
-        });
-      });
+      for (std::int64_t c = 0; c < columns; ++c) row[c] = math::activate<float>(kind, row[c] + bias[c]);
+    });
+  });
 }
 
 void CpuBackend::do_activation_backward(const float* y, float* dy, std::int64_t count, Activation activation) {
-  with_constant<Activation::identity, Activation::relu, Activation::tanh, Activation::softplus>(
-      activation, [&](auto kind) {
-        team_.run_pieces(count, piece, [=](std::int64_t begin, std::int64_t end) {
+  with_activation(activation, [&](auto kind) {
+    team_.run_pieces(count, piece, [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
-          for (std::int64_t i = begin; i < end; ++i) dy[i] *= math::activation_slope<float>(kind, y[i]);
-        });
-      });
+      for (std::int64_t i = begin; i < end; ++i) dy[i] *= math::activation_slope<float>(kind, y[i]);
+    });
+  });
 }
 
 void CpuBackend::do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) {
@@ -47,31 +50,6 @@ void CpuBackend::do_column_sum(const float* x, float* sum, std::int64_t rows, st
     }
     for (std::int64_t c = begin; c < end; ++c) sum[c] = total[c - begin];
   });
-}
-
-// One pass over dy does what the two functions above do, to the bit.
-void CpuBackend::do_dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation activation,
-                                   const Tensor& dy, const Tensor& dweight, const Tensor& dbias, const Tensor& dx) {
-  const std::int64_t rows = x.rows(), in = x.columns(), out = weight.rows();
-  float* const dz = dy.as<float>();
-  with_constant<Activation::identity, Activation::relu, Activation::tanh, Activation::softplus>(
-      activation, [&, output = y.as<float>(), sum = dbias.as<float>()](auto kind) {
-        team_.run_pieces(out, strip, [=](std::int64_t begin, std::int64_t end) {
-          float total[strip] = {};
-          for (std::int64_t r = 0; r < rows; ++r) {
-            const float* const outputs = output + r * out + begin;
-            float* const row = dz + r * out + begin;
-#pragma omp simd
-            for (std::int64_t c = 0; c < end - begin; ++c) {
-              if (kind != Activation::identity) row[c] *= math::activation_slope<float>(kind, outputs[c]);
-              total[c] += row[c];
-            }
-          }
-          for (std::int64_t c = begin; c < end; ++c) sum[c] = total[c - begin];
-        });
-      });
-  do_matmul({dz, x.as<float>(), dweight.as<float>(), out, in, rows, true, false});
-  if (dx) do_matmul({dz, weight.as<float>(), dx.as<float>(), rows, in, out, false, false});
 }
 
 }  // namespace elbo

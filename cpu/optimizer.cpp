@@ -13,7 +13,8 @@ constexpr std::int64_t piece = 16384;  // parameters that a thread takes at a ti
 
 bool is_finite(float x) { return x - x == 0.0f; }
 
-// Updates n parameters; false where a gradient or an updated parameter is not finite.
+// Updates n parameters. One whose gradient or updated value is not finite stays as it was, so that the fault can
+// still be found where it began; then the answer is false.
 template <Optimizer type>
 bool update(float* parameter, const float* gradient, float* first, float* second, std::int64_t n,
             math::OptimizerSettings settings, float correction1, float correction2) {
@@ -24,10 +25,11 @@ bool update(float* parameter, const float* gradient, float* first, float* second
     const float g = gradient[i];
     float p = parameter[i], m = first[i], v = second[i];
     math::optimizer_update(p, g, m, v, settings, correction1, correction2);
-    parameter[i] = p;
-    first[i] = m;
-    if (type == Optimizer::adam) second[i] = v;
-    odd |= is_finite(g) && is_finite(p) ? 0 : 1;
+    const bool good = is_finite(g) && is_finite(p);
+    parameter[i] = good ? p : parameter[i];
+    first[i] = good ? m : first[i];
+    if (type == Optimizer::adam) second[i] = good ? v : second[i];
+    odd |= good ? 0 : 1;
   }
   return odd == 0;
 }

@@ -90,7 +90,7 @@ class CudaBackend : public Backend {
   }
 
  protected:
-  // ---- Memory -------------------------------------------------------------------------------------
+  // ---- Memory ---------------------------------------------------------------------------------------
   std::byte* do_allocate(std::size_t bytes, Memory kind) override {
     void* p = nullptr;
     const cudaError_t error =
@@ -124,7 +124,7 @@ class CudaBackend : public Backend {
     check_cuda(cudaMemsetAsync(to, byte, bytes, stream()), "fill");
   }
 
-  // ---- Layers -------------------------------------------------------------------------------------
+  // ---- Layers ---------------------------------------------------------------------------------------
   void do_matmul(const Matmul& p) override {
     gemm_.multiply({p.a, p.b, p.c, p.m, p.n, p.k, p.transpose_a, p.transpose_b});
   }
@@ -145,7 +145,7 @@ class CudaBackend : public Backend {
                     bias.as<float>()});
   }
 
-  // ---- Batch, latent, loss, update ----------------------------------------------------------------
+  // ---- Batch, latent, loss, update ------------------------------------------------------------------
   void do_gather_batch(const GatherBatch& g) override {
     kernels::gather_batch({g.source.as<std::uint8_t>(), state_of(g.state), g.indexing, g.binarize, g.input.as<float>(),
                            g.target.as<std::uint8_t>(), g.source.rows(), g.input.rows(), g.source.columns()},

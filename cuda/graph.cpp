@@ -20,18 +20,17 @@ class Capture {
     if (open_) end();
   }
   Graph finish() {
-    const auto [error, graph] = end();
-    Graph owner(graph);
+    auto [error, graph] = end();
     check_cuda(error, "cudaStreamEndCapture");
-    return owner;
+    return std::move(graph);
   }
 
  private:
-  std::pair<cudaError_t, cudaGraph_t> end() {
+  std::pair<cudaError_t, Graph> end() {
     open_ = false;
     cudaGraph_t graph = nullptr;
     const cudaError_t error = cudaStreamEndCapture(stream_, &graph);
-    return {error, graph};
+    return {error, Graph(graph)};
   }
   cudaStream_t stream_;
   bool open_ = true;

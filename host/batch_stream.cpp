@@ -25,8 +25,9 @@ BatchStream::BatchStream(Backend& device, const ImageSet& images, std::int64_t b
   require(batches_per_epoch_ > 0, "train.batch_size is ", batch_size, ", but there are only ", images.count,
           " training images");
   if (keep_on_device(residency, device.info(), images.pixels.size())) {
-    arena_ = Arena(device, images.pixels.size(), "the training images (data.residency \"stream\" needs less)");
-    resident_ = arena_.take({images.count, images.image_size()}, DType::u8);
+    memory_ = Buffer(device, images.pixels.size(), Memory::device,
+                     "the training images (data.residency \"stream\" needs less)");
+    resident_ = {memory_.data(), DType::u8, {images.count, images.image_size()}};
     device.upload(resident_, images.pixels.data());
   } else {
     ring_ = device.open_ring(ring_slots, batch_size, images.image_size());

@@ -32,7 +32,7 @@ class BatchStream {
   std::int64_t batch_size_;
   std::uint32_t batches_per_epoch_;
   std::uint64_t seed_;
-  Arena arena_;
+  Buffer memory_;
   Tensor resident_;  // u8 [N, D]
   std::unique_ptr<Ring> ring_;
 };

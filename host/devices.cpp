@@ -40,7 +40,7 @@ std::unique_ptr<Backend> open_plugin(const std::string& name, const BackendOptio
     return std::unique_ptr<Backend>(create(options));
   }
   fail("device '", name, "': there is no ", file, " in ", searched,
-       name == "cuda" ? " (this build was made without nvcc)" : "");
+       name == "cuda" ? " (a build made without nvcc has none)" : "");
 }
 
 }  // namespace

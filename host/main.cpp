@@ -2,10 +2,14 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "host/bench.h"
@@ -149,10 +153,14 @@ int main(int argc, char** argv) {
 #endif
   try {
     const int status = run_command_line(argc, argv);
-    if (std::fflush(stdout) != 0) elbo::fail("standard output: cannot be written: no space left?");
+    if (std::fflush(stdout) != 0) elbo::fail("standard output: cannot be written: ", std::strerror(errno));
     return status;
   } catch (const std::bad_alloc&) {
     std::fputs("elbo: out of memory\n", stderr);
+  } catch (const std::filesystem::filesystem_error& e) {
+    std::fprintf(stderr, "elbo: %s\n", e.what());
+  } catch (const std::system_error& e) {  // fmt::print's
+    std::fprintf(stderr, "elbo: standard output: cannot be written: %s\n", e.code().message().c_str());
   } catch (const std::exception& e) {
     std::fprintf(stderr, "elbo: %s\n", e.what());
   }

@@ -229,6 +229,7 @@ class TrainingRun {
       if (!finish_epoch(epoch, (epoch + 1) * per_epoch)) return false;
       const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
       record_epoch(epoch, static_cast<double>((trainer_.step() - first) * spec_.train.batch_size) / seconds);
+      if (stop_requested && trainer_.step() < total_) return false;
     }
     line_.clear();
     return true;

@@ -40,7 +40,7 @@ __device__ math::Draw draw_of(const StepState& state, std::int64_t row, std::int
 
 __device__ unsigned element() { return blockIdx.x * blockDim.x + threadIdx.x; }
 
-// ---- Fused ------------------------------------------------------------------------------------------------
+// ---- Fused ------------------------------------------------------------------------------------------
 
 // Block b: tile, then strip of dimensions, then range of samples, the last fastest. The block of the first
 // samples also sums the KL.
@@ -73,9 +73,7 @@ __global__ void __launch_bounds__(max_threads) sample_and_kl(const LatentSample 
     }
     if (range == 0) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if (j < count) kl[tile_row * width + column + j] = math::gaussian_kl(a.posterior, mu.v[j], s.v[j]);
-      }
+      for (int j = 0; j < 4; ++j) kl[tile_row * width + column + j] = math::gaussian_kl(a.posterior, mu.v[j], s.v[j]);
     }
   }
   if (range != 0) return;
@@ -119,7 +117,7 @@ __global__ void __launch_bounds__(max_threads) latent_gradient(const LatentGradi
   store_quad<aligned>(dstats + a.latent, ds, count);
 }
 
-// ---- Unfused: one thread for an element ------------------------------------------------------------------------
+// ---- Unfused: one thread for an element -------------------------------------------------------------
 
 constexpr unsigned threads = 256;
 

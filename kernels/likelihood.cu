@@ -7,10 +7,12 @@
 // Bytes, fused: reads the output (4) and the target (1 or 4) once, writes the gradient (4): 9 or 12 a pixel,
 //   in 16-byte accesses (4 for u8) where pixels is a multiple of 4 and the buffers are aligned; a thread has
 //   up to four of each under way before it uses the first. Unfused: one launch for each operation,
-//   through a scratch buffer: 33 with u8 targets.
+//   through a scratch buffer: 30 with u8 targets.
 // Deterministic: a chunk is summed by one block whose size follows from `pixels` alone, each thread over
 //   its quads in order, then the threads in a fixed tree. Alignment changes the accesses, not the order.
 #include "kernels/likelihood.h"
+
+#include <cmath>
 
 #include "elbo/backend.h"
 #include "elbo/math/likelihood.h"
@@ -34,7 +36,7 @@ unsigned threads_for(std::int64_t pixels) {
 __device__ float pixel(std::uint8_t stored) { return math::pixel_value<float>(stored); }
 __device__ float pixel(float stored) { return stored; }
 
-// ---- The likelihoods, and sums of their losses ----------------------------------------------------------
+// ---- The likelihoods, and sums of their losses ------------------------------------------------------
 
 struct Bernoulli {
   __device__ math::ValueGrad<float> operator()(float logit, float x) const { return math::bernoulli(logit, x); }
@@ -88,8 +90,7 @@ Gaussian gaussian_of(float variance) {
   return {static_cast<float>(0.5 / variance), static_cast<float>(0.5 * std::log(two_pi * variance))};
 }
 
-// ---- Fused
-// ------------------------------------------------------------------------------------------------------------
+// ---- Fused ------------------------------------------------------------------------------------------
 
 // The part of the loss that a block works on: one chunk of one output row.
 template <class Target>
@@ -149,8 +150,7 @@ __global__ void __launch_bounds__(max_threads) gaussian_fused(const Gaussian g, 
   loss_and_gradient<aligned>(g, a);
 }
 
-// ---- Unfused: a block for a chunk, one pixel at a time
-// -------------------------------------------------------------------
+// ---- Unfused: a block for a chunk, one pixel at a time ----------------------------------------------
 
 // values = the loss of every pixel
 template <class Loss, class Target>

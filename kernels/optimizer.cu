@@ -1,7 +1,8 @@
 // The optimiser over one flat buffer, the epoch's running sums, the move to the next step.
 //
-// update_weights: math::optimizer_update for every parameter. Nothing once a bad step is known. A gradient
-//   or an updated weight that is not finite is noted in state->bad_update. Bytes a parameter: Adam 28 (reads
+// update_weights: math::optimizer_update for every parameter. Nothing once a bad step is known. A parameter
+//   whose gradient or updated value is not finite stays as it was, and is noted in state->bad_update. Bytes a
+//   parameter: Adam 28 (reads
 //   4 buffers, writes 3); Adagrad and SGD 20. Order plays no part: each parameter stands for itself, and
 //   the first bad step is a minimum.
 // add_to_sums: one block; each thread adds the losses t, t + 256, ... in double, then the threads are
@@ -42,8 +43,13 @@ __global__ void __launch_bounds__(threads) update_weights(const Update u) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
     if (j >= left) break;
-    math::optimizer_update(p.v[j], g.v[j], m.v[j], v.v[j], u.settings, u.state->correction1, u.state->correction2);
-    finite = finite && is_finite(g.v[j]) && is_finite(p.v[j]);
+    float new_p = p.v[j], new_m = m.v[j], new_v = v.v[j];
+    math::optimizer_update(new_p, g.v[j], new_m, new_v, u.settings, u.state->correction1, u.state->correction2);
+    const bool good = is_finite(g.v[j]) && is_finite(new_p);
+    p.v[j] = good ? new_p : p.v[j];
+    m.v[j] = good ? new_m : m.v[j];
+    v.v[j] = good ? new_v : v.v[j];
+    finite = finite && good;
   }
   store_quad<aligned>(u.parameters + i, p, left);
   store_quad<aligned>(u.first + i, m, left);

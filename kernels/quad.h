@@ -44,11 +44,12 @@ __device__ __forceinline__ Quad<std::uint8_t> load_quad(const std::uint8_t* p, s
   return q;
 }
 
-// Writes as much of a quad as fits into p[0 .. count-1].
+// Writes as much of a quad as fits into p[0 .. count-1]. __stcg is a plain store to the L2 cache, where
+// stores go anyway; nvcc may split an assignment into four stores, but not this.
 template <bool aligned>
 __device__ __forceinline__ void store_quad(float* p, const Quad<float>& q, std::int64_t count) {
   if (aligned && count >= 4) {
-    *reinterpret_cast<float4*>(p) = make_float4(q.v[0], q.v[1], q.v[2], q.v[3]);
+    __stcg(reinterpret_cast<float4*>(p), make_float4(q.v[0], q.v[1], q.v[2], q.v[3]));
     return;
   }
 #pragma unroll
@@ -60,7 +61,7 @@ __device__ __forceinline__ void store_quad(float* p, const Quad<float>& q, std::
 template <bool aligned>
 __device__ __forceinline__ void store_quad(std::uint8_t* p, const Quad<std::uint8_t>& q, std::int64_t count) {
   if (aligned && count >= 4) {
-    *reinterpret_cast<uchar4*>(p) = make_uchar4(q.v[0], q.v[1], q.v[2], q.v[3]);
+    __stcg(reinterpret_cast<uchar4*>(p), make_uchar4(q.v[0], q.v[1], q.v[2], q.v[3]));
     return;
   }
 #pragma unroll

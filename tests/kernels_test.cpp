@@ -33,7 +33,7 @@ using std::size_t;
 constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
-// ---- Memory of the device ---------------------------------------------------------------------------------
+// ---- Memory of the device ---------------------------------------------------------------------------
 
 // Every byte 0xFF: NaN for floating-point types. `offset` bytes before it spoil its alignment.
 class Block {
@@ -115,7 +115,7 @@ class KernelTest : public testing::Test {
   cudaStream_t stream_ = nullptr;
 };
 
-// ---- Values ---------------------------------------------------------------------------------------------------
+// ---- Values -----------------------------------------------------------------------------------------
 
 std::vector<float> gaussian_values(size_t n, unsigned seed, float deviation = 1.0f) {
   std::mt19937 bits(seed);
@@ -162,7 +162,7 @@ StepState some_state() {
   return s;
 }
 
-// ---- Gather --------------------------------------------------------------------------------------------------------
+// ---- Gather -----------------------------------------------------------------------------------------
 
 struct GatherCase {
   int64_t images, rows, pixels;
@@ -245,8 +245,7 @@ TEST_F(KernelTest, DynamicBinarisationDrawsAnewEachStepAndKeepsTheMean) {
   EXPECT_NEAR(sum / (20 * 784), 64.0 / 255.0, 0.014);  // 4 standard deviations
 }
 
-// ---- Latent
-// -------------------------------------------------------------------------------------------------------------
+// ---- Latent -----------------------------------------------------------------------------------------
 
 struct LatentCase {
   int64_t rows, samples, latent;
@@ -347,8 +346,7 @@ TEST_F(KernelTest, LatentKeepsNaN) {
   for (size_t i = 0; i < 16; ++i) EXPECT_EQ(std::isnan(dstats.get()[i]), i == 13) << i;
 }
 
-// ---- Likelihood
-// --------------------------------------------------------------------------------------------------------
+// ---- Likelihood -------------------------------------------------------------------------------------
 
 struct LossCase {
   int64_t rows, samples, pixels;
@@ -494,8 +492,7 @@ TEST_F(KernelTest, LikelihoodKeepsNaNAndInfinity) {
   }
 }
 
-// ---- Layers
-// -------------------------------------------------------------------------------------------------------------
+// ---- Layers -----------------------------------------------------------------------------------------
 
 constexpr Activation activations[] = {Activation::identity, Activation::relu, Activation::tanh, Activation::softplus};
 
@@ -579,8 +576,7 @@ TEST_F(KernelTest, LayersKeepNaN) {
   }
 }
 
-// ---- Optimiser, sums, step
-// ------------------------------------------------------------------------------------------------
+// ---- Optimiser, sums, step --------------------------------------------------------------------------
 
 struct OptimizerCase {
   Optimizer type;
@@ -777,8 +773,7 @@ TEST_F(KernelTest, AdvanceMovesOnAndReportsTheFirstBadStep) {
   }
 }
 
-// ---- Launchers
-// -----------------------------------------------------------------------------------------------------------
+// ---- Launchers --------------------------------------------------------------------------------------
 
 TEST_F(KernelTest, LaunchersNameWhatIsWrong) {
   const Array<float> f(16);

@@ -74,7 +74,7 @@ def read_safetensors(path):
 def write_safetensors(path, header, payload):
     """With the checksum that elbo expects: of the whole file, its own digits being zeros."""
     header["__metadata__"]["sha256"] = "0" * 64
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     data = struct.pack("<Q", len(text)) + text + payload
     digest = hashlib.sha256(data).hexdigest().encode()

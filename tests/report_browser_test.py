@@ -96,6 +96,8 @@ class ReportPages(unittest.TestCase):
                                      ".querySelectorAll('polyline.test').length"), 2)
         self.assertIn("<b>an unusually long name & one", self.find("h1").text)
         self.assertIn("</script><b>\"'&", self.find(".legend button").text)
+        self.assertEqual(self.run_js("JSON.parse(document.getElementById('data').textContent).scatter.names[0]"),
+                         "</script><b>\"'&")
 
     def test_cursor_reads_the_curves(self):
         for page, first, last in (("two", "Epoch 1,", "Epoch 12,"), ("three", "Epoch 1,", "Epoch 50,")):

@@ -335,8 +335,12 @@ TEST_F(FailedWrite, FolderIsMissing) {
               AllOf(HasSubstr(path + ": cannot be written"), HasSubstr("No such file")));
 }
 
-TEST_F(FailedWrite, NoRegularFileIsReplaced) {
-  for (const std::string& path : {std::string("/dev/full"), folder_.path()}) {
+// Both lie in the test's own folder: were one replaced, no device of the machine would be.
+TEST_F(FailedWrite, WhatIsNoRegularFileIsNotReplaced) {
+  const std::string device = folder_ / "device", pipe = folder_ / "pipe";
+  std::filesystem::create_symlink("/dev/full", device);
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& path : {device, pipe, folder_.path()}) {
     EXPECT_THAT(error_of([&] { write_safetensors(path, new_); }),
                 HasSubstr(path + ": cannot be written: there is something that is not a regular file"));
     EXPECT_FALSE(std::filesystem::is_regular_file(path));

@@ -111,7 +111,7 @@ std::string figures_of_merit(const ReportData& data) {
     add("", "KL divergence", number(test.kl, 2), "nats per image");
   }
   add("", "Time", duration(data.seconds),
-      fmt::format("{} epoch{}", data.epochs.size(), data.epochs.size() == 1 ? "" : "s"));
+      grouped(static_cast<std::int64_t>(data.epochs.size())) + (data.epochs.size() == 1 ? " epoch" : " epochs"));
   if (!data.epochs.empty()) {
     std::vector<double> speeds;
     for (const EpochMetrics& e : data.epochs)
@@ -175,7 +175,9 @@ std::string reconstructions(const ReportData& data) {
       "<p class=\"lead\">Test images, and below them what the decoder makes of the mean of their posterior.</p>\n"
       "<figure class=\"pair\">\n";
   if (!data.original_names.empty()) {
-    html += fmt::format("<span class=\"corner\"></span><div class=\"names\" style=\"--own:{}px\">", above.width);
+    html += fmt::format(
+        "<span class=\"corner\"></span><div class=\"names\" style=\"--own:{0}px;column-gap:calc(200%/{0})\">",
+        above.width);
     for (const std::string& name : data.original_names) html += fmt::format("<span>{}</span>", escape_html(name));
     html += "</div>\n";
   }

@@ -467,7 +467,7 @@ Picture unit_kl(const std::vector<double>& nats) {
   range.include(0);
   for (const double v : nats) range.include(v);
   const double units = static_cast<double>(nats.size()), slot = std::clamp(500 / units, 2.0, 44.0);
-  const double left = 46, top = 42, bottom = 206, right = left + std::max(240.0, slot * units);
+  const double left = 46, top = 42, bottom = 206, right = left + std::max(260.0, slot * units);
   const Axis y{0, std::max(range.high, active_unit_nats), bottom, top};
   const auto active = std::count_if(nats.begin(), nats.end(), [](double v) { return v > active_unit_nats; });
   Picture picture(
@@ -479,12 +479,18 @@ Picture unit_kl(const std::vector<double>& nats) {
   }
   for (std::size_t i = 0; i < order.size(); ++i) {
     const double v = nats[order[i]], x = left + slot * static_cast<double>(i), centre = x + slot / 2;
-    const double height = std::isfinite(v) ? std::max(1.0, bottom - y(v)) : 0;
+    const double height = std::isfinite(v) ? std::max(2.0, bottom - y(v)) : 0;
     picture.box({x + slot * 0.12, bottom - height}, slot * 0.76, height,
                 v > active_unit_nats ? Ink::test : Ink::inactive, v > active_unit_nats ? "bar active" : "bar");
     if (slot >= 34 || !std::isfinite(v))
-      picture.text({centre, bottom - height - 5}, number(v, 2), {11, Ink::text, Anchor::middle});
+      picture.text({centre, bottom - height - 5}, number(v, v < 0.1 ? 3 : 2), {11, Ink::text, Anchor::middle});
     if (slot >= 15) picture.text({centre, bottom + 15}, std::to_string(order[i] + 1), {11, Ink::muted, Anchor::middle});
+  }
+  if (active > 0 && active < std::ssize(nats)) {
+    const double border = left + slot * static_cast<double>(active);
+    picture.line({border, top + 10}, {border, bottom}, {Ink::muted, 1, true});
+    picture.text({border - 5, top + 20}, "active", {11, Ink::test, Anchor::end, false, true});
+    picture.text({border + 5, top + 20}, "inactive", {11, Ink::muted, Anchor::start, false, true});
   }
   picture.text({left, bottom + 32}, slot >= 15 ? "latent unit, most used first" : "latent units, most used first",
                {11});

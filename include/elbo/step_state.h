@@ -19,7 +19,7 @@ struct StepState {
   float correction1, correction2;  // Adam's 1 - beta^t, t = step + 1
   // The first step whose loss was not finite; the optimiser does nothing from then on.
   std::uint64_t bad_step;
-  // The first step with a gradient or an updated weight that was not finite.
+  // The first step with a gradient or an updated weight that was not finite; such a weight stays as it was.
   std::uint64_t bad_update;
 };
 
@@ -28,7 +28,7 @@ struct StepState {
 struct Schedule {
   std::uint32_t batches_per_epoch = 1;
   std::uint32_t rows_per_batch = 0;  // added to row0: evaluation walks through the data set; training: 0
-  float beta1 = 0.0f, beta2 = 0.0f;
+  double beta1 = 0.0, beta2 = 0.0;
 };
 
 // The state before step `step` (counted from 0).

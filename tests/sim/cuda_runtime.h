@@ -116,6 +116,10 @@ template <class T>
 void __stcs(T* p, std::type_identity_t<T> v) {
   *p = v;
 }
+template <class T>
+void __stcg(T* p, std::type_identity_t<T> v) {
+  *p = v;
+}
 
 using std::max;
 using std::min;

@@ -355,6 +355,7 @@ void Executor::run_block(unsigned block) {
   at_barrier_ = held_back_ = 0;
   start_pass();
 
+  release(&begun_);
   continue_with(*next());
   switch_fiber(host_, *current_->fiber);
   if (live_ > 0 && !error_) error_ = std::make_exception_ptr(stuck());
@@ -383,6 +384,7 @@ Fault Executor::stuck() {
 
 // Suspended threads cannot be resumed any more: their fibers go.
 void Executor::abandon_block() {
+  acquire(&ended_);  // the error comes from one of them
   for (unsigned i = 0; i < count_; ++i) threads_[i].fiber = nullptr;
   while (made_ > 0) fibers_[--made_].reset();
   first_idle_ = end_idle_ = 0;
@@ -406,7 +408,6 @@ void Executor::run_grid(unsigned blocks, unsigned threads, void (*thread)(const 
   if (order_ == Order::reverse) std::reverse(order.begin(), order.end());
   if (order_ == Order::random)
     for (unsigned i = blocks; i > 1; --i) std::swap(order[i - 1], order[draw() % i]);
-  release(&begun_);
   for (unsigned block : order) run_block(block);
   acquire(&ended_);
 }

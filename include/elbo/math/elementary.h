@@ -145,12 +145,12 @@ ELBO_HD float tanh(float x) {
 }
 
 ELBO_HD float sqrt(float x) { return exact::sqrt(x); }
-ELBO_HD float abs(float x) { return x < 0 ? -x : x; }
+ELBO_HD float abs(float x) { return ::fabsf(x); }
 
 ELBO_HD double log(double x) { return ::log(x); }
 ELBO_HD double exp(double x) { return ::exp(x); }
 ELBO_HD double tanh(double x) { return ::tanh(x); }
 ELBO_HD double sqrt(double x) { return ::sqrt(x); }
-ELBO_HD double abs(double x) { return x < 0 ? -x : x; }
+ELBO_HD double abs(double x) { return ::fabs(x); }
 
 }  // namespace elbo::math

@@ -9,7 +9,7 @@ namespace elbo::math {
 struct OptimizerSettings {
   Optimizer type = Optimizer::adam;
   float learning_rate = 1e-3f;
-  float beta1 = 0.9f, beta2 = 0.999f;  // Adam
+  double beta1 = 0.9, beta2 = 0.999;   // Adam; double, since 1 - 0.999f is off by 1e-5
   float epsilon = 1e-8f;               // Adam, Adagrad
   float momentum = 0.0f;               // SGD
   float weight_decay = 0.0f;
@@ -21,8 +21,8 @@ ELBO_HD double adam_correction(double beta, double t) { return beta > 0.0 ? -::e
 // D. Kingma, J. Ba, «Adam», arXiv 1412.6980, algorithm 1. correction: 1 - beta^t for this step.
 template <class T>
 ELBO_HD void adam(T& p, T g, T& m, T& v, const OptimizerSettings& o, T correction1, T correction2) {
-  m += (g - m) * (T(1) - T(o.beta1));
-  v = T(o.beta2) * v + (T(1) - T(o.beta2)) * g * g;
+  m += (g - m) * T(1.0 - o.beta1);
+  v = T(o.beta2) * v + T(1.0 - o.beta2) * g * g;
   p -= T(o.learning_rate) / correction1 * m / (sqrt(v) / sqrt(correction2) + T(o.epsilon));
 }
 

@@ -1,0 +1,418 @@
+// The formulas of include/elbo/math against judges that share nothing with them: finite differences,
+// identities, published vectors, the C library in double.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <set>
+#include <vector>
+
+#include "elbo/math/activation.h"
+#include "elbo/math/latent.h"
+#include "elbo/math/likelihood.h"
+#include "elbo/math/normal.h"
+#include "elbo/math/optimizer.h"
+#include "elbo/math/random.h"
+#include "elbo/step_state.h"
+
+namespace elbo::math {
+namespace {
+
+constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+constexpr double points[] = {-30, -7.5, -2, -0.9, -0.3, -1e-3, 1e-3, 0.25, 0.7, 1.5, 4, 12, 30};
+constexpr Activation activations[] = {Activation::identity, Activation::relu, Activation::tanh, Activation::softplus};
+constexpr Posterior posteriors[] = {Posterior::log_variance, Posterior::sigma};
+
+// The central difference of five points: an error of h^4, here 1e-12 or so, besides rounding of 1e-13 / h.
+double slope(const std::function<double(double)>& f, double x) {
+  const double h = 1e-3 * std::max(1e-2, std::min(1.0, std::abs(x)));
+  return (8 * (f(x + h) - f(x - h)) - (f(x + 2 * h) - f(x - 2 * h))) / (12 * h);
+}
+
+void expect_slope(double grad, const std::function<double(double)>& f, double x) {
+  EXPECT_NEAR(grad, slope(f, x), 1e-8 * (1 + std::abs(grad) + std::abs(f(x)))) << "at " << x;
+}
+
+// The largest error of `f` in units in the last place of the float nearest to the truth.
+double largest_ulps(float (*f)(float), double (*truth)(double), float from, float to, int steps = 400'000) {
+  double worst = 0;
+  for (int i = 0; i <= steps; ++i) {
+    const float x = from + (to - from) * static_cast<float>(i) / static_cast<float>(steps);
+    const double want = truth(x);
+    const auto nearest = static_cast<float>(want);
+    const double ulp = double{std::nextafter(std::abs(nearest), INFINITY)} - double{std::abs(nearest)};
+    worst = std::max(worst, std::abs(double{f(x)} - want) / ulp);
+  }
+  return worst;
+}
+
+// ---- Elementary functions -------------------------------------------------------------------------------------
+
+TEST(Elementary, ExpIsWithinTwoUlps) {
+  EXPECT_LE(largest_ulps(exp, std::exp, -87.0f, 88.7f), 2);
+  EXPECT_LE(largest_ulps(exp, std::exp, -1.0f, 1.0f), 2);
+  EXPECT_EQ(exp(0.0f), 1.0f);
+  EXPECT_GT(exp(-1000.0f), 0.0f);  // saturates: never a denormal, never 0
+  EXPECT_LT(exp(-1000.0f), 1.2e-38f);
+  EXPECT_GT(exp(1000.0f), 3.4e38f);
+}
+
+TEST(Elementary, LogIsWithinTwoUlps) {
+  EXPECT_LE(largest_ulps(log, std::log, 0.3f, 3.0f), 2);
+  EXPECT_LE(largest_ulps(log, std::log, 1e-30f, 1e-20f), 2);
+  EXPECT_LE(largest_ulps(log, std::log, 1.0f, 1e30f), 2);
+  EXPECT_EQ(log(1.0f), 0.0f);
+  EXPECT_FALSE(std::isfinite(log(std::numeric_limits<float>::infinity())));
+  EXPECT_FALSE(std::isfinite(log(-std::numeric_limits<float>::infinity())));
+}
+
+TEST(Elementary, TanhIsWithinTwoUlps) {
+  EXPECT_LE(largest_ulps(tanh, std::tanh, -9.0f, 9.0f), 2);
+  EXPECT_LE(largest_ulps(tanh, std::tanh, -0.7f, 0.7f), 2);
+  EXPECT_EQ(tanh(50.0f), 1.0f);
+  EXPECT_EQ(tanh(-50.0f), -1.0f);
+  EXPECT_EQ(tanh(0.0f), 0.0f);
+}
+
+TEST(Elementary, NanStaysNan) {
+  const auto f = static_cast<float>(nan);
+  EXPECT_TRUE(std::isnan(exp(f)) && std::isnan(log(f)) && std::isnan(tanh(f)) && std::isnan(sqrt(f)));
+  EXPECT_TRUE(std::isnan(exp(nan)) && std::isnan(log(nan)) && std::isnan(tanh(nan)));
+}
+
+// ---- Activations --------------------------------------------------------------------------------------------
+
+TEST(Activations, SlopesMatchFiniteDifferences) {
+  for (Activation a : activations) {
+    for (double x : points) {
+      expect_slope(
+          activation_slope(a, activate(a, x)), [a](double t) { return activate(a, t); }, x);
+    }
+  }
+}
+
+TEST(Activations, KnownValues) {
+  EXPECT_EQ(activate(Activation::relu, -2.0), 0.0);
+  EXPECT_EQ(activation_slope(Activation::relu, 0.0), 0.0);
+  EXPECT_DOUBLE_EQ(activate(Activation::softplus, 0.0), std::log(2.0));
+  EXPECT_DOUBLE_EQ(activate(Activation::softplus, 1000.0), 1000.0);
+  EXPECT_NEAR(activate(Activation::softplus, -20.0f) / std::exp(-20.0f), 1.0f, 1e-6f);  // not lost beside 1
+}
+
+TEST(Activations, FloatAgreesWithDouble) {
+  for (Activation a : activations) {
+    for (double x = -40; x < 40; x += 0.01) {
+      const auto f = static_cast<float>(x);
+      const double want = activate(a, double{f});
+      EXPECT_NEAR(activate(a, f), want, 4e-7 * std::abs(want) + 1e-37) << x;  // a few roundings of 6e-8
+    }
+  }
+}
+
+TEST(Activations, NanStaysNan) {
+  for (Activation a : activations) {
+    EXPECT_TRUE(std::isnan(activate(a, static_cast<float>(nan)))) << static_cast<int>(a);
+    EXPECT_TRUE(std::isnan(activate(a, nan))) << static_cast<int>(a);
+  }
+}
+
+// ---- Latent variable ------------------------------------------------------------------------------------------
+
+TEST(Latent, KlIsZeroForTheStandardNormal) {
+  EXPECT_EQ(gaussian_kl(Posterior::log_variance, 0.0, 0.0), 0.0);
+  EXPECT_EQ(gaussian_kl(Posterior::sigma, 0.0, 1.0), 0.0);
+  EXPECT_EQ(gaussian_kl(Posterior::sigma, 0.0, -1.0), 0.0);
+  for (Posterior p : posteriors) {
+    const auto g = gaussian_kl_grad(p, 0.0, p == Posterior::sigma ? 1.0 : 0.0);
+    EXPECT_EQ(g.mu, 0.0);
+    EXPECT_EQ(g.s, 0.0);
+  }
+}
+
+TEST(Latent, KlMatchesItsIntegral) {
+  const double mu = 0.7, sigma = 0.4;
+  double sum = 0;
+  const double h = 1e-4;
+  for (double z = mu - 12 * sigma; z < mu + 12 * sigma; z += h) {
+    const double d = (z - mu) / sigma, density = std::exp(-0.5 * d * d) / (sigma * std::sqrt(2 * M_PI));
+    sum += h * density * (0.5 * z * z - 0.5 * d * d - std::log(sigma));
+  }
+  EXPECT_NEAR(gaussian_kl(Posterior::sigma, mu, sigma), sum, 1e-9);
+  EXPECT_NEAR(gaussian_kl(Posterior::log_variance, mu, 2 * std::log(sigma)), sum, 1e-9);
+}
+
+TEST(Latent, GradientsMatchFiniteDifferences) {
+  for (Posterior p : posteriors) {
+    for (double mu : {-2.0, 0.1, 3.0}) {
+      for (double s : {-3.0, -0.8, 0.3, 2.0}) {
+        const auto g = gaussian_kl_grad(p, mu, s);
+        expect_slope(
+            g.mu, [=](double t) { return gaussian_kl(p, t, s); }, mu);
+        expect_slope(
+            g.s, [=](double t) { return gaussian_kl(p, mu, t); }, s);
+        for (double eps : {-1.7, 0.4}) {
+          expect_slope(
+              sample_slope(p, s, eps), [=](double t) { return mu + posterior_sigma(p, t) * eps; }, s);
+        }
+      }
+    }
+  }
+}
+
+TEST(Latent, NanStaysNan) {
+  for (Posterior p : posteriors) {
+    EXPECT_TRUE(std::isnan(gaussian_kl(p, nan, 0.5)) && std::isnan(gaussian_kl(p, 0.5, nan)));
+    EXPECT_TRUE(std::isnan(gaussian_kl_grad(p, nan, 0.5).mu) && std::isnan(gaussian_kl_grad(p, 0.5, nan).s));
+    EXPECT_TRUE(std::isnan(posterior_sigma(p, static_cast<float>(nan))));
+  }
+}
+
+// ---- Likelihoods ------------------------------------------------------------------------------------------
+
+TEST(Likelihoods, GradientsMatchFiniteDifferences) {
+  for (double x : {0.0, 0.3, 1.0}) {
+    for (double l : points) {
+      expect_slope(
+          bernoulli(l, x).grad, [x](double t) { return bernoulli(t, x).value; }, l);
+      expect_slope(
+          bernoulli_parts(l, x).grad, [x](double t) { return bernoulli(t, x).value; }, l);
+      expect_slope(
+          gaussian(l, x, 0.8, 0.1).grad, [x](double t) { return gaussian(t, x, 0.8, 0.1).value; }, l);
+    }
+  }
+}
+
+TEST(Likelihoods, AgreeWithTheirDensities) {
+  for (double l : {-3.0, -0.2, 0.0, 2.5}) {
+    const double p = 1 / (1 + std::exp(-l));
+    for (double x : {0.0, 0.4, 1.0}) {
+      EXPECT_NEAR(bernoulli(l, x).value, -x * std::log(p) - (1 - x) * std::log(1 - p), 1e-14);
+      const auto parts = bernoulli_parts(l, x);
+      EXPECT_NEAR(parts.linear + std::log(parts.factor), bernoulli(l, x).value, 1e-14);
+      EXPECT_GE(parts.factor, 1.0);
+      EXPECT_LE(parts.factor, 2.0);
+    }
+  }
+  const double variance = 0.6, d = 0.7 - 0.2;
+  const double density = std::exp(-0.5 * d * d / variance) / std::sqrt(2 * M_PI * variance);
+  EXPECT_NEAR(gaussian(0.7, 0.2, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance)).value, -std::log(density), 1e-14);
+}
+
+TEST(Likelihoods, FloatKeepsSmallLosses) {
+  // A confident, right logit costs e^-|l|, which the sum 1 + e^-|l| would round away.
+  for (float l : {-12.0f, -16.0f, -20.0f, -30.0f}) {
+    EXPECT_NEAR(bernoulli(l, 0.0f).value / std::log1p(std::exp(double{l})), 1.0, 1e-6) << l;
+  }
+}
+
+TEST(Likelihoods, NanAndInfinityDoNotVanish) {
+  const auto f = static_cast<float>(nan), inf = std::numeric_limits<float>::infinity();
+  EXPECT_TRUE(std::isnan(bernoulli(f, 0.5f).value) && std::isnan(bernoulli(f, 0.5f).grad));
+  EXPECT_TRUE(std::isnan(bernoulli_parts(f, 0.5f).factor) && std::isnan(bernoulli_parts(f, 0.5f).grad));
+  EXPECT_TRUE(std::isnan(gaussian(f, 0.5f, 1.0f, 0.0f).value) && std::isnan(gaussian(f, 0.5f, 1.0f, 0.0f).grad));
+  for (float x : {0.0f, 0.5f, 1.0f}) {
+    EXPECT_FALSE(std::isfinite(bernoulli(inf, x).value) && std::isfinite(bernoulli(-inf, x).value)) << x;
+  }
+}
+
+TEST(Likelihoods, PixelValuesSpanZeroToOne) {
+  EXPECT_EQ(pixel_value<float>(0), 0.0f);
+  EXPECT_EQ(pixel_value<float>(255), 1.0f);
+  for (int p = 0; p < 256; ++p) {
+    EXPECT_NEAR(pixel_value<float>(static_cast<std::uint8_t>(p)), p / 255.0, 1e-7) << p;
+  }
+}
+
+// ---- Optimisers -------------------------------------------------------------------------------------------
+
+TEST(Optimizers, FirstStepsHaveTheLengthOfTheLearningRate) {
+  OptimizerSettings o;
+  o.learning_rate = 0.01f;
+  double p = 1, m = 0, v = 0;
+  optimizer_update(p, -3.0, m, v, o, adam_correction(o.beta1, 1), adam_correction(o.beta2, 1));
+  EXPECT_NEAR(p, 1 + double{o.learning_rate}, 1e-8);  // Adam: rate * sign(gradient)
+  o.type = Optimizer::adagrad;
+  p = 1, m = 0;
+  optimizer_update(p, -3.0, m, v, o, 1.0, 1.0);
+  EXPECT_NEAR(p, 1 + double{o.learning_rate}, 1e-8);
+  EXPECT_EQ(m, 9);
+  o.type = Optimizer::sgd;
+  o.momentum = 0.5f;
+  p = 1, m = 0;
+  optimizer_update(p, -3.0, m, v, o, 1.0, 1.0);
+  optimizer_update(p, -3.0, m, v, o, 1.0, 1.0);
+  EXPECT_NEAR(p, 1 + double{o.learning_rate} * (3 + 4.5), 1e-12);
+}
+
+TEST(Optimizers, WeightDecayPullsTowardsZero) {
+  for (Optimizer type : {Optimizer::adam, Optimizer::adagrad, Optimizer::sgd}) {
+    OptimizerSettings o;
+    o.type = type;
+    o.weight_decay = 0.1f;
+    double p = 2, m = 0, v = 0;
+    optimizer_update(p, 0.0, m, v, o, 0.1, 0.001);
+    EXPECT_LT(p, 2);
+  }
+}
+
+TEST(Optimizers, AdamsCorrectionIsExactForSmallBeta) {
+  for (double t : {1.0, 2.0, 10.0, 1e4}) EXPECT_NEAR(adam_correction(0.9, t), 1 - std::pow(0.9, t), 1e-15);
+  EXPECT_NEAR(adam_correction(1 - 1e-12, 1) / 1e-12, 1, 1e-4);  // 1 - beta itself has lost digits by then
+  EXPECT_EQ(adam_correction(0.0, 5), 1);
+}
+
+TEST(Optimizers, NanReachesTheWeight) {
+  for (Optimizer type : {Optimizer::adam, Optimizer::adagrad, Optimizer::sgd}) {
+    OptimizerSettings o;
+    o.type = type;
+    float p = 1, m = 0, v = 0;
+    optimizer_update(p, static_cast<float>(nan), m, v, o, 0.1f, 0.001f);
+    EXPECT_TRUE(std::isnan(p));
+  }
+}
+
+TEST(StepState, IsAFunctionOfTheStep) {
+  const Schedule training{7, 0, 0.9f, 0.999f};
+  const auto s = state_at(5, 23, training);
+  EXPECT_EQ(s.seed, 5u);
+  EXPECT_EQ(s.step, 23u);
+  EXPECT_EQ(s.epoch, 3u);
+  EXPECT_EQ(s.batch, 2u);
+  EXPECT_EQ(s.noise_step, 23u);
+  EXPECT_EQ(s.row0, 0u);
+  EXPECT_NEAR(s.correction1, 1 - std::pow(double{0.9f}, 24), 1e-7);
+  EXPECT_EQ(s.bad_step, StepState::none);
+  const auto e = state_at(5, 3, {10, 100, 0, 0});  // evaluation
+  EXPECT_EQ(e.row0, 300u);
+  EXPECT_EQ(e.noise_step, ~0u);
+}
+
+// ---- Noise --------------------------------------------------------------------------------------------------
+
+// Known answers of Random123 1.14 (tests/kat_vectors, philox 4 32 10).
+TEST(Random, PhiloxMatchesItsPublishedVectors) {
+  const auto check = [](Words counter, std::uint64_t key, Words want) {
+    const Words got = philox(counter, key);
+    EXPECT_EQ(got.x, want.x);
+    EXPECT_EQ(got.y, want.y);
+    EXPECT_EQ(got.z, want.z);
+    EXPECT_EQ(got.w, want.w);
+  };
+  check({0, 0, 0, 0}, 0, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8});
+  check({~0u, ~0u, ~0u, ~0u}, ~0ull, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd});
+  check({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, 0x299f31d0a4093822ull,
+        {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
+}
+
+TEST(Random, NoTwoDrawsShareTheirWords) {
+  std::set<std::uint32_t> seen;
+  std::size_t draws = 0;
+  const auto add = [&](const Draw& d, std::uint32_t quad) {
+    seen.insert(random_words(d, quad).x);
+    ++draws;
+  };
+  for (std::uint32_t i = 0; i < 20; ++i) {
+    for (Purpose p : {Purpose::initialise, Purpose::shuffle, Purpose::binarize, Purpose::latent, Purpose::prior}) {
+      add({7 + i, p, 100, 200, 300}, 400);
+      add({6, p, 100 + i, 200, 300}, 400);
+      add({6, p, 50, 201 + i, 300}, 400);
+      add({6, p, 50, 200, 301 + i}, 400);
+      add({6, p, 50, 200, 300}, 401 + i);
+    }
+  }
+  EXPECT_EQ(seen.size(), draws);  // 500 words of 32 bits: a collision by chance has odds of 3e-5
+}
+
+TEST(Random, UniformStaysInsideZeroAndOne) {
+  EXPECT_EQ(uniform(0), std::ldexp(1.0f, -24));
+  EXPECT_EQ(uniform(~0u), 1.0f - std::ldexp(1.0f, -24));
+  EXPECT_LT(uniform(~0u), 1.0f);
+}
+
+TEST(Random, NormalsHaveTheirMomentsAndDistribution) {
+  constexpr int n = 1 << 20;
+  double m1 = 0, m2 = 0, m3 = 0, m4 = 0, neighbours = 0;
+  std::vector<int> histogram(64);
+  for (std::uint32_t q = 0; q < n / 4; ++q) {
+    const Normals4 four = normals({1, Purpose::latent, 3, q / 5, 0}, q % 5);
+    for (int i = 0; i < 4; ++i) {
+      const double x = four.v[i];
+      ASSERT_TRUE(std::isfinite(x));
+      m1 += x, m2 += x * x, m3 += x * x * x, m4 += x * x * x * x;
+      neighbours += x * four.v[(i + 1) % 4];
+      ++histogram[static_cast<std::size_t>(64 * normal_cdf(x))];
+    }
+  }
+  // Five standard errors of each mean: sqrt(1, 2, 15, 96 and 1 / n).
+  const double se = 5 / std::sqrt(double{n});
+  EXPECT_NEAR(m1 / n, 0, se);
+  EXPECT_NEAR(m2 / n, 1, se * std::sqrt(2.0));
+  EXPECT_NEAR(m3 / n, 0, se * std::sqrt(15.0));
+  EXPECT_NEAR(m4 / n, 3, se * std::sqrt(96.0));
+  EXPECT_NEAR(neighbours / n, 0, se);
+  double chi2 = 0;
+  for (int count : histogram) chi2 += (count - n / 64.0) * (count - n / 64.0) / (n / 64.0);
+  EXPECT_LT(chi2, 63 + 5 * std::sqrt(2 * 63.0));
+}
+
+TEST(Random, NormalsAreThoseOfBoxAndMuller) {
+  for (std::uint32_t i = 0; i < 10'000; ++i) {
+    const Words w = philox({i, 0, 0, 0}, 9);
+    const auto got = box_muller(w.x, w.y);
+    const double r = std::sqrt(-2 * std::log(double{uniform(w.x)}));
+    const double angle = ((w.y >> 30) + double{uniform(w.y << 2)} - 0.5) * M_PI / 2;
+    EXPECT_NEAR(got.x, r * std::cos(angle), 2e-6);  // r < 6, a few roundings of 6e-8 each
+    EXPECT_NEAR(got.y, r * std::sin(angle), 2e-6);
+  }
+}
+
+TEST(Random, BernoulliDrawsHaveThePixelsProbability) {
+  constexpr int n = 200'000;
+  for (int pixel : {0, 1, 64, 128, 200, 254, 255}) {
+    int ones = 0;
+    for (std::uint32_t i = 0; i < n; ++i) {
+      ones += bernoulli_draw(philox({i, 1, 2, 3}, 4).x, static_cast<std::uint8_t>(pixel));
+    }
+    const double p = pixel / 255.0;
+    EXPECT_NEAR(ones / double{n}, p, 5 * std::sqrt(p * (1 - p) / n)) << pixel;  // 0 and 255: exactly
+  }
+  EXPECT_TRUE(bernoulli_draw(~0u, 255));
+  EXPECT_FALSE(bernoulli_draw(0, 0));
+}
+
+TEST(Random, ShuffleIsABijection) {
+  for (std::uint32_t count : {1u, 2u, 3u, 4u, 5u, 15u, 16u, 17u, 100u, 1000u, 1965u, 4095u, 4096u, 4097u, 60'000u}) {
+    std::vector<char> hit(count);
+    for (std::uint32_t i = 0; i < count; ++i) {
+      const std::uint32_t at = shuffled_index(42, 3, count, i);
+      ASSERT_LT(at, count);
+      ASSERT_FALSE(hit[at]) << at << " twice of " << count;
+      hit[at] = 1;
+    }
+  }
+}
+
+TEST(Random, ShuffleMixes) {
+  constexpr std::uint32_t count = 10'000;
+  int fixed = 0, same_as_next_epoch = 0;
+  double distance = 0;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const auto at = shuffled_index(1, 0, count, i);
+    fixed += at == i;
+    same_as_next_epoch += at == shuffled_index(1, 1, count, i);
+    distance += std::abs(double(at) - double(i)) / count;
+  }
+  EXPECT_LT(fixed, 8);  // Poisson of mean 1
+  EXPECT_LT(same_as_next_epoch, 8);
+  EXPECT_NEAR(distance / count, 1.0 / 3, 0.015);  // of two uniform points; standard error 0.0024
+}
+
+TEST(Normal, InverseUndoesTheDistributionFunction) {
+  for (double p : {1e-9, 0.003, 0.2, 0.5, 0.7, 0.999}) EXPECT_NEAR(normal_cdf(inverse_normal_cdf(p)) / p, 1, 1e-12);
+  EXPECT_NEAR(inverse_normal_cdf(0.975), 1.959963984540054, 1e-12);
+}
+
+}  // namespace
+}  // namespace elbo::math

@@ -1,0 +1,972 @@
+// Every operation of a device against a float64 reference made of the same formulas, on every device.
+//
+// Outputs hold NaN before an operation runs, and the bytes after each tensor are watched. The formulas
+// themselves are judged elsewhere: math_test.cpp, golden_test.cpp.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "elbo/math/activation.h"
+#include "elbo/math/latent.h"
+#include "elbo/math/likelihood.h"
+#include "elbo/math/random.h"
+#include "host/devices.h"
+#include "tests/ops_cases.h"
+
+namespace elbo::test {
+namespace {
+
+constexpr Activation activations[] = {Activation::identity, Activation::relu, Activation::tanh, Activation::softplus};
+constexpr Posterior posteriors[] = {Posterior::log_variance, Posterior::sigma};
+constexpr Kernels both_kernels[] = {Kernels::fused, Kernels::unfused};
+constexpr Likelihood likelihoods[] = {Likelihood::bernoulli, Likelihood::gaussian};
+constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+using Floats = std::vector<float>;
+using Bytes = std::vector<std::uint8_t>;
+
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+Floats normals(std::int64_t n, std::uint32_t stream, float scale = 1.0f, float mean = 0.0f) {
+  Floats v(at(n));
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto quad = static_cast<std::uint32_t>(i / 4);
+    v[at(i)] = mean + scale * math::normals({99, Purpose::prior, stream, 0, 0}, quad).v[i % 4];
+  }
+  return v;
+}
+
+Bytes pixels(std::int64_t n, std::uint32_t stream) {
+  Bytes v(at(n));
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::uint32_t word = math::random_words({99, Purpose::prior, stream, 1, 0}, static_cast<std::uint32_t>(i)).x;
+    v[at(i)] = word % 4 == 0 ? 0 : word % 4 == 1 ? 255 : static_cast<std::uint8_t>(word >> 24);
+  }
+  return v;
+}
+
+// What a result should be, and how large the numbers were whose sum it is: rounding errors scale with
+// the latter.
+struct Expected {
+  std::vector<double> value, magnitude;
+
+  explicit Expected(std::int64_t n) : value(at(n)), magnitude(at(n)) {}
+  void add(std::int64_t i, double term) {
+    value[at(i)] += term;
+    magnitude[at(i)] += std::abs(term);
+  }
+};
+
+void expect_close(const Floats& got, const Expected& want, double tolerance, const std::string& what) {
+  ASSERT_EQ(got.size(), want.value.size()) << what;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    ASSERT_NEAR(double{got[i]}, want.value[i], tolerance * want.magnitude[i] + 1e-30) << what << ", element " << i;
+  }
+}
+
+template <class T>
+void expect_same_bits(const std::vector<T>& a, const std::vector<T>& b, const std::string& what) {
+  ASSERT_EQ(a.size(), b.size()) << what;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    ASSERT_EQ(std::memcmp(&a[i], &b[i], sizeof(T)), 0) << what << ", element " << i << ": " << a[i] << ", " << b[i];
+  }
+}
+
+// A device and tensors on it that hold 0xff in every byte (NaN) at first, with a watched margin behind.
+class Lab {
+ public:
+  explicit Lab(const char* device, const BackendOptions& options = {})
+      : device_(open_device(device, options).backend) {}
+  ~Lab() { clear(); }
+
+  // Looks behind every tensor made so far, and frees them.
+  void clear() {
+    for (const auto& [buffer, used] : buffers_) {
+      Bytes bytes(buffer->size());
+      device_->download(bytes.data(), {buffer->data(), DType::u8, {static_cast<std::int64_t>(buffer->size())}});
+      for (std::size_t i = used; i < bytes.size(); ++i) {
+        EXPECT_EQ(bytes[i], 0xff) << "byte " << i - used << " behind a tensor of " << used << " bytes was written to";
+      }
+    }
+    buffers_.clear();
+  }
+  Backend* operator->() const { return device_.get(); }
+  Backend& operator*() const { return *device_; }
+
+  Tensor make(Shape shape, DType dtype = DType::f32) {
+    Tensor t{nullptr, dtype, shape};
+    const std::size_t size = t.bytes() + margin;
+    auto buffer = std::make_unique<Buffer>(*device_, size, Memory::device, "a test's tensor");
+    t.data = buffer->data();
+    device_->fill({t.data, DType::u8, {static_cast<std::int64_t>(size)}}, 0xff);
+    buffers_.emplace_back(std::move(buffer), t.bytes());
+    return t;
+  }
+  template <class T>
+  Tensor put(Shape shape, const std::vector<T>& values) {
+    const Tensor t = make(shape, DTypeOf<T>::value);
+    EXPECT_EQ(static_cast<std::int64_t>(values.size()), shape.count());
+    device_->upload(t, values.data());
+    return t;
+  }
+  Tensor put(const StepState& s) {
+    const Tensor t = make({static_cast<std::int64_t>(sizeof s)}, DType::u8);
+    device_->upload(t, &s);
+    return t;
+  }
+  template <class T = float>
+  std::vector<T> get(const Tensor& t) const {
+    std::vector<T> values(at(t.count()));
+    EXPECT_EQ(DTypeOf<T>::value, t.dtype);
+    device_->download(values.data(), t);
+    return values;
+  }
+  StepState state(const Tensor& t) const {
+    StepState s;
+    device_->download(&s, t);
+    return s;
+  }
+
+ private:
+  static constexpr std::size_t margin = 256;
+  std::unique_ptr<Backend> device_;
+  std::vector<std::pair<std::unique_ptr<Buffer>, std::size_t>> buffers_;
+};
+
+class Ops : public testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    try {
+      lab_ = std::make_unique<Lab>(GetParam());
+    } catch (const Error& e) {
+      const bool required =
+          std::string(GetParam()) == "cpu" || (std::string(GetParam()) == "sim" && std::getenv("ELBO_REQUIRE_SIM"));
+      if (required) FAIL() << e.what();
+      GTEST_SKIP() << e.what();
+    }
+  }
+  Lab& lab() { return *lab_; }
+  // The lab, emptied for the next case.
+  Lab& next() {
+    lab_->clear();
+    return *lab_;
+  }
+
+ private:
+  std::unique_ptr<Lab> lab_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Devices, Ops, testing::Values("cpu", "sim", "cuda"),
+                         [](const auto& device) { return std::string(device.param); });
+
+StepState some_state(std::uint32_t step = 5) { return state_at(0x123456789abcdefull, step, {3, 0, 0.9f, 0.999f}); }
+
+// ---- Memory ---------------------------------------------------------------------------------------------------
+
+TEST_P(Ops, MemoryMoves) {
+  const Floats values = normals(1001, 1);
+  const Tensor a = lab().put({1001}, values), b = lab().make({7, 143});
+  lab()->copy(b, a);
+  expect_same_bits(lab().get(b), values, "copy");
+  lab()->fill(b, 0);
+  EXPECT_EQ(lab().get(b), Floats(1001, 0.0f));
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(a.data) % 256, 0u);
+  lab()->synchronize();
+}
+
+TEST_P(Ops, PinnedMemoryIsForBoth) {
+  Buffer buffer(*lab(), 64, Memory::pinned, "a test's page");
+  const Tensor pinned{buffer.data(), DType::f32, {16}}, device = lab().put({16}, normals(16, 1));
+  lab()->copy(pinned, device);
+  lab()->synchronize();
+  expect_same_bits(Floats(pinned.as<float>(), pinned.as<float>() + 16), normals(16, 1), "pinned");
+}
+
+TEST_P(Ops, TooMuchMemoryIsAnErrorThatSaysWhatFor) {
+  try {
+    Buffer(*lab(), std::size_t{1} << 60, Memory::device, "the activations");
+    FAIL() << "2^60 bytes were given";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("the activations"), std::string::npos) << e.what();
+  }
+}
+
+// ---- Layers -----------------------------------------------------------------------------------------------------
+
+struct Dense {
+  Floats x, weight, bias, dy;
+  explicit Dense(const DenseCase& c)
+      : x(normals(c.rows * c.in, 1)),
+        weight(normals(c.out * c.in, 2, 1.0f / std::sqrt(static_cast<float>(c.in)))),
+        bias(normals(c.out, 3)),
+        dy(normals(c.rows * c.out, 4)) {}
+};
+
+// Summing n products in fp32, in any order, errs by a few times 6e-8 of the sum of their magnitudes; 2e-6
+// leaves room for the activation.
+constexpr double product_tolerance = 2e-6;
+
+TEST_P(Ops, DenseForward) {
+  for (const DenseCase& c : dense_cases) {
+    const Dense v(c);
+    Expected linear(c.rows * c.out);
+    for (std::int64_t i = 0; i < c.rows * c.out; ++i) {
+      const std::int64_t r = i / c.out, o = i % c.out;
+      linear.add(i, v.bias[at(o)]);
+      for (std::int64_t k = 0; k < c.in; ++k) linear.add(i, double{v.x[at(r * c.in + k)]} * v.weight[at(o * c.in + k)]);
+    }
+    for (Activation activation : activations) {
+      Lab& d = next();
+      const Tensor y = d.make({c.rows, c.out});
+      d->dense_forward(d.put({c.rows, c.in}, v.x), d.put({c.out, c.in}, v.weight), d.put({c.out}, v.bias), activation,
+                       y);
+      Expected want = linear;
+      for (double& value : want.value) value = math::activate(activation, value);
+      expect_close(d.get(y), want, product_tolerance, cat("y, activation ", static_cast<int>(activation)));
+    }
+  }
+}
+
+TEST_P(Ops, DenseBackward) {
+  for (const DenseCase& c : dense_cases) {
+    const Dense v(c);
+    for (Activation activation : activations) {
+      Floats y = normals(c.rows * c.out, 5);
+      for (float& value : y) value = math::activate(activation, value);
+      Expected dz(c.rows * c.out), want_weight(c.out * c.in), want_bias(c.out), want_x(c.rows * c.in);
+      for (std::int64_t i = 0; i < c.rows * c.out; ++i) {
+        const std::int64_t r = i / c.out, o = i % c.out;
+        const double g = v.dy[at(i)] * math::activation_slope(activation, double{y[at(i)]});
+        dz.add(i, g);
+        want_bias.add(o, g);
+        for (std::int64_t k = 0; k < c.in; ++k) {
+          want_weight.add(o * c.in + k, g * v.x[at(r * c.in + k)]);
+          want_x.add(r * c.in + k, g * v.weight[at(o * c.in + k)]);
+        }
+        dz.magnitude[at(i)] = std::abs(double{v.dy[at(i)]});  // 1 - y^2 has lost digits where y is near 1
+      }
+      // So a slope errs by one part in 1e7 of 1, not of itself: hence a magnitude of 1 for each row.
+      for (double& m : want_bias.magnitude) m += static_cast<double>(c.rows);
+      for (double& m : want_weight.magnitude) m += static_cast<double>(c.rows);
+      for (double& m : want_x.magnitude) m += 1;
+
+      for (const bool with_dx : {true, false}) {
+        Lab& d = next();
+        const Tensor dy = d.put({c.rows, c.out}, v.dy), dweight = d.make({c.out, c.in}), dbias = d.make({c.out});
+        const Tensor dx = with_dx ? d.make({c.rows, c.in}) : Tensor{};
+        d->dense_backward(d.put({c.rows, c.in}, v.x), d.put({c.out, c.in}, v.weight), d.put({c.rows, c.out}, y),
+                          activation, dy, dweight, dbias, dx);
+        const std::string which = cat("activation ", static_cast<int>(activation), ", out ", c.out);
+        expect_close(d.get(dy), dz, 1e-6, "dy after, " + which);
+        expect_close(d.get(dbias), want_bias, product_tolerance, "dbias, " + which);
+        expect_close(d.get(dweight), want_weight, product_tolerance, "dweight, " + which);
+        if (with_dx) expect_close(d.get(dx), want_x, product_tolerance, "dx, " + which);
+      }
+    }
+  }
+}
+
+TEST_P(Ops, DenseKeepsNan) {
+  const DenseCase c{5, 7, 9};
+  for (Activation activation : activations) {
+    Lab& d = next();
+    Dense v(c);
+    v.x[2 * 7 + 3] = nan;
+    const Tensor x = d.put({5, 7}, v.x), weight = d.put({9, 7}, v.weight), y = d.make({5, 9});
+    d->dense_forward(x, weight, d.put({9}, v.bias), activation, y);
+    const Floats got = d.get(y);
+    for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(std::isnan(got[i]), i / 9 == 2) << i;
+
+    v.dy[2 * 9 + 4] = nan;
+    const Tensor dweight = d.make({9, 7}), dbias = d.make({9}), dx = d.make({5, 7});
+    const Tensor finite_x = d.put({5, 7}, normals(35, 1)), ones = d.put({5, 9}, Floats(45, 0.5f));
+    d->dense_backward(finite_x, weight, ones, activation, d.put({5, 9}, v.dy), dweight, dbias, dx);
+    const Floats bias = d.get(dbias), w = d.get(dweight), back = d.get(dx);
+    for (std::size_t i = 0; i < bias.size(); ++i) EXPECT_EQ(std::isnan(bias[i]), i == 4);
+    for (std::size_t i = 0; i < w.size(); ++i) EXPECT_EQ(std::isnan(w[i]), i / 7 == 4);
+    for (std::size_t i = 0; i < back.size(); ++i) EXPECT_EQ(std::isnan(back[i]), i / 7 == 2);
+  }
+}
+
+// ---- Gather -----------------------------------------------------------------------------------------------------
+
+TEST_P(Ops, GatherBatch) {
+  for (Indexing indexing : {Indexing::shuffled, Indexing::ring, Indexing::sequential}) {
+    for (Binarize binarize : {Binarize::none, Binarize::threshold, Binarize::dynamic}) {
+      for (const PixelCase& c : pixel_cases) {
+        Lab& d = next();
+        const std::int64_t rows = c.rows, columns = c.pixels, images = 3 * rows;
+        const Bytes source = pixels(images * columns, 7);
+        // Training: batch 1 of epoch 2. Evaluation: the third batch, drawn for by the row's number.
+        const StepState s = indexing == Indexing::sequential
+                                ? state_at(11, 2, {3, static_cast<std::uint32_t>(rows), 0, 0})
+                                : state_at(11, 7, {3, 0, 0.9f, 0.999f});
+        const Tensor input = d.make({rows, columns}), target = d.make({rows, columns}, DType::u8);
+        d->gather_batch({d.put({images, columns}, source), d.put(s), indexing, binarize, input, target});
+        Bytes want(at(rows * columns));
+        Expected value(rows * columns);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const auto row = static_cast<std::uint32_t>(r);
+          const std::int64_t from = indexing == Indexing::shuffled
+                                        ? math::shuffled_index(11, 2, static_cast<std::uint32_t>(images),
+                                                               static_cast<std::uint32_t>(rows) + row)
+                                    : indexing == Indexing::ring ? 7 % 3 * rows + r
+                                                                 : 2 * rows + r;
+          for (std::int64_t p = 0; p < columns; ++p) {
+            std::uint8_t pixel = source[at(from * columns + p)];
+            if (binarize == Binarize::threshold) pixel = pixel >= 128 ? 255 : 0;
+            if (binarize == Binarize::dynamic) {
+              const auto w = math::random_words({11, Purpose::binarize, s.noise_step, s.row0 + row, 0},
+                                                static_cast<std::uint32_t>(p / 4));
+              const std::uint32_t words[] = {w.x, w.y, w.z, w.w};
+              pixel = math::bernoulli_draw(words[p % 4], pixel) ? 255 : 0;
+            }
+            want[at(r * columns + p)] = pixel;
+            value.add(r * columns + p, pixel / 255.0);
+          }
+        }
+        EXPECT_EQ(d.get<std::uint8_t>(target), want)
+            << "indexing " << static_cast<int>(indexing) << ", binarize " << static_cast<int>(binarize);
+        expect_close(d.get(input), value, 1.2e-7, "input");  // one product, one rounded constant
+      }
+    }
+  }
+}
+
+TEST_P(Ops, RingBringsBatchesInOrder) {
+  constexpr std::int64_t slots = 3, rows = 5, columns = 17;
+  const auto ring = lab()->open_ring(slots, rows, columns);
+  EXPECT_EQ(ring->device().shape, (Shape{slots * rows, columns}));
+  EXPECT_EQ(ring->device().dtype, DType::u8);
+  const Schedule schedule{100, 0, 0.9f, 0.999f};
+  const Tensor state = lab().put(state_at(1, 0, schedule));
+  Buffer fault(*lab(), 8, Memory::pinned, "fault");
+  std::vector<Tensor> targets;
+  for (std::uint32_t batch = 0; batch < 8; ++batch) {
+    const Bytes data = pixels(rows * columns, 50 + batch);
+    std::memcpy(ring->acquire(), data.data(), data.size());
+    ring->submit();
+    targets.push_back(lab().make({rows, columns}, DType::u8));
+    lab()->gather_batch(
+        {ring->device(), state, Indexing::ring, Binarize::none, lab().make({rows, columns}), targets.back()});
+    ring->release();
+    lab()->advance(state, schedule, {fault.data(), DType::u64, {1}});
+  }
+  for (std::uint32_t batch = 0; batch < 8; ++batch) {
+    EXPECT_EQ(lab().get<std::uint8_t>(targets[batch]), pixels(rows * columns, 50 + batch)) << batch;
+  }
+}
+
+// ---- Latent -----------------------------------------------------------------------------------------------------
+
+struct Latent {
+  LatentCase c;
+  StepState state;
+  Floats stats, dz;
+
+  explicit Latent(const LatentCase& size)
+      : c(size),
+        state(some_state()),
+        stats(normals(size.rows * 2 * size.latent, 1, 1.5f)),
+        dz(normals(size.rows * size.samples * size.latent, 2)) {
+    state.row0 = 1000;
+  }
+  double mu(std::int64_t r, std::int64_t d) const { return stats[at(r * 2 * c.latent + d)]; }
+  double s(std::int64_t r, std::int64_t d) const { return stats[at(r * 2 * c.latent + c.latent + d)]; }
+  std::int64_t z(std::int64_t r, std::int64_t sample, std::int64_t d) const {
+    return (r * c.samples + sample) * c.latent + d;
+  }
+  double eps(std::int64_t r, std::int64_t sample, std::int64_t d) const {
+    const math::Draw draw{state.seed, Purpose::latent, state.noise_step, state.row0 + static_cast<std::uint32_t>(r),
+                          static_cast<std::uint32_t>(sample)};
+    return math::normals(draw, static_cast<std::uint32_t>(d / 4)).v[d % 4];
+  }
+};
+
+// Scratch that the unfused kernels ask for; none for the fused.
+Tensor scratch_for(Lab& d, Kernels kernels, std::int64_t rows, std::int64_t samples, std::int64_t columns) {
+  const std::int64_t n = scratch_size(kernels, rows, samples, columns);
+  return n ? d.make({n}) : Tensor{};
+}
+
+TEST_P(Ops, SampleLatent) {
+  for (const LatentCase& c : latent_cases) {
+    for (Posterior posterior : posteriors) {
+      const Latent v(c);
+      Expected z(c.rows * c.samples * c.latent), kl(tiles(c.rows, latent_tile) * c.latent);
+      for (std::int64_t r = 0; r < c.rows; ++r) {
+        for (std::int64_t i = 0; i < c.latent; ++i) {
+          // KL: the terms of its formula nearly cancel at times; each is rounded by itself.
+          const std::int64_t sum = r / latent_tile * c.latent + i;
+          const double sigma = math::posterior_sigma(posterior, v.s(r, i));
+          kl.add(sum, math::gaussian_kl(posterior, v.mu(r, i), v.s(r, i)));
+          kl.magnitude[at(sum)] += sigma * sigma + v.mu(r, i) * v.mu(r, i) + 1 + std::abs(std::log(sigma * sigma));
+          for (std::int64_t sample = 0; sample < c.samples; ++sample) {
+            z.add(v.z(r, sample, i), v.mu(r, i));
+            z.add(v.z(r, sample, i), sigma * v.eps(r, sample, i));
+          }
+        }
+      }
+      for (Kernels kernels : both_kernels) {
+        Lab& d = next();
+        SampleLatent a;
+        a.stats = d.put({c.rows, 2 * c.latent}, v.stats);
+        a.state = d.put(v.state);
+        a.posterior = posterior;
+        a.kernels = kernels;
+        a.z = d.make({c.rows, c.samples, c.latent});
+        a.kl_partial = d.make({tiles(c.rows, latent_tile), c.latent});
+        a.scratch = scratch_for(d, kernels, c.rows, c.samples, c.latent);
+        d->sample_latent(a);
+        const std::string which = cat("posterior ", static_cast<int>(posterior), ", kernels ",
+                                      static_cast<int>(kernels), ", latent ", c.latent);
+        expect_close(d.get(a.z), z, 4e-7, "z, " + which);  // exp within 2 ulp, two more roundings
+        expect_close(d.get(a.kl_partial), kl, 1e-6, "kl, " + which);
+      }
+    }
+  }
+}
+
+TEST_P(Ops, SampleLatentBackward) {
+  for (const LatentCase& c : latent_cases) {
+    for (Posterior posterior : posteriors) {
+      const Latent v(c);
+      const double kl_scale = 0.25;
+      Expected dstats(c.rows * 2 * c.latent);
+      for (std::int64_t r = 0; r < c.rows; ++r) {
+        for (std::int64_t i = 0; i < c.latent; ++i) {
+          const std::int64_t mu = r * 2 * c.latent + i, s = mu + c.latent;
+          for (std::int64_t sample = 0; sample < c.samples; ++sample) {
+            const double dz = v.dz[at(v.z(r, sample, i))];
+            dstats.add(mu, dz);
+            dstats.add(s, dz * math::sample_slope(posterior, v.s(r, i), v.eps(r, sample, i)));
+          }
+          const auto kl = math::gaussian_kl_grad(posterior, v.mu(r, i), v.s(r, i));
+          dstats.add(mu, kl_scale * kl.mu);
+          dstats.add(s, kl_scale * kl.s);
+          dstats.magnitude[at(s)] += 1 + std::abs(v.s(r, i));  // of the parts of kl.s that may cancel
+        }
+      }
+      for (Kernels kernels : both_kernels) {
+        Lab& d = next();
+        SampleLatentBackward a;
+        a.stats = d.put({c.rows, 2 * c.latent}, v.stats);
+        a.dz = d.put({c.rows, c.samples, c.latent}, v.dz);
+        a.state = d.put(v.state);
+        a.posterior = posterior;
+        a.kernels = kernels;
+        a.kl_scale = static_cast<float>(kl_scale);
+        a.dstats = d.make({c.rows, 2 * c.latent});
+        a.scratch = scratch_for(d, kernels, c.rows, c.samples, c.latent);
+        d->sample_latent_backward(a);
+        expect_close(d.get(a.dstats), dstats, 1e-6,  // exp within 2 ulp, a few sums
+                     cat("posterior ", static_cast<int>(posterior), ", kernels ", static_cast<int>(kernels)));
+      }
+    }
+  }
+}
+
+TEST_P(Ops, SampleLatentKeepsNan) {
+  const LatentCase c{40, 2, 3};
+  for (Posterior posterior : posteriors) {
+    for (Kernels kernels : both_kernels) {
+      for (const std::int64_t planted : {std::int64_t{1}, c.latent + 1}) {  // mu or s of unit 1, in row 35
+        Lab& d = next();
+        Latent v(c);
+        v.stats[at(35 * 2 * c.latent + planted)] = nan;
+        const Tensor stats = d.put({c.rows, 2 * c.latent}, v.stats), state = d.put(v.state);
+        const Tensor scratch = scratch_for(d, kernels, c.rows, c.samples, c.latent);
+        const Tensor z = d.make({c.rows, c.samples, c.latent}), kl = d.make({2, c.latent});
+        const Tensor dstats = d.make({c.rows, 2 * c.latent});
+        d->sample_latent({stats, state, posterior, kernels, z, kl, scratch});
+        d->sample_latent_backward({stats, d.put(z.shape, v.dz), state, posterior, kernels, 1.0f, dstats, scratch});
+        const Floats got_z = d.get(z), got_kl = d.get(kl), got = d.get(dstats);
+        for (std::int64_t i = 0; i < z.count(); ++i) {
+          EXPECT_EQ(std::isnan(got_z[at(i)]), i / (c.samples * c.latent) == 35 && i % c.latent == 1) << i;
+        }
+        for (std::int64_t i = 0; i < 2 * c.latent; ++i) EXPECT_EQ(std::isnan(got_kl[at(i)]), i == c.latent + 1) << i;
+        EXPECT_TRUE(std::isnan(got[at(35 * 2 * c.latent + planted)]));
+        for (std::int64_t i = 0; i < 35 * 2 * c.latent; ++i) EXPECT_FALSE(std::isnan(got[at(i)])) << i;
+      }
+    }
+  }
+}
+
+// ---- Likelihood -------------------------------------------------------------------------------------------------
+
+struct LikelihoodCase {
+  Likelihood likelihood;
+  Kernels kernels;
+  bool bytes, grad, in_place;
+};
+
+LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, const Floats& output,
+                         const Bytes& target) {
+  LikelihoodLoss a;
+  a.output = d.put({c.rows * c.samples, c.pixels}, output);
+  if (k.bytes) {
+    a.target = d.put({c.rows, c.pixels}, target);
+  } else {
+    Floats values(target.size());
+    for (std::size_t i = 0; i < target.size(); ++i) values[i] = math::pixel_value<float>(target[i]);
+    a.target = d.put({c.rows, c.pixels}, values);
+  }
+  a.likelihood = k.likelihood;
+  a.kernels = k.kernels;
+  a.variance = 0.3f;
+  a.grad_scale = 0.125f;
+  a.nll_partial = d.make({c.rows * c.samples, tiles(c.pixels, pixel_chunk)});
+  if (k.grad) a.grad = k.in_place ? a.output : d.make(a.output.shape);
+  a.scratch = scratch_for(d, k.kernels, c.rows * c.samples, 1, c.pixels);
+  return a;
+}
+
+std::vector<LikelihoodCase> likelihood_variants() {
+  std::vector<LikelihoodCase> all;
+  for (Likelihood likelihood : likelihoods) {
+    for (Kernels kernels : both_kernels) {
+      for (const bool bytes : {true, false}) {
+        all.push_back({likelihood, kernels, bytes, true, false});
+        all.push_back({likelihood, kernels, bytes, true, true});
+        all.push_back({likelihood, kernels, bytes, false, false});
+      }
+    }
+  }
+  return all;
+}
+
+TEST_P(Ops, LikelihoodValueAndGradient) {
+  for (const PixelCase& c : pixel_cases) {
+    const std::int64_t chunks = tiles(c.pixels, pixel_chunk);
+    const Floats output = normals(c.rows * c.samples * c.pixels, 1, 4.0f);
+    const Bytes target = pixels(c.rows * c.pixels, 2);
+    for (Likelihood likelihood : likelihoods) {
+      Expected nll(c.rows * c.samples * chunks), grad(c.rows * c.samples * c.pixels);
+      for (std::int64_t i = 0; i < c.rows * c.samples * c.pixels; ++i) {
+        const std::int64_t row = i / c.pixels, p = i % c.pixels;
+        const double x = target[at(row / c.samples * c.pixels + p)] / 255.0, o = output[at(i)], variance = 0.3f;
+        const auto v = likelihood == Likelihood::bernoulli
+                           ? math::bernoulli(o, x)
+                           : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
+        nll.add(row * chunks + p / pixel_chunk, v.value);
+        nll.magnitude[at(row * chunks + p / pixel_chunk)] += 1;  // a factor 1 + e^-|l| is rounded beside 1
+        grad.add(i, 0.125 * v.grad);
+        grad.magnitude[at(i)] += 0.125 * (likelihood == Likelihood::bernoulli ? 1 : std::abs(o) / variance);
+      }
+      for (const LikelihoodCase& k : likelihood_variants()) {
+        if (k.likelihood != likelihood) continue;
+        Lab& d = next();
+        const LikelihoodLoss a = make_loss(d, k, c, output, target);
+        d->likelihood(a);
+        const std::string which = cat("likelihood ", static_cast<int>(likelihood), ", kernels ",
+                                      static_cast<int>(k.kernels), k.bytes ? ", bytes" : "", ", pixels ", c.pixels);
+        expect_close(d.get(a.nll_partial), nll, 5e-7, "nll, " + which);  // sums of up to 256 terms a lane or thread
+        if (k.grad) expect_close(d.get(a.grad), grad, 4e-7, "grad, " + which);
+      }
+    }
+  }
+}
+
+// The product of factors must neither overflow (all 2, at logit 0) nor be lost (all 1).
+TEST_P(Ops, BernoulliAtTheEndsOfItsRange) {
+  const PixelCase c{2, 1, 4097};
+  for (Kernels kernels : both_kernels) {
+    for (const float logit : {0.0f, 90.0f, -90.0f, 1e6f, -1e6f}) {
+      for (const std::uint8_t x : {0, 255}) {
+        Lab& d = next();
+        const LikelihoodLoss a = make_loss(d, {Likelihood::bernoulli, kernels, true, true, false}, c,
+                                           Floats(at(2 * c.pixels), logit), Bytes(at(2 * c.pixels), x));
+        d->likelihood(a);
+        const auto v = math::bernoulli(double{logit}, x / 255.0);
+        const Floats nll = d.get(a.nll_partial), grad = d.get(a.grad);
+        EXPECT_NEAR(nll[0], 4096 * v.value, 4096 * 5e-7 * v.value + 1e-30);
+        EXPECT_NEAR(nll[1], v.value, 5e-7 * v.value + 1e-30);
+        for (float g : grad) ASSERT_NEAR(g, 0.125 * v.grad, 1e-7);
+      }
+    }
+  }
+}
+
+TEST_P(Ops, LikelihoodKeepsNanAndInfinity) {
+  const PixelCase c{3, 2, 4100};
+  const Floats finite = normals(c.rows * c.samples * c.pixels, 1);
+  const Bytes bytes = pixels(c.rows * c.pixels, 2);
+  for (const LikelihoodCase& k : likelihood_variants()) {
+    for (const float planted : {nan, infinity, -infinity}) {
+      for (const std::int64_t p : {std::int64_t{0}, std::int64_t{777}, c.pixels - 1}) {
+        Lab& d = next();
+        Floats output = finite;
+        Bytes target = bytes;
+        output[at(3 * c.pixels + p)] = planted;
+        target[at(c.pixels + p)] = planted > 0 ? 0 : 255;  // the logit's opposite: an infinite loss
+        const LikelihoodLoss a = make_loss(d, k, c, output, target);
+        d->likelihood(a);
+        const Floats nll = d.get(a.nll_partial);
+        for (std::int64_t i = 0; i < a.nll_partial.count(); ++i) {
+          EXPECT_EQ(!std::isfinite(nll[at(i)]), i == 3 * 2 + p / pixel_chunk) << i << ", planted " << planted;
+        }
+        if (!k.grad) continue;
+        const Floats grad = d.get(a.grad);
+        for (std::int64_t i = 0; i < a.grad.count(); ++i) {
+          ASSERT_TRUE(std::isfinite(grad[at(i)]) || i == 3 * c.pixels + p) << i;
+        }
+        EXPECT_TRUE(!std::isnan(planted) || std::isnan(grad[at(3 * c.pixels + p)]));
+      }
+    }
+  }
+}
+
+// ---- Sums, update, next step ------------------------------------------------------------------------------------
+
+TEST_P(Ops, Accumulate) {
+  for (const LatentCase& c : latent_cases) {
+    Lab& d = next();
+    const std::int64_t chunks = 2, kl_tiles = tiles(c.rows, latent_tile);
+    const Floats nll = normals(c.rows * c.samples * chunks, 1, 50.0f, 300.0f),
+                 kl = normals(kl_tiles * c.latent, 2, 1.0f, 9.0f);
+    std::vector<double> sums(at(2 + c.latent), 10.0), want = sums;
+    Accumulate a;
+    a.nll_partial = d.put({c.rows * c.samples, chunks}, nll);
+    a.kl_partial = d.put({kl_tiles, c.latent}, kl);
+    a.state = d.put(some_state());
+    a.sums = d.put({2 + c.latent}, sums);
+    a.rows = c.rows;
+    d->accumulate(a);
+    want[0] += static_cast<double>(c.rows);
+    for (float v : nll) want[1] += double{v} / static_cast<double>(c.samples);
+    for (std::int64_t i = 0; i < kl_tiles * c.latent; ++i) want[at(2 + i % c.latent)] += double{kl[at(i)]};
+    sums = d.get<double>(a.sums);
+    for (std::size_t i = 0; i < want.size(); ++i) {
+      EXPECT_NEAR(sums[i], want[i], 1e-12 * want[i]) << i;  // sums of a few hundred doubles, in another order
+    }
+    EXPECT_EQ(d.state(a.state).bad_step, StepState::none);
+  }
+}
+
+TEST_P(Ops, AccumulateNotesALossThatIsNotFinite) {
+  for (const float planted : {nan, infinity, -infinity}) {
+    for (const bool in_kl : {false, true}) {
+      Lab& d = next();
+      Floats nll = normals(300, 1), kl = normals(10, 2);
+      (in_kl ? kl[7] : nll[299]) = planted;
+      const Tensor state = d.put(some_state(5)), sums = d.put({4}, std::vector<double>(4));
+      const Accumulate a{d.put({150, 2}, nll), d.put({5, 2}, kl), state, sums, 150};
+      d->accumulate(a);
+      EXPECT_EQ(d.state(state).bad_step, 5u);
+    }
+  }
+}
+
+math::OptimizerSettings settings_for(Optimizer type, float weight_decay) {
+  math::OptimizerSettings o;
+  o.type = type;
+  o.learning_rate = 0.01f;
+  o.momentum = type == Optimizer::sgd ? 0.9f : 0.0f;
+  o.weight_decay = weight_decay;
+  return o;
+}
+
+constexpr Optimizer optimizers[] = {Optimizer::adam, Optimizer::adagrad, Optimizer::sgd};
+
+TEST_P(Ops, OptimizerStep) {
+  for (const std::int64_t n : parameter_counts) {
+    for (Optimizer type : optimizers) {
+      for (const float weight_decay : {0.0f, 0.1f}) {
+        Lab& d = next();
+        const Floats p = normals(n, 1), g = normals(n, 2, 0.1f), m = normals(n, 3, 0.1f);
+        Floats v = normals(n, 4, 0.1f), first = m;
+        for (float& x : v) x *= x;
+        if (type == Optimizer::adagrad) first = v;  // a sum of squares
+        OptimizerStep a;
+        a.parameters = d.put({n}, p);
+        a.gradients = d.put({n}, g);
+        a.first = d.put({n}, first);
+        a.second = d.put({n}, v);
+        a.state = d.put(some_state());
+        a.settings = settings_for(type, weight_decay);
+        d->optimizer_step(a);
+        Expected want_p(n), want_m(n), want_v(n);
+        for (std::int64_t i = 0; i < n; ++i) {
+          double pi = p[at(i)], mi = first[at(i)], vi = v[at(i)];
+          const double before = pi, gradient = std::abs(double{g[at(i)]}) + weight_decay * std::abs(pi);
+          want_m.magnitude[at(i)] = std::abs(mi) + gradient * (type == Optimizer::adagrad ? gradient : 1);
+          math::optimizer_update(pi, double{g[at(i)]}, mi, vi, a.settings, double{some_state().correction1},
+                                 double{some_state().correction2});
+          want_p.value[at(i)] = pi;
+          want_m.value[at(i)] = mi;
+          want_v.add(i, vi);
+          want_v.magnitude[at(i)] += gradient * gradient;
+          // The update's terms may cancel (m and the new gradient), so it errs by some 1e-6 of its usual length.
+          want_p.magnitude[at(i)] = std::abs(before) + std::abs(pi - before) + 1;
+        }
+        const std::string which = cat("optimizer ", static_cast<int>(type), ", n ", n);
+        expect_close(d.get(a.parameters), want_p, 2e-7, "parameters, " + which);
+        expect_close(d.get(a.first), want_m, 4e-7, "first, " + which);
+        expect_close(d.get(a.second), want_v, 4e-7, "second, " + which);
+        EXPECT_EQ(d.state(a.state).bad_update, StepState::none);
+      }
+    }
+  }
+}
+
+TEST_P(Ops, OptimizerDoesNothingAfterABadStep) {
+  for (Optimizer type : optimizers) {
+    Lab& d = next();
+    StepState s = some_state();
+    s.bad_step = 4;
+    const Floats p = normals(100, 1), m(100, 0.5f);
+    const Tensor parameters = d.put({100}, p), first = d.put({100}, m), second = d.put({100}, m);
+    d->optimizer_step({parameters, d.put({100}, p), first, second, d.put(s), settings_for(type, 0.0f)});
+    expect_same_bits(d.get(parameters), p, "parameters");
+    expect_same_bits(d.get(first), m, "first");
+    expect_same_bits(d.get(second), m, "second");
+  }
+}
+
+TEST_P(Ops, OptimizerNotesWhatIsNotFinite) {
+  for (Optimizer type : optimizers) {
+    for (const float planted : {nan, infinity}) {
+      for (const bool in_gradient : {true, false}) {
+        Lab& d = next();
+        Floats p = normals(40'000, 1), g = normals(40'000, 2);
+        (in_gradient ? g : p)[39'999] = planted;
+        const Tensor state = d.put(some_state(5)), zeros = d.put({40'000}, Floats(40'000)),
+                     more = d.put({40'000}, Floats(40'000));
+        d->optimizer_step({d.put({40'000}, p), d.put({40'000}, g), zeros, more, state, settings_for(type, 0.0f)});
+        EXPECT_EQ(d.state(state).bad_update, 5u) << static_cast<int>(type) << " " << planted << " " << in_gradient;
+        EXPECT_EQ(d.state(state).bad_step, StepState::none);
+      }
+    }
+  }
+}
+
+TEST_P(Ops, AdvanceMovesOnAndReportsFaults) {
+  const Schedule schedule{4, 0, 0.9f, 0.999f};
+  Buffer page(*lab(), sizeof(std::uint64_t), Memory::pinned, "fault");
+  const Tensor fault{page.data(), DType::u64, {1}};
+  const auto advance_from = [&](const StepState& s) {
+    *fault.as<std::uint64_t>() = StepState::none;
+    const Tensor state = lab().put(s);
+    lab()->advance(state, schedule, fault);
+    lab()->synchronize();
+    return lab().state(state);
+  };
+  for (std::uint32_t step = 0; step < 9; ++step) {
+    const StepState got = advance_from(state_at(77, step, schedule)), want = state_at(77, step + 1, schedule);
+    EXPECT_EQ(got.step, step + 1);
+    EXPECT_EQ(got.epoch, want.epoch);
+    EXPECT_EQ(got.batch, want.batch);
+    EXPECT_EQ(got.noise_step, want.noise_step);
+    EXPECT_EQ(got.seed, 77u);
+    EXPECT_FLOAT_EQ(got.correction1, want.correction1);
+    EXPECT_FLOAT_EQ(got.correction2, want.correction2);
+    EXPECT_EQ(*fault.as<std::uint64_t>(), StepState::none);
+  }
+  StepState s = state_at(77, 6, schedule);
+  s.bad_update = 6;
+  StepState got = advance_from(s);
+  EXPECT_EQ(got.bad_step, 6u);
+  EXPECT_EQ(*fault.as<std::uint64_t>(), 6u);
+  got.bad_update = 7;
+  EXPECT_EQ(advance_from(got).bad_step, 6u);  // the first one stays
+  s = state_at(77, 6, schedule);
+  s.bad_step = 5;
+  s.bad_update = 6;
+  EXPECT_EQ(advance_from(s).bad_step, 5u);
+  EXPECT_EQ(*fault.as<std::uint64_t>(), 5u);
+}
+
+// ---- A whole step -------------------------------------------------------------------------------------------------
+
+// A small network's training step, to be run eagerly or recorded.
+class SmallStep {
+ public:
+  static constexpr std::int64_t R = 7, S = 2, D = 12, H = 5, L = 3, N = 30,
+                                P = 2 * D * H + 3 * H * L + D + 2 * H + 2 * L;
+
+  explicit SmallStep(Lab& lab) : lab_(lab), fault_(*lab, sizeof(std::uint64_t), Memory::pinned, "fault") {
+    std::int64_t used = 0;
+    const auto take = [&](Shape shape) {
+      const Tensor p{parameters.as<float>() + used, DType::f32, shape},
+          g{gradients.as<float>() + used, DType::f32, shape};
+      used += shape.count();
+      return std::pair{p, g};
+    };
+    const std::int64_t sizes[][2] = {{D, H}, {H, 2 * L}, {L, H}, {H, D}};
+    for (std::size_t i = 0; i < 4; ++i) {
+      weight_[i] = take({sizes[i][1], sizes[i][0]});
+      bias_[i] = take({sizes[i][1]});
+    }
+    EXPECT_EQ(used, P);
+  }
+  void run() {
+    Lab& d = lab_;
+    const auto forward = [&](std::size_t i, const Tensor& x, Activation a, const Tensor& y) {
+      d->dense_forward(x, weight_[i].first, bias_[i].first, a, y);
+    };
+    const auto backward = [&](std::size_t i, const Tensor& x, const Tensor& y, Activation a, const Tensor& dy,
+                              const Tensor& dx) {
+      d->dense_backward(x, weight_[i].first, y, a, dy, weight_[i].second, bias_[i].second, dx);
+    };
+    const Tensor flat_z = z_.reshaped({R * S, L}), flat_dz = dz_.reshaped({R * S, L});
+    d->gather_batch({source_, state, Indexing::shuffled, Binarize::dynamic, input_, target_});
+    forward(0, input_, Activation::relu, hidden_);
+    forward(1, hidden_, Activation::identity, stats_);
+    d->sample_latent({stats_, state, Posterior::log_variance, Kernels::fused, z_, kl_, {}});
+    forward(2, flat_z, Activation::tanh, decoded_);
+    forward(3, decoded_, Activation::identity, output_);
+    d->likelihood({output_, target_, Likelihood::bernoulli, Kernels::fused, 1.0f, 1.0f / (R * S), nll_, output_, {}});
+    d->accumulate({nll_, kl_, state, sums, R});
+    backward(3, decoded_, output_, Activation::identity, output_, ddecoded_);
+    backward(2, flat_z, decoded_, Activation::tanh, ddecoded_, flat_dz);
+    d->sample_latent_backward({stats_, dz_, state, Posterior::log_variance, Kernels::fused, 1.0f / R, dstats_, {}});
+    backward(1, hidden_, stats_, Activation::identity, dstats_, dhidden_);
+    backward(0, input_, hidden_, Activation::relu, dhidden_, {});
+    d->optimizer_step({parameters, gradients, first, second, state, settings_for(Optimizer::adam, 0.0f)});
+    d->advance(state, schedule, {fault_.data(), DType::u64, {1}});
+  }
+
+ private:
+  static constexpr Schedule schedule{4, 0, 0.9f, 0.999f};
+  Lab& lab_;
+  Buffer fault_;
+
+ public:
+  Tensor parameters = lab_.put({P}, normals(P, 1, 0.3f)), gradients = lab_.make({P});
+  Tensor first = lab_.put({P}, Floats(P)), second = lab_.put({P}, Floats(P));
+  Tensor state = lab_.put(state_at(3, 0, schedule)), sums = lab_.put({2 + L}, std::vector<double>(2 + L));
+
+ private:
+  Tensor source_ = lab_.put({N, D}, pixels(N*D, 2)), input_ = lab_.make({R, D}), target_ = lab_.make({R, D}, DType::u8);
+  Tensor hidden_ = lab_.make({R, H}), stats_ = lab_.make({R, 2 * L}), z_ = lab_.make({R, S, L}),
+         kl_ = lab_.make({1, L});
+  Tensor decoded_ = lab_.make({R * S, H}), output_ = lab_.make({R * S, D}), nll_ = lab_.make({R * S, 1});
+  Tensor ddecoded_ = lab_.make({R * S, H}), dz_ = lab_.make({R, S, L}), dstats_ = lab_.make({R, 2 * L}),
+         dhidden_ = lab_.make({R, H});
+  std::pair<Tensor, Tensor> weight_[4], bias_[4];
+};
+
+TEST_P(Ops, ARecordedStepBakesNothingIn) {
+  Lab a(GetParam()), b(GetParam());
+  SmallStep eager(a), recorded(b);
+  const auto recording = b->record([&] { recorded.run(); });
+  Floats last;
+  for (int step = 0; step < 6; ++step) {  // more than one epoch
+    eager.run();
+    recording->replay();
+    b->synchronize();
+    const Floats now = b.get(recorded.parameters);
+    expect_same_bits(a.get(eager.parameters), now, cat("parameters after step ", step));
+    expect_same_bits(a.get<double>(eager.sums), b.get<double>(recorded.sums), cat("sums after step ", step));
+    EXPECT_EQ(b.state(recorded.state).step, static_cast<std::uint32_t>(step) + 1);
+    EXPECT_NE(now, last);
+    last = now;
+  }
+}
+
+TEST_P(Ops, TwoRunsGiveTheSameBits) {
+  Lab a(GetParam()), b(GetParam());
+  SmallStep one(a), two(b);
+  for (int step = 0; step < 5; ++step) {
+    one.run();
+    two.run();
+  }
+  expect_same_bits(a.get(one.parameters), b.get(two.parameters), "parameters");
+}
+
+// ---- Errors -------------------------------------------------------------------------------------------------------
+
+TEST_P(Ops, WrongShapesNameTheOperation) {
+  Lab& d = lab();
+  const auto expect_error = [](const char* operation, const std::function<void()>& call) {
+    try {
+      call();
+      ADD_FAILURE() << operation << " took a wrong shape";
+    } catch (const Error& e) {
+      EXPECT_EQ(std::string(e.what()).rfind(operation, 0), 0u) << e.what();
+    }
+  };
+  const Tensor t23 = d.make({2, 3}), t43 = d.make({4, 3}), t4 = d.make({4}), t24 = d.make({2, 4}), t3 = d.make({3});
+  const Tensor state = d.put(some_state()), bytes = d.make({2, 3}, DType::u8), z = d.make({2, 1, 2}),
+               kl = d.make({1, 2});
+  expect_error("dense_forward", [&] { d->dense_forward(t23, t43, t3, Activation::relu, t24); });
+  expect_error("dense_forward", [&] { d->dense_forward(t23, t43, t4, Activation::relu, t23); });
+  expect_error("dense_forward", [&] {
+    d->dense_forward(t23, t43, Tensor{nullptr, DType::f32, {4}}, Activation::relu, t24);
+  });
+  expect_error("dense_backward", [&] { d->dense_backward(t23, t43, t24, Activation::relu, t24, t43, t3, {}); });
+  expect_error("dense_backward", [&] { d->dense_backward(t23, t43, t24, Activation::relu, t24, t43, t4, t24); });
+  expect_error("gather_batch", [&] { d->gather_batch({t23, state, Indexing::shuffled, Binarize::none, t23, bytes}); });
+  expect_error("gather_batch", [&] {
+    d->gather_batch({bytes, state, Indexing::shuffled, Binarize::none, t43, bytes});
+  });
+  expect_error("sample_latent", [&] {
+    d->sample_latent({t24, state, Posterior::log_variance, Kernels::fused, d.make({2, 1, 3}), kl, {}});
+  });
+  expect_error("sample_latent", [&] {
+    d->sample_latent({t24, state, Posterior::log_variance, Kernels::unfused, z, kl, {}});
+  });
+  expect_error("sample_latent_backward", [&] {
+    d->sample_latent_backward({t24, z, state, Posterior::log_variance, Kernels::fused, 1, t23, {}});
+  });
+  expect_error("likelihood", [&] {
+    d->likelihood({t43, t23, Likelihood::bernoulli, Kernels::fused, 1, 1, d.make({4, 2}), {}, {}});
+  });
+  expect_error("likelihood", [&] {
+    d->likelihood({t23, bytes, Likelihood::gaussian, Kernels::fused, 0, 1, d.make({2, 1}), {}, {}});
+  });
+  expect_error("accumulate", [&] { d->accumulate({d.make({2, 1}), kl, state, t4, 2}); });
+  expect_error("optimizer_step", [&] { d->optimizer_step({t4, t4, t3, t4, state, {}}); });
+  expect_error("advance", [&] { d->advance(t4, {}, d.make({1}, DType::u64)); });
+}
+
+// ---- The CPU alone --------------------------------------------------------------------------------------------------
+
+TEST(Cpu, ResultsDoNotDependOnTheNumberOfThreads) {
+  // A matrix product is oneDNN's and may; the sizes here are too small for it to cut the inner dimension.
+  std::vector<Floats> results;
+  for (const int threads : {1, 2, 3, 5}) {
+    BackendOptions options;
+    options.threads = threads;
+    Lab d("cpu", options);
+    EXPECT_EQ(d->info().threads, threads);
+    SmallStep step(d);
+    for (int i = 0; i < 5; ++i) step.run();
+    const PixelCase c{33, 3, 4097};
+    const LikelihoodLoss loss = make_loss(d, {Likelihood::bernoulli, Kernels::fused, true, true, false}, c,
+                                          normals(c.rows * c.samples * c.pixels, 1), pixels(c.rows * c.pixels, 2));
+    d->likelihood(loss);
+    Floats all = d.get(step.parameters);
+    for (const Tensor& t : {step.first, step.second, loss.nll_partial, loss.grad}) {
+      const Floats more = d.get(t);
+      all.insert(all.end(), more.begin(), more.end());
+    }
+    results.push_back(all);
+    expect_same_bits(results.front(), results.back(), cat(threads, " threads"));
+  }
+}
+
+TEST(Cpu, RefusesAPrecisionItDoesNotHave) {
+  BackendOptions options;
+  options.precision = Precision::tf32;
+  try {
+    Lab d("cpu", options);
+    FAIL() << "tf32 on a CPU";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("tf32"), std::string::npos) << e.what();
+  }
+  options = {};
+  options.threads = -1;
+  EXPECT_THROW(Lab("cpu", options), Error);
+}
+
+}  // namespace
+}  // namespace elbo::test
