@@ -41,8 +41,7 @@ void BatchStream::begin_step(std::uint32_t step) {
   std::byte* slot = ring_->acquire();
   for (std::int64_t row = 0; row < batch_size_; ++row) {
     const auto position = static_cast<std::uint32_t>(batch * batch_size_ + row);
-    std::memcpy(slot + row * images_.image_size(),
-                images_.image(math::shuffled_index(seed_, epoch, count, position)),
+    std::memcpy(slot + row * images_.image_size(), images_.image(math::shuffled_index(seed_, epoch, count, position)),
                 static_cast<std::size_t>(images_.image_size()));
   }
   ring_->submit();

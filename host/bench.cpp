@@ -48,10 +48,11 @@ int bench_step(const BenchOptions& options) {
   }
   std::ranges::sort(microseconds);
 
-  const double median = quantile(microseconds, 0.5), p10 = quantile(microseconds, 0.1), p90 = quantile(microseconds, 0.9);
+  const double median = quantile(microseconds, 0.5), p10 = quantile(microseconds, 0.1),
+               p90 = quantile(microseconds, 0.9);
   fmt::print("{}: a training step of {} images on {}\n", spec.name, spec.train.batch_size, info.description);
-  fmt::print("median {:.1f} us   p10 {:.1f}   p90 {:.1f}   ({} timings of {} steps)   {:.0f} images/s\n", median, p10, p90,
-             microseconds.size(), block, 1e6 * static_cast<double>(spec.train.batch_size) / median);
+  fmt::print("median {:.1f} us   p10 {:.1f}   p90 {:.1f}   ({} timings of {} steps)   {:.0f} images/s\n", median, p10,
+             p90, microseconds.size(), block, 1e6 * static_cast<double>(spec.train.batch_size) / median);
   if (!options.json.empty()) {
     const nlohmann::ordered_json j = {{"spec", spec.name},
                                       {"batch_size", spec.train.batch_size},

@@ -20,9 +20,7 @@ NamedTensor read_back(Backend& device, const std::string& name, const Tensor& t)
   return named;
 }
 
-Tensor view(const Tensor& flat, const Parameter& p) {
-  return {flat.as<float>() + p.offset, DType::f32, p.shape};
-}
+Tensor view(const Tensor& flat, const Parameter& p) { return {flat.as<float>() + p.offset, DType::f32, p.shape}; }
 
 void put(Backend& device, const Tensor& to, const NamedTensor& from, const std::string& file) {
   require(from.dtype == to.dtype && from.shape == to.shape, file, ": a checkpoint of another network: ", from.name,

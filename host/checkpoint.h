@@ -15,8 +15,8 @@ namespace elbo {
 
 struct Progress {
   std::uint32_t step = 0;
-  double seconds = 0;                                               // of training so far
-  double best_elbo = -std::numeric_limits<double>::infinity();      // on the test set
+  double seconds = 0;                                           // of training so far
+  double best_elbo = -std::numeric_limits<double>::infinity();  // on the test set
 };
 
 TensorFile make_checkpoint(Trainer&, const Spec&, const Progress&);

@@ -36,7 +36,8 @@ std::unique_ptr<Backend> open_plugin(const std::string& name, const BackendOptio
     void* library = dlopen((folder / file).c_str(), RTLD_NOW | RTLD_LOCAL);
     if (!library) fail("device '", name, "': ", file, " does not load: ", dlerror());
     const auto create = reinterpret_cast<CreateBackend>(dlsym(library, create_backend_symbol));
-    require(create != nullptr, "device '", name, "': ", (folder / file).string(), " exports no ", create_backend_symbol);
+    require(create != nullptr, "device '", name, "': ", (folder / file).string(), " exports no ",
+            create_backend_symbol);
     return std::unique_ptr<Backend>(create(options));
   }
   fail("device '", name, "': there is no ", file, " in ", searched,

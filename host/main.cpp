@@ -1,8 +1,8 @@
 // The command line.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cerrno>
+#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstring>
 #include <exception>

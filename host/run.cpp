@@ -49,7 +49,8 @@ class StopOnSignal {
   }
 
  private:
-  struct sigaction old_interrupt_ {}, old_terminate_ {};
+  struct sigaction old_interrupt_ {
+  }, old_terminate_{};
 };
 
 // ---- The folder ---------------------------------------------------------------------------------------------------
@@ -86,6 +87,14 @@ class FolderLock {
  private:
   int fd_;
 };
+
+// What a process that was killed had begun to write. Call it under the folder's lock.
+void remove_leftovers(const std::string& folder) {
+  std::vector<fs::path> leftovers;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder))
+    if (entry.path().extension() == ".tmp") leftovers.push_back(entry.path());
+  for (const fs::path& path : leftovers) fs::remove(path);
+}
 
 // The epochs up to `step`. A line that a crash cut short can only be the last; it is dropped, as are the epochs that
 // a resumed run will go through again.
@@ -146,7 +155,7 @@ void make_report(const std::string& folder, const Spec& spec, Vae& vae, const Da
   const auto machine = nlohmann::json::parse(read_text(machine_path(folder)), nullptr, false);
   const auto field = [&](const char* key) {
     return machine.is_object() && machine.contains(key) && machine[key].is_string() ? machine[key].get<std::string>()
-                                                                                     : std::string();
+                                                                                    : std::string();
   };
   ReportData report = collect_pictures(vae, spec, data);
   report.name = spec.name;
@@ -178,8 +187,9 @@ void check_same_experiment(const Spec& spec, const std::string& folder) {
     const auto begin = std::find(std::make_reverse_iterator(at), text.rend(), '\n').base();
     return std::string(begin, std::find(at, text.end(), '\n'));
   };
-  fail(spec_path(folder), ": this run was started with another spec, and only train.epochs may change when it is resumed: ",
-       "here ", line_of(then, b), ", now ", line_of(now, a));
+  fail(spec_path(folder),
+       ": this run was started with another spec, and only train.epochs may change when it is resumed: ", "here ",
+       line_of(then, b), ", now ", line_of(now, a));
 }
 
 std::uint32_t total_steps(const Spec& spec, const Trainer& trainer) {
@@ -190,8 +200,9 @@ std::uint32_t total_steps(const Spec& spec, const Trainer& trainer) {
 }
 
 void print_epoch(const EpochMetrics& m, std::int64_t epochs) {
-  fmt::print("epoch {:>3}/{}  train ELBO {:9.3f}  test ELBO {:9.3f}  reconstruction {:8.3f}  KL {:7.3f}  {:>8.0f} images/s\n",
-             m.epoch, epochs, m.train.elbo, m.test.elbo, m.test.reconstruction, m.test.kl, m.images_per_second);
+  fmt::print(
+      "epoch {:>3}/{}  train ELBO {:9.3f}  test ELBO {:9.3f}  reconstruction {:8.3f}  KL {:7.3f}  {:>8.0f} images/s\n",
+      m.epoch, epochs, m.train.elbo, m.test.elbo, m.test.reconstruction, m.test.kl, m.images_per_second);
   std::fflush(stdout);
 }
 
@@ -287,9 +298,7 @@ class TrainingRun {
     checkpoints_.write_last(make_checkpoint(trainer_, spec_, now));
   }
 
-  double seconds() const {
-    return progress_.seconds + std::chrono::duration<double>(Clock::now() - start_).count();
-  }
+  double seconds() const { return progress_.seconds + std::chrono::duration<double>(Clock::now() - start_).count(); }
 
   const Spec& spec_;
   std::string folder_;
@@ -334,6 +343,7 @@ int run_experiment(const RunOptions& options) {
   fs::create_directories(folder, error);
   require(!error, folder, ": cannot be made: ", error.message());
   const FolderLock lock(folder);
+  remove_leftovers(folder);
   const CheckpointFolder checkpoints(folder);
   if (options.resume && (*options.resume != "last" || checkpoints.has("last"))) {
     run.restore_from(*options.resume);
@@ -347,8 +357,8 @@ int run_experiment(const RunOptions& options) {
   {
     const StopOnSignal signals;
     if (!run.train()) {
-      fmt::print("stopped at step {} with a checkpoint; to go on: elbo run {} --out {} --resume\n", run.trainer().step(),
-                 options.spec, folder);
+      fmt::print("stopped at step {} with a checkpoint; to go on: elbo run {} --out {} --resume\n",
+                 run.trainer().step(), options.spec, folder);
       return 130;
     }
   }

@@ -18,9 +18,9 @@ struct RunOptions {
   std::string spec;                    // path of the spec
   std::vector<std::string> overrides;  // --set
   std::string device = "auto";
-  BackendOptions backend;  // precision comes from the spec
-  std::string data;        // --data
-  std::string out;         // empty: runs/NAME, or runs/NAME-2, ... (with resume: the newest of these)
+  BackendOptions backend;             // precision comes from the spec
+  std::string data;                   // --data
+  std::string out;                    // empty: runs/NAME, or runs/NAME-2, ... (with resume: the newest of these)
   std::optional<std::string> resume;  // "last", "previous", "best", or a file
   std::string command;                // the command line, for the report
 };
@@ -40,6 +40,6 @@ struct RunQuery {
 
 int evaluate_run(const RunQuery&);  // prints train and test figures as JSON
 int sample_run(const RunQuery&, std::int64_t count, std::uint64_t seed, const std::string& out);  // writes a PNG
-int report_run(const RunQuery&);    // writes report.html and figures/ anew
+int report_run(const RunQuery&);  // writes report.html and figures/ anew
 
 }  // namespace elbo

@@ -145,7 +145,8 @@ Pass::Pass(Vae& vae, std::int64_t rows, std::int64_t samples, Kernels kernels) {
     kl_partial = a.take({tiles(rows, latent_tile), latent});
     nll_partial = a.take({outputs, tiles(pixels, pixel_chunk)});
     for (Tensor& g : gradient) g = a.take({widest});
-    scratch = a.take({std::max(scratch_size(kernels, rows, samples, latent), scratch_size(kernels, outputs, 1, pixels))});
+    scratch =
+        a.take({std::max(scratch_size(kernels, rows, samples, latent), scratch_size(kernels, outputs, 1, pixels))});
   };
   Arena measure;
   take(measure);

@@ -22,12 +22,17 @@ std::size_t peak_allocation() { return static_cast<std::size_t>(peak); }
 
 }  // namespace elbo::test
 
-void* operator new(std::size_t n) {
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept {
   void* p = std::malloc(n);
-  if (!p) throw std::bad_alloc();
+  if (!p) return nullptr;
   in_use += static_cast<long long>(malloc_usable_size(p));
   peak = std::max<long long>(peak, in_use);
   return p;
+}
+
+void* operator new(std::size_t n) {
+  if (void* p = operator new(n, std::nothrow)) return p;
+  throw std::bad_alloc();
 }
 
 void operator delete(void* p) noexcept {

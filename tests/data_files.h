@@ -16,9 +16,8 @@ namespace elbo::test {
 using Bytes = std::vector<std::byte>;
 
 inline Bytes bytes_of(const std::string& text) {
-  Bytes bytes(text.size());
-  std::memcpy(bytes.data(), text.data(), text.size());
-  return bytes;
+  const auto* begin = reinterpret_cast<const std::byte*>(text.data());
+  return Bytes(begin, begin + text.size());
 }
 
 inline Bytes operator+(Bytes a, const Bytes& b) {

@@ -14,8 +14,8 @@ void check(const char* operation, const char* what, const Tensor& t, DType dtype
 }
 
 void check_state(const char* operation, const Tensor& state) {
-  require(state && state.dtype == DType::u8 && state.bytes() == sizeof(StepState), operation,
-          ": state should be the ", sizeof(StepState), " bytes of a StepState");
+  require(state && state.dtype == DType::u8 && state.bytes() == sizeof(StepState), operation, ": state should be the ",
+          sizeof(StepState), " bytes of a StepState");
 }
 
 void check_scratch(const char* operation, const Tensor& scratch, std::int64_t need) {
@@ -31,8 +31,8 @@ struct LatentShape {
 LatentShape check_latent(const char* operation, const Tensor& stats, const Tensor& z) {
   require(stats && stats.dtype == DType::f32 && stats.shape.rank() == 2 && stats.shape[1] % 2 == 0, operation,
           ": stats should be f32 [rows, 2 * latent], not ", stats.shape);
-  require(z && z.dtype == DType::f32 && z.shape.rank() == 3, operation, ": z should be f32 [rows, samples, latent], not ",
-          z.shape);
+  require(z && z.dtype == DType::f32 && z.shape.rank() == 3, operation,
+          ": z should be f32 [rows, samples, latent], not ", z.shape);
   const LatentShape s{stats.shape[0], z.shape[1], stats.shape[1] / 2};
   check(operation, "z", z, DType::f32, {s.rows, s.samples, s.latent});
   require(s.samples >= 1 && s.samples < (1 << 24), operation, ": ", s.samples, " samples; 1 to 2^24 - 1 are possible");
@@ -74,8 +74,8 @@ void Backend::download(void* to, const Tensor& from) {
 }
 
 void Backend::copy(const Tensor& to, const Tensor& from) {
-  require(to.dtype == from.dtype && to.count() == from.count(), "copy: from ", name_of(from.dtype), " ",
-          from.shape, " to ", name_of(to.dtype), " ", to.shape);
+  require(to.dtype == from.dtype && to.count() == from.count(), "copy: from ", name_of(from.dtype), " ", from.shape,
+          " to ", name_of(to.dtype), " ", to.shape);
   if (to.bytes()) do_copy(to.data, from.data, to.bytes());
 }
 

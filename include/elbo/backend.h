@@ -65,8 +65,7 @@ class Buffer {
 class Arena {
  public:
   Arena() = default;
-  Arena(Backend& backend, std::size_t bytes, std::string_view what)
-      : buffer_(backend, bytes, Memory::device, what) {}
+  Arena(Backend& backend, std::size_t bytes, std::string_view what) : buffer_(backend, bytes, Memory::device, what) {}
 
   // A tensor at the next multiple of 256 bytes; its data is null while measuring.
   Tensor take(Shape shape, DType dtype = DType::f32);
@@ -121,7 +120,7 @@ struct DeviceInfo {
 // Sums over a long axis are taken in two stages with a fixed order: partial sums of this many rows or
 // pixels, then the sum of the partials. Part of the contract, so a result never depends on how a device
 // cuts its work.
-inline constexpr std::int64_t latent_tile = 32;     // rows
+inline constexpr std::int64_t latent_tile = 32;    // rows
 inline constexpr std::int64_t pixel_chunk = 4096;  // pixels
 constexpr std::int64_t tiles(std::int64_t n, std::int64_t tile) { return (n + tile - 1) / tile; }
 
@@ -160,10 +159,10 @@ struct LikelihoodLoss {
   Tensor target;  // u8 [R, D], a pixel is value / 255, or f32 [R, D]; row r serves outputs r*S .. r*S+S-1
   Likelihood likelihood = Likelihood::bernoulli;
   Kernels kernels = Kernels::fused;
-  float variance = 1.0f;     // Gaussian
-  float grad_scale = 1.0f;   // d objective / d loss of one output row
-  Tensor nll_partial;        // f32 [R * S, tiles(D, pixel_chunk)] out: -log p(x|z), in nats
-  Tensor grad;               // f32 [R * S, D] out, may be `output` itself; none: value only
+  float variance = 1.0f;    // Gaussian
+  float grad_scale = 1.0f;  // d objective / d loss of one output row
+  Tensor nll_partial;       // f32 [R * S, tiles(D, pixel_chunk)] out: -log p(x|z), in nats
+  Tensor grad;              // f32 [R * S, D] out, may be `output` itself; none: value only
   Tensor scratch;
 };
 
@@ -194,11 +193,11 @@ class Backend {
   const BackendOptions& options() const { return options_; }
 
   // ---- Memory -------------------------------------------------------------------------------------
-  void upload(const Tensor& to, const void* from);    // `from` may be reused when it returns
-  void download(void* to, const Tensor& from);        // waits for all queued work
-  void copy(const Tensor& to, const Tensor& from);    // same type and element count
-  void fill(const Tensor& to, std::uint8_t byte);     // every byte
-  virtual void synchronize() = 0;                     // waits for all queued work
+  void upload(const Tensor& to, const void* from);  // `from` may be reused when it returns
+  void download(void* to, const Tensor& from);      // waits for all queued work
+  void copy(const Tensor& to, const Tensor& from);  // same type and element count
+  void fill(const Tensor& to, std::uint8_t byte);   // every byte
+  virtual void synchronize() = 0;                   // waits for all queued work
 
   // ---- Replay and streaming -------------------------------------------------------------------------
   // `calls` queues operations of this backend and nothing else; it may be called now, later, or never
@@ -255,13 +254,11 @@ class Backend {
   virtual void do_fill(void* to, std::uint8_t byte, std::size_t bytes) = 0;
 
   virtual void do_matmul(const Matmul&) = 0;
-  virtual void do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns,
-                                  Activation) = 0;
+  virtual void do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns, Activation) = 0;
   virtual void do_activation_backward(const float* y, float* dy, std::int64_t count, Activation) = 0;
   virtual void do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) = 0;
   // The two layers above, made of the four operations above; a device overrides what it does better.
-  virtual void do_dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation,
-                                const Tensor& y);
+  virtual void do_dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation, const Tensor& y);
   virtual void do_dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation, const Tensor& dy,
                                  const Tensor& dweight, const Tensor& dbias, const Tensor& dx);
 

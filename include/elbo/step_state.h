@@ -11,11 +11,11 @@ struct StepState {
   static constexpr std::uint64_t none = ~std::uint64_t{0};
 
   std::uint64_t seed;
-  std::uint32_t step;        // optimiser steps done so far
-  std::uint32_t epoch;       // 0 at the start
-  std::uint32_t batch;       // position in the epoch
-  std::uint32_t noise_step;  // the step that draws are keyed by: `step` in training, ~0 in evaluation
-  std::uint32_t row0;        // number of the batch's first row: 0 in training, walks in evaluation
+  std::uint32_t step;              // optimiser steps done so far
+  std::uint32_t epoch;             // 0 at the start
+  std::uint32_t batch;             // position in the epoch
+  std::uint32_t noise_step;        // the step that draws are keyed by: `step` in training, ~0 in evaluation
+  std::uint32_t row0;              // number of the batch's first row: 0 in training, walks in evaluation
   float correction1, correction2;  // Adam's 1 - beta^t, t = step + 1
   // The first step whose loss was not finite; the optimiser does nothing from then on.
   std::uint64_t bad_step;

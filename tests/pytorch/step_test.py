@@ -21,6 +21,9 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
+# One thread: more would fight with other tests over the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 try:
     import torch
 
@@ -136,7 +139,6 @@ def main():
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--data", help="train on the experiment's own images, from this folder")
     options = parser.parse_args()
-    torch.set_num_threads(1)  # more would fight with other tests over the cores
 
     failures = 0
     everything = sorted((ROOT / "experiments").glob("*.json"))

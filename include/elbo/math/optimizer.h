@@ -9,9 +9,9 @@ namespace elbo::math {
 struct OptimizerSettings {
   Optimizer type = Optimizer::adam;
   float learning_rate = 1e-3f;
-  double beta1 = 0.9, beta2 = 0.999;   // Adam; double, since 1 - 0.999f is off by 1e-5
-  float epsilon = 1e-8f;               // Adam, Adagrad
-  float momentum = 0.0f;               // SGD
+  double beta1 = 0.9, beta2 = 0.999;  // Adam; double, since 1 - 0.999f is off by 1e-5
+  float epsilon = 1e-8f;              // Adam, Adagrad
+  float momentum = 0.0f;              // SGD
   float weight_decay = 0.0f;
 };
 
