@@ -242,6 +242,37 @@ TEST_P(Training, ACheckpointOfAnotherNetwork) {
   }
 }
 
+// ---- The real thing -----------------------------------------------------------------------------------------------
+
+TEST_P(Training, FreyFaceTrainsForThreeEpochsAsOnTheCpu) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "too slow under a sanitizer, and the small networks above walk through the same code";
+#endif
+  const Spec spec = load_spec("experiments/freyface-8d.json", {"train.epochs=3"});
+  Dataset data;
+  try {
+    data = load_dataset(spec.data, spec.seed, data_directories(""));
+  } catch (const Error& e) {
+    if (std::getenv("ELBO_REQUIRE_DATA")) FAIL() << e.what();
+    GTEST_SKIP() << e.what();
+  }
+  ASSERT_EQ(data.train.count, 1765);
+  ASSERT_EQ(data.test.count, 200);
+  double elbo[3][2];
+  for (const int which : {0, 1}) {
+    const OpenedDevice device = open_device(which == 0 ? "cpu" : GetParam());
+    Trainer trainer(*device.backend, spec, data.train);
+    Evaluator evaluator(trainer.vae, spec, data.test);
+    for (std::uint32_t epoch = 0; epoch < 3; ++epoch) {
+      trainer.run_until((epoch + 1) * trainer.batches_per_epoch());
+      trainer.check();
+      elbo[epoch][which] = evaluator.run().elbo;
+    }
+  }
+  for (const auto& [cpu, other] : elbo) EXPECT_NEAR(cpu, other, 1e-4 * std::abs(cpu)) << "330 steps of rounding";
+  EXPECT_GT(elbo[2][1], elbo[0][1]);
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, Training, testing::Values("cpu", "sim", "cuda"),
                          [](const auto& device) { return std::string(device.param); });
 

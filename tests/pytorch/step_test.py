@@ -138,7 +138,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--data", help="train on the experiment's own images, from this folder")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # options may stand between the positional arguments
 
     failures = 0
     everything = sorted((ROOT / "experiments").glob("*.json"))
