@@ -30,7 +30,9 @@ std::string join(int argc, char** argv) {
 void add_device(CLI::App& app, std::string& device, BackendOptions& backend) {
   app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--threads", backend.threads, "CPU threads; 0: one for each core")->check(CLI::Range(0, 1024));
-  app.add_flag("!--no-graph", backend.record, "issue every call of a step anew instead of replaying a recording");
+  app.add_flag_callback(
+      "--no-graph", [&backend] { backend.record = false; },
+      "issue every call of a step anew instead of replaying a recording");
 }
 
 void add_data(CLI::App& app, std::string& data) {
