@@ -97,9 +97,8 @@ run_tests() {
   local junit=build/junit.xml code=0 total failed skipped
   rm -f "$junit"
   ctest --preset "$1" -j "$jobs" --output-junit "$PWD/$junit" "${@:2}" || code=$?
-  read -r total failed skipped < <(
-    sed -nE 's/^\s+(tests|failures|skipped)="([0-9]+)"$/\2/p' "$junit" | tr '\n' ' ' || true
-  )
+  # `paste` ends the line: `read` fails at one that is not ended.
+  read -r total failed skipped < <(sed -nE 's/^\s+(tests|failures|skipped)="([0-9]+)"$/\2/p' "$junit" | paste -sd ' ')
   echo "$((total - failed - skipped)) $failed $skipped" >> "$counts"
   if ((has_all_packages)) && grep 'status="notrun"' "$junit" | grep -vE "name=\"($may_skip)\""; then
     echo "Everything that these tests need was installed, so they may not be skipped" >&2
