@@ -22,13 +22,13 @@ bool update(float* parameter, const float* gradient, float* first, float* second
   std::int32_t odd = 0;
 #pragma omp simd reduction(| : odd)
   for (std::int64_t i = 0; i < n; ++i) {
-    const float g = gradient[i];
-    float p = parameter[i], m = first[i], v = second[i];
+    const float g = gradient[i], old_p = parameter[i], old_m = first[i], old_v = second[i];
+    float p = old_p, m = old_m, v = old_v;
     math::optimizer_update(p, g, m, v, settings, correction1, correction2);
-    const bool good = is_finite(g) && is_finite(p);
-    parameter[i] = good ? p : parameter[i];
-    first[i] = good ? m : first[i];
-    if (type == Optimizer::adam) second[i] = good ? v : second[i];
+    const bool good = is_finite(g + p);  // without a branch, which would stop the loop from being vectorised
+    parameter[i] = good ? p : old_p;
+    first[i] = good ? m : old_m;
+    if (type == Optimizer::adam) second[i] = good ? v : old_v;
     odd |= good ? 0 : 1;
   }
   return odd == 0;

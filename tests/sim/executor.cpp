@@ -338,7 +338,8 @@ void Executor::run_block(unsigned block) {
   ++serial_;
 #if defined(CUSIM_TSAN)
   if (arena_used_ > 0)  // ThreadSanitizer forgets the accesses of the block before
-    mmap(arena_, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    mmap(arena_, (arena_used_ + 4095) / 4096 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+         -1, 0);
 #endif
   ASAN_POISON_MEMORY_REGION(arena_, arena_used_);
   arena_used_ = shared_bytes_ = 0;
@@ -384,8 +385,9 @@ Fault Executor::stuck() {
 
 // Suspended threads cannot be resumed any more: their fibers go.
 void Executor::abandon_block() {
-  acquire(&ended_);  // the error comes from one of them
-  for (unsigned i = 0; i < count_; ++i) threads_[i].fiber = nullptr;
+  for (unsigned i = 0; i < count_; ++i)
+    if (Fiber* fiber = std::exchange(threads_[i].fiber, nullptr)) release_as(*fiber, &ended_);
+  acquire(&ended_);
   while (made_ > 0) fibers_[--made_].reset();
   first_idle_ = end_idle_ = 0;
   std::rethrow_exception(std::exchange(error_, nullptr));
@@ -403,12 +405,12 @@ void Executor::run_grid(unsigned blocks, unsigned threads, void (*thread)(const 
 #if defined(CUSIM_TSAN)
   while (made_ < 2 * threads) make_fiber();
 #endif
-  std::vector<unsigned> order(blocks);
-  std::iota(order.begin(), order.end(), 0u);
-  if (order_ == Order::reverse) std::reverse(order.begin(), order.end());
+  std::vector<unsigned> sequence(blocks);
+  std::iota(sequence.begin(), sequence.end(), 0u);
+  if (order_ == Order::reverse) std::reverse(sequence.begin(), sequence.end());
   if (order_ == Order::random)
-    for (unsigned i = blocks; i > 1; --i) std::swap(order[i - 1], order[draw() % i]);
-  for (unsigned block : order) run_block(block);
+    for (unsigned i = blocks; i > 1; --i) std::swap(sequence[i - 1], sequence[draw() % i]);
+  for (unsigned block : sequence) run_block(block);
   acquire(&ended_);
 }
 

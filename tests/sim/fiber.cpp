@@ -140,6 +140,15 @@ void acquire([[maybe_unused]] void* address) {
 #endif
 }
 
+void release_as([[maybe_unused]] Fiber& fiber, [[maybe_unused]] void* address) {
+#if defined(CUSIM_TSAN)
+  void* const self = __tsan_get_current_fiber();
+  __tsan_switch_to_fiber(fiber.identity, __tsan_switch_to_fiber_no_sync);
+  __tsan_release(address);
+  __tsan_switch_to_fiber(self, __tsan_switch_to_fiber_no_sync);
+#endif
+}
+
 // ---- Strands ---------------------------------------------------------------------------------------------
 
 namespace {

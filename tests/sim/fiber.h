@@ -31,6 +31,8 @@ void adopt(Fiber&);
 // For ThreadSanitizer: what happened before the release of an address is seen after its acquire.
 void release(void* address);
 void acquire(void* address);
+// A release by a fiber that is suspended and will not be resumed.
+void release_as(Fiber&, void* address);
 
 // A fiber that works for others: to ThreadSanitizer, what a CUDA stream does is done by a thread of its own,
 // whichever thread of the host called.

@@ -59,6 +59,12 @@ void run_all(CUstream_st& s) {
   while (!s.tasks.empty()) step(s);
 }
 
+void drop_work(CUstream_st& s) {
+  for (const auto& task : s.tasks)
+    if (task->reach) task->reach->reached = true;
+  s.tasks.clear();
+}
+
 // In random order, some of the queued work runs early.
 void run_some() {
   if (order() != Order::random) return;
@@ -233,8 +239,8 @@ void reset() {
   State& s = state();
   std::lock_guard lock(s.mutex);
   while (!s.captures.empty()) leave(*std::shared_ptr(s.captures.back()));
-  default_stream().tasks.clear();
-  for (CUstream_st* stream : s.streams) stream->tasks.clear();
+  drop_work(default_stream());
+  for (CUstream_st* stream : s.streams) drop_work(*stream);
   s.fault.clear();
   last_error = cudaSuccess;
 }
