@@ -11,7 +11,11 @@ namespace {
 
 constexpr std::int64_t piece = 16384;  // parameters that a thread takes at a time
 
-bool is_finite(float x) { return x - x == 0.0f; }
+// yes where mask is all ones, no where it is 0. A plain ?: on a value to be stored becomes a masked store, which
+// makes the loop below five times slower on AMD's CPUs.
+float select(std::uint32_t mask, float yes, float no) {
+  return math::bits_to_float((math::float_to_bits(yes) & mask) | (math::float_to_bits(no) & ~mask));
+}
 
 // Updates n parameters. One whose gradient or updated value is not finite stays as it was, so that the fault can
 // still be found where it began; then the answer is false.
@@ -19,17 +23,17 @@ template <Optimizer type>
 bool update(float* parameter, const float* gradient, float* first, float* second, std::int64_t n,
             math::OptimizerSettings settings, float correction1, float correction2) {
   settings.type = type;
-  std::int32_t odd = 0;
+  std::uint32_t odd = 0;
 #pragma omp simd reduction(| : odd)
   for (std::int64_t i = 0; i < n; ++i) {
     const float g = gradient[i], old_p = parameter[i], old_m = first[i], old_v = second[i];
     float p = old_p, m = old_m, v = old_v;
     math::optimizer_update(p, g, m, v, settings, correction1, correction2);
-    const bool good = is_finite(g + p);  // without a branch, which would stop the loop from being vectorised
-    parameter[i] = good ? p : old_p;
-    first[i] = good ? m : old_m;
-    if (type == Optimizer::adam) second[i] = good ? v : old_v;
-    odd |= good ? 0 : 1;
+    const std::uint32_t good = (g - g) + (p - p) == 0.0f ? ~0u : 0u;  // both finite
+    parameter[i] = select(good, p, old_p);
+    first[i] = select(good, m, old_m);
+    if (type == Optimizer::adam) second[i] = select(good, v, old_v);
+    odd |= ~good;
   }
   return odd == 0;
 }
