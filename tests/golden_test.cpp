@@ -166,8 +166,8 @@ TYPED_TEST(Golden, optimizer) {
     const auto number = [&](const char* name) { return static_cast<float>(row[name]); };
     const math::OptimizerSettings settings{.type = types.at(row.text("type")),
                                            .learning_rate = number("learning_rate"),
-                                           .beta1 = number("beta1"),
-                                           .beta2 = number("beta2"),
+                                           .beta1 = row["beta1"],
+                                           .beta2 = row["beta2"],
                                            .epsilon = number("epsilon"),
                                            .momentum = number("momentum"),
                                            .weight_decay = number("weight_decay")};

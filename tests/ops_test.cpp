@@ -732,18 +732,26 @@ TEST_P(Ops, OptimizerDoesNothingAfterABadStep) {
   }
 }
 
+// Such a weight keeps its value and its state; all others move.
 TEST_P(Ops, OptimizerNotesWhatIsNotFinite) {
+  constexpr std::int64_t n = 40'000, last = n - 1;
   for (Optimizer type : optimizers) {
     for (const float planted : {nan, infinity}) {
       for (const bool in_gradient : {true, false}) {
         Lab& d = next();
-        Floats p = normals(40'000, 1), g = normals(40'000, 2);
-        (in_gradient ? g : p)[39'999] = planted;
-        const Tensor state = d.put(some_state(5)), zeros = d.put({40'000}, Floats(40'000)),
-                     more = d.put({40'000}, Floats(40'000));
-        d->optimizer_step({d.put({40'000}, p), d.put({40'000}, g), zeros, more, state, settings_for(type, 0.0f)});
+        Floats p = normals(n, 1), g = normals(n, 2, 0.1f, 1.0f);
+        const Floats state_before(n, 0.25f);
+        (in_gradient ? g : p)[last] = planted;
+        const Tensor state = d.put(some_state(5)), parameters = d.put({n}, p);
+        const Tensor first = d.put({n}, state_before), second = d.put({n}, state_before);
+        d->optimizer_step({parameters, d.put({n}, g), first, second, state, settings_for(type, 0.0f)});
         EXPECT_EQ(d.state(state).bad_update, 5u) << static_cast<int>(type) << " " << planted << " " << in_gradient;
         EXPECT_EQ(d.state(state).bad_step, StepState::none);
+        const Floats after = d.get(parameters);
+        expect_same_bits({after[last]}, std::vector<float>{p[last]}, "the weight");
+        EXPECT_EQ(d.get(first)[last], 0.25f);
+        EXPECT_EQ(d.get(second)[last], 0.25f);
+        for (std::size_t i = 0; i < last; ++i) ASSERT_NE(after[i], p[i]) << i;
       }
     }
   }
@@ -775,6 +783,7 @@ TEST_P(Ops, AdvanceMovesOnAndReportsFaults) {
   s.bad_update = 6;
   StepState got = advance_from(s);
   EXPECT_EQ(got.bad_step, 6u);
+  EXPECT_EQ(got.bad_update, 6u);
   EXPECT_EQ(*fault.as<std::uint64_t>(), 6u);
   got.bad_update = 7;
   EXPECT_EQ(advance_from(got).bad_step, 6u);  // the first one stays

@@ -121,10 +121,10 @@ OPTIMIZERS = {  # case: class, options by PyTorch's names
 
 
 def optimizer():
-    """Eight steps of each case; settings are floats, as the engine keeps them."""
+    """Eight steps of each case; settings are floats, as the engine keeps them, but for Adam's betas."""
     gradients = floats(0.3, -1.25, 0, 1e-4, -30, 2.5, 0.01, 7)
     for case, (kind, options) in OPTIMIZERS.items():
-        rounded = {k: tuple(floats(*v)) if isinstance(v, tuple) else float(np.float32(v)) for k, v in options.items()}
+        rounded = {k: v if k == "betas" else float(np.float32(v)) for k, v in options.items()}
         parameter = torch.nn.Parameter(tensor(floats(0.75)[0]))
         steps = kind([parameter], **rounded)
         betas = rounded.get("betas", (0, 0))
