@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "cpu/device.h"
+#include "cpu/limits.h"
 
 namespace elbo {
 namespace {
@@ -20,10 +21,6 @@ std::string processor() {
     if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
   }
   return "unknown CPU";
-}
-
-std::size_t physical_memory() {
-  return static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
 }
 
 // Work is done when a call returns, so a recording is the calls themselves ...
@@ -40,18 +37,18 @@ class Calls final : public Recording {
 class Slots final : public Ring {
  public:
   Slots(Backend& backend, std::int64_t slots, std::int64_t rows, std::int64_t pixels)
-      : slots_(slots),
-        slot_bytes_(rows * pixels),
-        buffer_(backend, static_cast<std::size_t>(slots * rows * pixels), Memory::pinned, "the ring of batches"),
+      : slots_(static_cast<std::uint64_t>(slots)),
+        slot_bytes_(static_cast<std::uint64_t>(rows * pixels)),
+        buffer_(backend, static_cast<std::size_t>(slots * rows * pixels), Memory::pinned, "the ring of batches (a smaller train.batch_size needs less)"),
         device_{buffer_.data(), DType::u8, {slots * rows, pixels}} {}
 
-  std::byte* acquire() override { return buffer_.data() + batch_ % slots_ * slot_bytes_; }
-  void submit() override { ++batch_; }
+  std::byte* acquire(std::uint64_t batch) override { return buffer_.data() + batch % slots_ * slot_bytes_; }
+  void submit() override {}
   void release() override {}
   Tensor device() const override { return device_; }
 
  private:
-  std::int64_t slots_, slot_bytes_, batch_ = 0;
+  std::uint64_t slots_, slot_bytes_;
   Buffer buffer_;
   Tensor device_;
 };
@@ -68,7 +65,7 @@ CpuBackend::CpuBackend(const BackendOptions& options)
 DeviceInfo CpuBackend::info() const {
   return {"cpu",
           cat(processor(), ", ", team_.threads(), team_.threads() == 1 ? " thread, " : " threads, ", Gemm::library()),
-          physical_memory(), team_.threads()};
+          usable_memory(), team_.threads()};
 }
 
 std::unique_ptr<Recording> CpuBackend::record(std::function<void()> calls) {
@@ -84,7 +81,7 @@ std::unique_ptr<Ring> CpuBackend::open_ring(std::int64_t slots, std::int64_t row
 // ---- Memory ---------------------------------------------------------------------------------------------
 
 std::byte* CpuBackend::do_allocate(std::size_t bytes, Memory) {
-  if (bytes > physical_memory()) return nullptr;  // Linux would promise it all the same
+  if (bytes > usable_memory()) return nullptr;  // Linux would promise it all the same
   // Large blocks are made of large pages: an optimiser step walks through four of them at once.
   constexpr std::size_t large_page = std::size_t{2} << 20;
   const std::size_t alignment = bytes < large_page ? 256 : large_page;

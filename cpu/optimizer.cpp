@@ -17,8 +17,8 @@ float select(std::uint32_t mask, float yes, float no) {
   return math::bits_to_float((math::float_to_bits(yes) & mask) | (math::float_to_bits(no) & ~mask));
 }
 
-// Updates n parameters. One whose gradient or updated value is not finite stays as it was, so that the fault can
-// still be found where it began; then the answer is false.
+// Updates n parameters. One whose gradient, updated value or updated state is not finite stays as it was, so that the
+// fault can still be found where it began; then the answer is false.
 template <Optimizer type>
 bool update(float* parameter, const float* gradient, float* first, float* second, std::int64_t n,
             math::OptimizerSettings settings, float correction1, float correction2) {
@@ -29,7 +29,7 @@ bool update(float* parameter, const float* gradient, float* first, float* second
     const float g = gradient[i], old_p = parameter[i], old_m = first[i], old_v = second[i];
     float p = old_p, m = old_m, v = old_v;
     math::optimizer_update(p, g, m, v, settings, correction1, correction2);
-    const std::uint32_t good = (g - g) + (p - p) == 0.0f ? ~0u : 0u;  // both finite
+    const std::uint32_t good = (g - g) + (p - p) + (m - m) + (v - v) == 0.0f ? ~0u : 0u;  // all finite
     parameter[i] = select(good, p, old_p);
     first[i] = select(good, m, old_m);
     if (type == Optimizer::adam) second[i] = select(good, v, old_v);

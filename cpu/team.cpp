@@ -7,30 +7,15 @@
 #include <cstdlib>
 #include <vector>
 
+#include "cpu/limits.h"
 #include "elbo/error.h"
 
 namespace elbo {
-namespace {
-
-std::vector<int> allowed_cores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  std::vector<int> cores;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) {
-    for (int i = 0; i < CPU_SETSIZE; ++i) {
-      if (CPU_ISSET(i, &set)) cores.push_back(i);
-    }
-  }
-  if (cores.empty()) cores.resize(static_cast<std::size_t>(omp_get_num_procs()));  // more than CPU_SETSIZE cores
-  return cores;
-}
-
-}  // namespace
 
 Team::Team(int threads) : threads_(threads) {
   require(threads >= 0, "device 'cpu': ", threads, " threads; expected 0 (one for each core) or more");
   const std::vector<int> cores = allowed_cores();
-  if (threads_ == 0) threads_ = static_cast<int>(cores.size());
+  if (threads_ == 0) threads_ = usable_cores();
   if (threads_ == 1 || threads_ != static_cast<int>(cores.size()) || std::getenv("OMP_PROC_BIND")) return;
     // The caller keeps its mask: threads that it starts later inherit it, and the next team reads it.
 #pragma omp parallel num_threads(threads_)

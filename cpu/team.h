@@ -6,7 +6,7 @@ namespace elbo {
 
 class Team {
  public:
-  // threads: 0 means one for each core this process may use. Where there is a thread for each of those
+  // threads: 0 means one for each core this process may use (limits.h). Where there is a thread for each of those
   // cores, every thread but the caller is pinned to a core of its own; with fewer threads the kernel is
   // left free to keep them apart. OMP_PROC_BIND, if set, has the say instead.
   explicit Team(int threads);

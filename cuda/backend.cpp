@@ -24,17 +24,21 @@ constexpr const char* device_name = "cuda";
 
 std::string version(int v) { return cat(v / 1000, ".", v % 1000 / 10); }
 
+void require_present(bool present, const std::string& what) {
+  if (!present) throw DeviceAbsent(what);
+}
+
 // Makes GPU `index` this thread's device.
 void choose_gpu(int index) {
   int driver = 0, runtime = 0, count = 0;
   check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
   check_cuda(cudaRuntimeGetVersion(&runtime), "cudaRuntimeGetVersion");
-  require(driver != 0, "no NVIDIA driver is loaded on this machine (`nvidia-smi` should list a GPU)");
+  require_present(driver != 0, "no NVIDIA driver is loaded on this machine (`nvidia-smi` should list a GPU)");
   const cudaError_t error = cudaGetDeviceCount(&count);
   // Where this fails it leaves `count` as it was.
   require(error != cudaErrorInsufficientDriver, "the NVIDIA driver is for CUDA ", version(driver),
           ", this program needs ", version(runtime), ": update the driver");
-  require(error != cudaErrorNoDevice, "the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES set?)");
+  require_present(error != cudaErrorNoDevice, "the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES set?)");
   check_cuda(error, "cudaGetDeviceCount");
   require(index >= 0 && index < count, "there is no GPU ", index, ": this machine has ", count, ", counted from 0");
   check_cuda(cudaSetDevice(index), "cudaSetDevice");

@@ -14,8 +14,8 @@ class CudaRing : public Ring {
     require(slots > 0 && rows > 0 && pixels > 0, "open_ring: ", slots, " slots of ", rows, " rows of ", pixels,
             " pixels");
     const std::size_t bytes = slot_bytes_ * static_cast<std::size_t>(slots);
-    pinned_ = Buffer(backend, bytes, Memory::pinned, "the ring of batches");
-    device_ = Buffer(backend, bytes, Memory::device, "the ring of batches");
+    pinned_ = Buffer(backend, bytes, Memory::pinned, "the ring of batches (a smaller train.batch_size needs less)");
+    device_ = Buffer(backend, bytes, Memory::device, "the ring of batches (a smaller train.batch_size needs less)");
     copy_ = make_stream("elbo copy");
     for (std::int64_t i = 0; i < slots; ++i) slots_.push_back({make_event(), make_event()});
   }
@@ -24,9 +24,10 @@ class CudaRing : public Ring {
     cudaStreamSynchronize(compute_);
   }
 
-  std::byte* acquire() override {
+  std::byte* acquire(std::uint64_t batch) override {
     require(stage_ == Stage::free, "ring: acquire() before the slot before was submitted and released");
     stage_ = Stage::acquired;
+    slot_ = batch % slots_.size();
     // The copy from this slot came before its use, so the use's end is the end of both. An event that was
     // never recorded does not wait.
     check_cuda(cudaEventSynchronize(slot().used.get()), "ring: acquire");
@@ -45,7 +46,6 @@ class CudaRing : public Ring {
     require(stage_ == Stage::submitted, "ring: release() without submit()");
     stage_ = Stage::free;
     check_cuda(cudaEventRecord(slot().used.get(), compute_), "ring: release");
-    ++batch_;
   }
   Tensor device() const override { return {device_.data(), DType::u8, shape_}; }
 
@@ -54,8 +54,8 @@ class CudaRing : public Ring {
   struct Slot {
     Event copied, used;
   };
-  Slot& slot() { return slots_[batch_ % slots_.size()]; }
-  std::size_t offset() const { return batch_ % slots_.size() * slot_bytes_; }
+  Slot& slot() { return slots_[slot_]; }
+  std::size_t offset() const { return slot_ * slot_bytes_; }
 
   cudaStream_t compute_;
   std::size_t slot_bytes_;
@@ -63,7 +63,7 @@ class CudaRing : public Ring {
   Buffer pinned_, device_;
   Stream copy_;
   std::vector<Slot> slots_;
-  std::size_t batch_ = 0;
+  std::size_t slot_ = 0;  // the one in use, unless free
   Stage stage_ = Stage::free;
 };
 

@@ -38,7 +38,7 @@ void BatchStream::begin_step(std::uint32_t step) {
   if (!ring_) return;
   const std::uint32_t epoch = step / batches_per_epoch_, batch = step % batches_per_epoch_;
   const auto count = static_cast<std::uint32_t>(images_.count);
-  std::byte* slot = ring_->acquire();
+  std::byte* slot = ring_->acquire(step);
   for (std::int64_t row = 0; row < batch_size_; ++row) {
     const auto position = static_cast<std::uint32_t>(batch * batch_size_ + row);
     std::memcpy(slot + row * images_.image_size(), images_.image(math::shuffled_index(seed_, epoch, count, position)),

@@ -17,10 +17,8 @@ class BatchStream {
   // Keeps a reference to `images`. Throws Error where there is not one full batch.
   BatchStream(Backend&, const ImageSet& images, std::int64_t batch_size, Residency, std::uint64_t seed);
 
-  std::uint32_t batches_per_epoch() const {
-    return batches_per_epoch_;
-  }  // full batches; the rest waits for
-     // the next epoch's shuffle
+  // Full batches; the rest waits for the next epoch's shuffle.
+  std::uint32_t batches_per_epoch() const { return batches_per_epoch_; }
   bool resident() const { return !ring_; }
   Tensor source() const { return ring_ ? ring_->device() : resident_; }
   Indexing indexing() const { return ring_ ? Indexing::ring : Indexing::shuffled; }

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <filesystem>
 
+#include "host/files.h"
 #include "host/sha256.h"
 
 namespace elbo {
@@ -28,11 +29,15 @@ void put(Backend& device, const Tensor& to, const NamedTensor& from, const std::
   device.upload(to, from.bytes.data());
 }
 
-template <class T>
-T number(const TensorFile& file, const std::string& key, const std::string& name) {
+const std::string& text_of(const TensorFile& file, const std::string& key, const std::string& name) {
   const auto found = file.metadata.find(key);
   require(found != file.metadata.end(), name, ": not a checkpoint of elbo: its metadata have no \"", key, "\"");
-  const std::string& text = found->second;
+  return found->second;
+}
+
+template <class T>
+T number(const TensorFile& file, const std::string& key, const std::string& name) {
+  const std::string& text = text_of(file, key, name);
   T value{};
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   require(error == std::errc() && end == text.data() + text.size(), name, ": metadata \"", key, "\": \"", text,
@@ -67,6 +72,8 @@ Progress read_progress(const TensorFile& file, const std::string& name) {
           number<double>(file, "best_elbo", name)};
 }
 
+std::string stored_spec(const TensorFile& file, const std::string& name) { return text_of(file, "spec", name); }
+
 void load_weights(Vae& vae, const TensorFile& file, const std::string& name) {
   try {
     for (const Parameter& p : vae.layout()) put(vae.device(), view(vae.parameters, p), file.at(p.name), name);
@@ -98,10 +105,14 @@ std::string hash_weights(const Vae& vae) {
 }
 
 void CheckpointFolder::write_last(const TensorFile& file) const {
+  if (has("last")) keep_last_as("previous");
+  replace_last(file);
+}
+
+void CheckpointFolder::replace_last(const TensorFile& file) const {
   std::error_code error;
   fs::create_directories(folder_, error);
   require(!error, folder_, ": cannot be made: ", error.message());
-  if (has("last")) keep_last_as("previous");
   write_safetensors(path("last"), file);
 }
 
@@ -113,11 +124,20 @@ void CheckpointFolder::keep_last_as(const std::string& name) const {
   if (error) fs::copy_file(path("last"), link, error);  // a file system without links
   if (!error) fs::rename(link, path(name), error);
   require(!error, path(name), ": cannot be written: ", error.message());
+  sync_folder(folder_);
 }
 
 bool CheckpointFolder::has(const std::string& name) const {
   std::error_code ignored;
   return fs::exists(path(name), ignored);
+}
+
+bool CheckpointFolder::holds(const std::string& name, std::uint32_t step) const {
+  try {
+    return has(name) && read_progress(read_safetensors(path(name)), path(name)).step == step;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 TensorFile CheckpointFolder::read(const std::string& name) const {

@@ -28,8 +28,9 @@ Progress restore(Trainer&, const TensorFile&, const std::string& file);
 // The weights alone, into a model.
 void load_weights(Vae&, const TensorFile&, const std::string& file);
 
-// The step and figures alone.
+// The step and figures alone; the spec alone, as JSON.
 Progress read_progress(const TensorFile&, const std::string& file);
+std::string stored_spec(const TensorFile&, const std::string& file);
 
 // SHA-256 of all weights, in the order of the model, as 64 hexadecimal digits.
 std::string hash_weights(const Vae&);
@@ -40,10 +41,15 @@ class CheckpointFolder {
  public:
   explicit CheckpointFolder(std::string run) : folder_(std::move(run) + "/checkpoints") {}
 
+  // What was `last` becomes `previous`.
   void write_last(const TensorFile&) const;
+  // What was `last` is gone.
+  void replace_last(const TensorFile&) const;
   // Makes NAME.safetensors a second name of what `last` is now.
   void keep_last_as(const std::string& name) const;
   bool has(const std::string& name) const;
+  // Whether NAME.safetensors is whole, and the state at that step.
+  bool holds(const std::string& name, std::uint32_t step) const;
   // Reads and verifies. A damaged `last` is an Error that names the one to go back to, if it is whole.
   TensorFile read(const std::string& name) const;
   std::string path(const std::string& name) const { return folder_ + "/" + name + ".safetensors"; }

@@ -7,6 +7,7 @@
 #include <filesystem>
 
 #include "cpu/backend.h"
+#include "elbo/plugin_symbol.h"
 
 namespace elbo {
 namespace {
@@ -25,6 +26,10 @@ std::vector<fs::path> plugin_folders() {
   return folders;
 }
 
+#define ELBO_TEXT_OF(name) #name
+#define ELBO_TEXT(name) ELBO_TEXT_OF(name)
+constexpr const char* symbol = ELBO_TEXT(ELBO_CREATE_BACKEND);
+
 std::unique_ptr<Backend> open_plugin(const std::string& name, const BackendOptions& options) {
   const std::string file = "libelbo_" + name + ".so";
   std::string searched;
@@ -34,27 +39,37 @@ std::unique_ptr<Backend> open_plugin(const std::string& name, const BackendOptio
     if (!fs::exists(folder / file, ignored)) continue;
     // Never closed: its code outlives every object made by it.
     void* library = dlopen((folder / file).c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!library) fail("device '", name, "': ", file, " does not load: ", dlerror());
-    const auto create = reinterpret_cast<CreateBackend>(dlsym(library, create_backend_symbol));
-    require(create != nullptr, "device '", name, "': ", (folder / file).string(), " exports no ",
-            create_backend_symbol);
+    // Where CUDA is not installed, its libraries are what the loader misses.
+    if (!library) throw DeviceAbsent(cat("device '", name, "': ", file, " does not load: ", dlerror()));
+    const auto create = reinterpret_cast<CreateBackend>(dlsym(library, symbol));
+    require(create != nullptr, "device '", name, "': ", (folder / file).string(),
+            " is of another version of elbo (it has no ", symbol, "): build it again, or remove it");
     return std::unique_ptr<Backend>(create(options));
   }
-  fail("device '", name, "': there is no ", file, " in ", searched,
-       name == "cuda" ? " (a build made without nvcc has none)" : "");
+  throw DeviceAbsent(cat("device '", name, "': there is no ", file, " in ", searched,
+                         name == "cuda" ? " (a build made without nvcc has none)" : ""));
+}
+
+OpenedDevice open_best_device(const BackendOptions& options) {
+  std::string absent;
+  try {
+    return {open_plugin("cuda", options), "a GPU is present"};
+  } catch (const DeviceAbsent& e) {
+    absent = e.what();
+  } catch (const Error& e) {
+    fail(e.what(), "; --device cpu does without the GPU");
+  }
+  try {
+    return {create_cpu_backend(options), "no GPU: " + absent};
+  } catch (const Error& e) {
+    fail(e.what(), "; and there is no GPU: ", absent);
+  }
 }
 
 }  // namespace
 
 OpenedDevice open_device(const std::string& request, const BackendOptions& options) {
-  if (request == "auto") {
-    // The CPU runs everything in fp32; a precision of its own is the GPU's or is refused by the CPU, by name.
-    try {
-      return {open_plugin("cuda", options), "a GPU is present"};
-    } catch (const Error& e) {
-      return {create_cpu_backend(options), cat("no GPU: ", e.what())};
-    }
-  }
+  if (request == "auto") return open_best_device(options);
   if (request == "cpu") return {create_cpu_backend(options), ""};
   const std::size_t colon = request.find(':');
   BackendOptions chosen = options;

@@ -15,7 +15,7 @@ struct OpenedDevice {
 };
 
 // request: "auto" (a GPU if there is one, else the CPU), "cpu", "cuda", "cuda:1", or another plug-in's name.
-// Throws Error saying what is missing.
+// Throws Error saying what is missing. A GPU that is there and does not work is an Error with "auto", too.
 OpenedDevice open_device(const std::string& request, const BackendOptions& = {});
 
 struct DeviceEntry {

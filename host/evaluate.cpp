@@ -6,17 +6,12 @@
 #include "host/trainer.h"
 
 namespace elbo {
-namespace {
-
-constexpr std::int64_t evaluation_batch = 512;
-
-}  // namespace
 
 Evaluator::Evaluator(Vae& vae, const Spec& spec, const ImageSet& images)
     : vae_(vae),
       spec_(spec),
       images_(images),
-      batch_(std::min(images.count, evaluation_batch)),
+      batch_(std::min(images.count, rows_outside_training(spec, 512))),
       resident_(keep_on_device(spec.data.residency, vae.device().info(), images.pixels.size())),
       pass_(vae, batch_, 1, spec.objective.kernels),
       fault_memory_(vae.device(), sizeof(std::uint64_t), Memory::pinned, "the fault flag") {

@@ -94,9 +94,12 @@ void replace_file(const std::string& path, std::span<const std::span<const std::
   require(::fsync(file.get()) == 0, path, ": cannot be written: ", reason());
   require(::rename(temporary_path.c_str(), path.c_str()) == 0, path, ": cannot be written: ", reason());
   temporary.renamed = true;
-
   const std::string folder = std::filesystem::path(path).parent_path().string();
-  const Descriptor directory(::open(folder.empty() ? "." : folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  sync_folder(folder.empty() ? "." : folder);
+}
+
+void sync_folder(const std::string& folder) {
+  const Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   // Some network file systems cannot sync a folder (EINVAL); the file is in place all the same.
   require(directory.get() >= 0 && (::fsync(directory.get()) == 0 || errno == EINVAL), folder,
           ": the folder cannot be synced: ", reason());

@@ -47,6 +47,9 @@ std::string read_text(const std::string& path);
 void replace_file(const std::string& path, std::span<const std::span<const std::byte>> pieces);
 void replace_file(const std::string& path, std::string_view text);
 
+// Brings a folder's names to the disk, after a file in it was renamed.
+void sync_folder(const std::string& folder);
+
 // Appends a line (the newline is added) and brings it to the disk.
 void append_line(const std::string& path, std::string_view line);
 

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <csignal>
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstring>
@@ -153,6 +154,9 @@ int main(int argc, char** argv) {
     return 1;
   }
 #endif
+  // A pipe that nobody reads and a file that may not grow are errors of the call, which say what they are of.
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     const int status = run_command_line(argc, argv);
     if (std::fflush(stdout) != 0) elbo::fail("standard output: cannot be written: ", std::strerror(errno));

@@ -7,7 +7,8 @@
 namespace elbo {
 
 // Averages over a set, in nats for each image. elbo = -(reconstruction + KL) whatever beta the training
-// used; objective = reconstruction + beta KL is what was minimised.
+// used; objective = reconstruction + beta KL is what was minimised, but for terms of the weights alone (weight prior,
+// weight decay).
 struct Figures {
   double elbo = 0, objective = 0, reconstruction = 0, kl = 0;
   std::vector<double> unit_kl;  // [latent]

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <csignal>
@@ -39,18 +40,16 @@ class StopOnSignal {
     struct sigaction action {};
     action.sa_handler = [](int) { stop_requested = 1; };
     action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second signal ends the program at once
-    sigaction(SIGINT, &action, &old_interrupt_);
-    sigaction(SIGTERM, &action, &old_terminate_);
+    for (std::size_t i = 0; i < signals.size(); ++i) sigaction(signals[i], &action, &before_[i]);
   }
   ~StopOnSignal() {
-    sigaction(SIGINT, &old_interrupt_, nullptr);
-    sigaction(SIGTERM, &old_terminate_, nullptr);
+    for (std::size_t i = 0; i < signals.size(); ++i) sigaction(signals[i], &before_[i], nullptr);
     stop_requested = 0;
   }
 
  private:
-  struct sigaction old_interrupt_ {
-  }, old_terminate_{};
+  static constexpr std::array signals = {SIGINT, SIGTERM, SIGHUP};
+  std::array<struct sigaction, signals.size()> before_{};
 };
 
 // ---- The folder ---------------------------------------------------------------------------------------------------
@@ -88,11 +87,22 @@ class FolderLock {
   int fd_;
 };
 
-// What a process that was killed had begun to write. Call it under the folder's lock.
+// Whether a file is what a process that was killed had begun to write: NAME.tmp, with a NAME that a run has.
+bool is_leftover(const fs::directory_entry& entry) {
+  const fs::path path = entry.path();
+  const std::string kind = path.stem().extension();
+  return path.extension() == ".tmp" && entry.is_regular_file() &&
+         (kind == ".json" || kind == ".jsonl" || kind == ".safetensors" || kind == ".png" || kind == ".html");
+}
+
+// Call it under the folder's lock.
 void remove_leftovers(const std::string& folder) {
   std::vector<fs::path> leftovers;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder))
-    if (entry.path().extension() == ".tmp") leftovers.push_back(entry.path());
+  for (const char* part : {"", "/checkpoints", "/figures"}) {
+    std::error_code absent;
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder + part, absent))
+      if (is_leftover(entry)) leftovers.push_back(entry.path());
+  }
   for (const fs::path& path : leftovers) fs::remove(path);
 }
 
@@ -137,7 +147,9 @@ std::string utc_now() {
   return text;
 }
 
-std::string machine_json(const RunOptions& options, const DeviceInfo& device) {
+// machine.json: where a run was made and by which command; of a run that was resumed, the last time, with the times
+// before under "earlier". `before`: what the file held, null where there is none.
+std::string machine_json(const RunOptions& options, const DeviceInfo& device, nlohmann::ordered_json before) {
   nlohmann::ordered_json j;
   j["version"] = ELBO_VERSION;
   j["date"] = utc_now();
@@ -145,26 +157,42 @@ std::string machine_json(const RunOptions& options, const DeviceInfo& device) {
   j["device"] = device.name;
   j["device_description"] = device.description;
   j["machine"] = machine_description();
+  if (before.is_object()) {
+    nlohmann::ordered_json earlier = before.value("earlier", nlohmann::ordered_json::array());
+    before.erase("earlier");
+    earlier.push_back(std::move(before));
+    j["earlier"] = std::move(earlier);
+  }
   return j.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+// A string of machine.json, "" where there is none.
+std::string text_of(const nlohmann::ordered_json& machine, const char* key) {
+  return machine.is_object() && machine.contains(key) && machine[key].is_string() ? machine[key].get<std::string>() : "";
+}
+
+nlohmann::ordered_json read_machine(const std::string& folder) {
+  if (!fs::exists(machine_path(folder))) return nullptr;
+  return nlohmann::ordered_json::parse(read_text(machine_path(folder)), nullptr, false);
 }
 
 // ---- The report ---------------------------------------------------------------------------------------------------
 
 void make_report(const std::string& folder, const Spec& spec, Vae& vae, const Dataset& data,
                  const std::vector<EpochMetrics>& epochs) {
-  const auto machine = nlohmann::json::parse(read_text(machine_path(folder)), nullptr, false);
-  const auto field = [&](const char* key) {
-    return machine.is_object() && machine.contains(key) && machine[key].is_string() ? machine[key].get<std::string>()
-                                                                                    : std::string();
-  };
+  const nlohmann::ordered_json machine = read_machine(folder);
   ReportData report = collect_pictures(vae, spec, data);
   report.name = spec.name;
   report.spec_json = to_json(spec);
-  report.command = field("command");
-  report.device = field("device_description");
-  report.machine = field("machine");
-  report.version = field("version");
-  report.date = field("date");
+  report.command = text_of(machine, "command");
+  report.device = text_of(machine, "device_description");
+  if (machine.is_object() && machine.contains("earlier"))
+    for (const auto& session : machine["earlier"])
+      if (const std::string device = text_of(session, "device_description"); report.device.find(device) == std::string::npos)
+        report.device += "; earlier on " + device;
+  report.machine = text_of(machine, "machine");
+  report.version = text_of(machine, "version");
+  report.date = text_of(machine, "date");
   report.seconds = epochs.empty() ? 0 : epochs.back().seconds;
   for (const Parameter& p : vae.layout()) report.parameters += p.shape.count();
   report.train_images = data.train.count;
@@ -176,20 +204,54 @@ void make_report(const std::string& folder, const Spec& spec, Vae& vae, const Da
 
 // ---- Training -----------------------------------------------------------------------------------------------------
 
-// What a resumed run continues must be the same experiment; only train.epochs may differ.
-void check_same_experiment(const Spec& spec, const std::string& folder) {
-  Spec stored = parse_spec(read_text(spec_path(folder)), spec_path(folder));
+// What a resumed run continues must be the same experiment; only train.epochs may differ. `where`: the file that the
+// stored spec comes from.
+void check_same_experiment(const Spec& spec, const std::string& stored_json, const std::string& where) {
+  Spec stored = parse_spec(stored_json, where);
   stored.train.epochs = spec.train.epochs;
   const std::string now = to_json(spec), then = to_json(stored);
   if (now == then) return;
   const auto [a, b] = std::ranges::mismatch(now, then);
   const auto line_of = [](const std::string& text, auto at) {
     const auto begin = std::find(std::make_reverse_iterator(at), text.rend(), '\n').base();
-    return std::string(begin, std::find(at, text.end(), '\n'));
+    const std::string line(begin, std::find(at, text.end(), '\n'));
+    const std::size_t first = line.find_first_not_of(' '), last = line.find_last_not_of(" ,");
+    return first == std::string::npos ? line : line.substr(first, last + 1 - first);
   };
-  fail(spec_path(folder),
-       ": this run was started with another spec, and only train.epochs may change when it is resumed: ", "here ",
+  fail(where, ": this run was started with another spec, and only train.epochs may change when it is resumed: there ",
        line_of(then, b), ", now ", line_of(now, a));
+}
+
+// Whether `folder` holds a run that has begun, and that `spec` may continue. Throws Error where there is something
+// else, or where a run may not go.
+bool holds_run(const std::string& folder, bool resume, const Spec& spec) {
+  if (!fs::exists(folder)) return false;
+  require(fs::is_directory(folder), folder, ": is not a folder");
+  const bool empty = std::ranges::all_of(fs::directory_iterator(folder), is_leftover);
+  require(resume || empty, folder,
+          ": the output folder exists; choose another with --out, or continue that run with --resume");
+  const bool started = fs::exists(spec_path(folder));
+  require(started || empty, folder, ": is not the folder of a run: it has no spec.json");
+  if (started) check_same_experiment(spec, read_text(spec_path(folder)), spec_path(folder));
+  return started;
+}
+
+// A word as a shell reads it.
+std::string shell_word(const std::string& word) {
+  if (word.find_first_of(" \t\"'\\$`*?&;|<>()") == std::string::npos) return word;
+  std::string quoted = "'";
+  for (const char c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+  return quoted + "'";
+}
+
+// The command that continues a run that was stopped.
+std::string resume_command(const RunOptions& options, const std::string& folder) {
+  std::string line = fmt::format("elbo run {} --out {} --resume", shell_word(spec_path(folder)), shell_word(folder));
+  if (options.device != "auto") line += " --device " + shell_word(options.device);
+  if (options.backend.threads != 0) line += fmt::format(" --threads {}", options.backend.threads);
+  if (!options.backend.record) line += " --no-graph";
+  if (!options.data.empty()) line += " --data " + shell_word(options.data);
+  return line;
 }
 
 std::uint32_t total_steps(const Spec& spec, const Trainer& trainer) {
@@ -222,11 +284,19 @@ class TrainingRun {
 
   void restore_from(const std::string& name) {
     const TensorFile file = checkpoints_.read(name);
+    check_same_experiment(spec_, stored_spec(file, name), name);
     progress_ = restore(trainer_, file, name);
+    // Before the metrics are cut: from here on, `last` is where the run stands. `previous` stays, it may be the only
+    // other one that is whole.
+    if (name != "last") checkpoints_.replace_last(file);
     epochs_ = read_metrics(folder_, progress_.step);
     std::string text;
     for (const EpochMetrics& m : epochs_) text += to_json_line(m) + "\n";
     replace_file(metrics_path(folder_), text);
+    // The end of an epoch may have been cut off between `last` and its other names.
+    if (!epochs_.empty() && epochs_.back().step == progress_.step)
+      for (const std::string& other : names_of(epochs_.back()))
+        if (!checkpoints_.holds(other, progress_.step)) checkpoints_.keep_last_as(other);
     fmt::print("resumed from {} at step {} of {}\n", name, progress_.step, total_);
   }
 
@@ -247,16 +317,11 @@ class TrainingRun {
   }
 
  private:
-  // Steps between two looks at the clock, the progress line and the signals.
-  static constexpr std::uint32_t slice = 32;
-
   bool finish_epoch(std::uint32_t epoch, std::uint32_t end) {
-    const auto every = static_cast<std::uint32_t>(spec_.train.checkpoint_steps);
+    const std::int64_t every = spec_.train.checkpoint_steps;
     const std::string text = fmt::format("epoch {}/{}", epoch + 1, spec_.train.epochs);
     while (trainer_.step() < end) {
-      std::uint32_t next = std::min(end, trainer_.step() + slice);
-      if (every) next = std::min(next, (trainer_.step() / every + 1) * every);
-      trainer_.run_until(next);
+      trainer_.run_until(trainer_.step() + 1);
       line_.show(trainer_.step(), text);
       if (trainer_.step() == end) break;
       if (stop_requested || (every && trainer_.step() % every == 0)) {
@@ -278,17 +343,23 @@ class TrainingRun {
     m.images_per_second = images_per_second;
     m.seconds = seconds();
     trainer_.reset_figures();
-    const bool best = m.test.elbo > progress_.best_elbo;
-    if (best) progress_.best_elbo = m.test.elbo;
+    progress_.best_elbo = std::max(progress_.best_elbo, m.test.elbo);
     // The line comes first: a run killed between the two repeats the epoch and drops the line.
     append_line(metrics_path(folder_), to_json_line(m));
     write_checkpoint();
-    if (best) checkpoints_.keep_last_as("best");
-    if (spec_.train.checkpoint_epochs && m.epoch % spec_.train.checkpoint_epochs == 0)
-      checkpoints_.keep_last_as(fmt::format("epoch-{}", m.epoch));
+    for (const std::string& name : names_of(m)) checkpoints_.keep_last_as(name);
     line_.clear();
     print_epoch(m, spec_.train.epochs);
     epochs_.push_back(std::move(m));
+  }
+
+  // The other names that the checkpoint at the end of an epoch gets.
+  std::vector<std::string> names_of(const EpochMetrics& m) const {
+    std::vector<std::string> names;
+    if (m.test.elbo == progress_.best_elbo) names.emplace_back("best");
+    if (spec_.train.checkpoint_epochs && m.epoch % spec_.train.checkpoint_epochs == 0)
+      names.push_back(fmt::format("epoch-{}", m.epoch));
+    return names;
   }
 
   void write_checkpoint() {
@@ -317,14 +388,7 @@ class TrainingRun {
 int run_experiment(const RunOptions& options) {
   const Spec spec = load_spec(options.spec, options.overrides);
   const std::string folder = options.out.empty() ? choose_folder(spec.name, options.resume.has_value()) : options.out;
-  const bool started = fs::exists(spec_path(folder));
-  if (fs::exists(folder)) {
-    require(fs::is_directory(folder), folder, ": is not a folder");
-    require(options.resume || fs::is_empty(folder), folder,
-            ": the output folder exists; choose another with --out, or continue that run with --resume");
-    require(started || fs::is_empty(folder), folder, ": is not the folder of a run: it has no spec.json");
-  }
-  if (started) check_same_experiment(spec, folder);
+  holds_run(folder, options.resume.has_value(), spec);
 
   const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));
   BackendOptions backend_options = options.backend;
@@ -343,7 +407,11 @@ int run_experiment(const RunOptions& options) {
   fs::create_directories(folder, error);
   require(!error, folder, ": cannot be made: ", error.message());
   const FolderLock lock(folder);
+  // Once more: another process may have been here since.
+  const bool started = holds_run(folder, options.resume.has_value(), spec);
   remove_leftovers(folder);
+  const nlohmann::ordered_json before = read_machine(folder);
+  if (!started) replace_file(spec_path(folder), to_json(spec));  // the first file of a run
   const CheckpointFolder checkpoints(folder);
   if (options.resume && (*options.resume != "last" || checkpoints.has("last"))) {
     run.restore_from(*options.resume);
@@ -351,14 +419,17 @@ int run_experiment(const RunOptions& options) {
     if (options.resume) fmt::print("{}: no checkpoint yet, so the run starts from the beginning\n", folder);
     replace_file(metrics_path(folder), "");
   }
-  replace_file(spec_path(folder), to_json(spec));
-  replace_file(machine_path(folder), machine_json(options, info));
+  if (started) replace_file(spec_path(folder), to_json(spec));  // with the train.epochs of now
+  if (const std::string then = text_of(before, "device_description"), version = text_of(before, "version");
+      before.is_object() && (then != info.description || version != ELBO_VERSION))
+    fmt::print("note: this run was begun by elbo {} on {}; elsewhere it goes on with other roundings\n", version, then);
+  replace_file(machine_path(folder), machine_json(options, info, before));
 
   {
     const StopOnSignal signals;
     if (!run.train()) {
-      fmt::print("stopped at step {} with a checkpoint; to go on: elbo run {} --out {} --resume\n",
-                 run.trainer().step(), options.spec, folder);
+      fmt::print("stopped at step {} with a checkpoint; to go on: {}\n", run.trainer().step(),
+                 resume_command(options, folder));
       return 130;
     }
   }
@@ -409,7 +480,7 @@ int evaluate_run(const RunQuery& query) {
   m.seconds = run.progress.seconds;
   m.train = Evaluator(*run.vae, run.spec, run.data.train).run();
   m.test = Evaluator(*run.vae, run.spec, run.data.test).run();
-  m.epoch = m.step / (run.data.train.count / run.spec.train.batch_size);
+  m.epoch = m.step / std::max<std::int64_t>(1, run.data.train.count / run.spec.train.batch_size);
   fmt::print("{}\n", to_json_line(m));
   return 0;
 }

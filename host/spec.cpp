@@ -73,6 +73,7 @@ Choice choice(E& value, Words words) {
 }
 
 constexpr Range positive{0, 1e30, false, true};
+constexpr Range scale{1e-30, 1e30};  // neither it nor its inverse leaves the range of a float
 constexpr Range not_negative{0, 1e30};
 constexpr Range below_one{0, 1, true, false};
 
@@ -126,7 +127,7 @@ Table table(Spec& s) {
       Field{"model.likelihood", choice(model.likelihood, {"bernoulli", "gaussian"}),
             "p(x|z) of a pixel. bernoulli: the decoder gives logits. gaussian: it gives means."}
           .needed(),
-      Field{"model.variance", &model.variance, "Variance of the Gaussian likelihood."}.in(positive).only_with(
+      Field{"model.variance", &model.variance, "Variance of the Gaussian likelihood."}.in(scale).only_with(
           "likelihood", {"gaussian"}),
       Field{"model.initialization", Section{}, "The weights before training."},
       Field{
@@ -134,7 +135,7 @@ Table table(Spec& s) {
           "pytorch: uniform within 1 / sqrt(inputs), biases too. glorot: uniform within sqrt(6 / (inputs + outputs)), "
           "biases 0. normal: N(0, std^2), biases too."},
       Field{"model.initialization.std", &model.initialization_std, "Standard deviation of the initial weights."}
-          .in(positive)
+          .in(scale)
           .only_with("type", {"normal"}),
 
       Field{"objective", Section{}, "What is minimised: reconstruction + beta KL, in nats for each image."},

@@ -1,5 +1,6 @@
 #include "host/trainer.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace elbo {
@@ -93,9 +94,12 @@ void Trainer::run_until(std::uint32_t end) {
 void Trainer::set_step(std::uint32_t step) {
   device_.synchronize();
   step_ = step;
-  const StepState state = state_at(spec_.seed, step, schedule_);
-  device_.upload(state_, &state);
   *fault_.as<std::uint64_t>() = StepState::none;
+  // The device itself makes the state of every step, so that a resumed run has the bits of one that was not: its
+  // logarithms may round otherwise than the host's. Before step 0 comes step 2^32 - 1.
+  const StepState before = state_at(spec_.seed, step - 1, schedule_);
+  device_.upload(state_, &before);
+  device_.advance(state_, schedule_, fault_);
 }
 
 Figures Trainer::figures() {
@@ -130,10 +134,19 @@ std::string not_finite(Backend& device, const Tensor& t) {
   return "";
 }
 
+float largest(Backend& device, const Tensor& t) {
+  std::vector<float> host(static_cast<std::size_t>(t.count()));
+  device.download(host.data(), t);
+  float most = 0;
+  for (const float v : host) most = std::max(most, std::abs(v));
+  return most;
+}
+
 }  // namespace
 
-// Looks where numbers stopped being finite. The optimiser has stood still since, so the faulty step can be run
-// again; its tensors are looked through in the order in which they are computed.
+// Looks where numbers stopped being finite. The optimiser has stood still since the faulty step, so it can be run again
+// (if it was its update that failed, with those weights moved that could be); its tensors are looked through in the order
+// in which they are computed.
 std::string Trainer::find_fault(std::uint64_t bad) {
   const auto name_layer = [&](std::size_t i) {
     const std::string& weight = vae.layout()[2 * i].name;
@@ -174,6 +187,9 @@ std::string Trainer::find_fault(std::uint64_t bad) {
     trail.emplace_back(view(vae.gradients, vae.layout()[i]), "the gradient of " + vae.layout()[i].name);
   for (const auto& [tensor, name] : trail)
     if (const std::string found = at(tensor, name); !found.empty()) return found;
+  for (const Parameter& p : vae.layout())
+    if (const float most = largest(device_, view(vae.gradients, p)); !std::isfinite(most * most))
+      return cat("the gradient of ", p.name, " is too large (", most, ")");
   return "a weight's update was not finite";
 }
 

@@ -12,7 +12,8 @@
 
 namespace elbo {
 
-// A loss, gradient or weight that is not finite. The weights were last changed by the step before.
+// A loss, gradient or weight that is not finite. No weight has changed since the step that is named, and none of those at
+// fault in it.
 class Diverged : public Error {
  public:
   using Error::Error;
@@ -24,7 +25,8 @@ class Trainer {
   Trainer(Backend&, const Spec&, const ImageSet& images);
 
   // Queues training steps up to and without `end`, and returns without waiting for the last of them. Throws Diverged,
-  // naming step and layer, at most 8 steps after a number stopped being finite.
+  // naming step and layer, at most 8 steps after a number stopped being finite (later, if the device is further behind:
+  // without a recording nothing holds the host back).
   void run_until(std::uint32_t end);
   std::uint32_t step() const { return step_; }
   std::uint32_t batches_per_epoch() const { return stream_.batches_per_epoch(); }

@@ -8,9 +8,6 @@
 namespace elbo {
 namespace {
 
-// Rows of one batch of encode() and decode().
-constexpr std::int64_t host_batch = 256;
-
 struct LayerPlan {
   std::string name;
   std::int64_t in, out;
@@ -53,8 +50,16 @@ void initialise(const Spec& spec, std::uint32_t index, const Parameter& p, float
 
 }  // namespace
 
+std::int64_t rows_outside_training(const Spec& spec, std::int64_t most) {
+  return std::min(most, tiles(std::max<std::int64_t>(spec.train.batch_size, 1), latent_tile) * latent_tile);
+}
+
 Vae::Vae(Backend& device, const Spec& spec, std::int64_t pixels)
-    : device_(device), pixels_(pixels), latent_(spec.model.latent), likelihood_(spec.model.likelihood) {
+    : device_(device),
+      pixels_(pixels),
+      latent_(spec.model.latent),
+      likelihood_(spec.model.likelihood),
+      host_batch_(rows_outside_training(spec, 256)) {
   const std::vector<LayerPlan> encoder = plan("encoder", pixels, spec.model.encoder, 2 * latent_);
   const std::vector<LayerPlan> decoder = plan("decoder", latent_, spec.model.decoder, pixels);
 
@@ -74,7 +79,7 @@ Vae::Vae(Backend& device, const Spec& spec, std::int64_t pixels)
   };
   Arena measure;
   take(measure);
-  arena_ = Arena(device, measure.used(), "parameters and optimiser state");
+  arena_ = Arena(device, measure.used(), "parameters and optimiser state (fewer model.*.units need less)");
   take(arena_);
 
   const auto view = [](const Tensor& flat, const Parameter& p) {
@@ -97,7 +102,7 @@ Vae::Vae(Backend& device, const Spec& spec, std::int64_t pixels)
 }
 
 std::vector<float> Vae::encode(const std::uint8_t* images, std::int64_t n) {
-  Pass pass(*this, std::min(n, host_batch), 1, Kernels::fused);
+  Pass pass(*this, std::min(n, host_batch_), 1, Kernels::fused);
   std::vector<float> stats(static_cast<std::size_t>(n * 2 * latent_));
   std::vector<float> input(static_cast<std::size_t>(pass.input.count()));
   for (std::int64_t done = 0; done < n; done += pass.input.rows()) {
@@ -111,7 +116,7 @@ std::vector<float> Vae::encode(const std::uint8_t* images, std::int64_t n) {
 }
 
 std::vector<float> Vae::decode(const float* z, std::int64_t n) {
-  Pass pass(*this, std::min(n, host_batch), 1, Kernels::fused);
+  Pass pass(*this, std::min(n, host_batch_), 1, Kernels::fused);
   std::vector<float> means(static_cast<std::size_t>(n * pixels_));
   for (std::int64_t done = 0; done < n; done += pass.input.rows()) {
     const std::int64_t rows = std::min(pass.input.rows(), n - done);
@@ -150,7 +155,7 @@ Pass::Pass(Vae& vae, std::int64_t rows, std::int64_t samples, Kernels kernels) {
   };
   Arena measure;
   take(measure);
-  arena = Arena(vae.device(), measure.used(), "activations");
+  arena = Arena(vae.device(), measure.used(), "activations (a smaller train.batch_size needs less)");
   take(arena);
 }
 

@@ -23,6 +23,10 @@ struct DenseLayer {
   Activation activation = Activation::identity;
 };
 
+// Rows of a batch outside of training, at most `most`: about as many as a training batch, for which there is memory; whole
+// tiles of latent_tile rows.
+std::int64_t rows_outside_training(const Spec&, std::int64_t most);
+
 class Vae {
  public:
   // Makes the network of `spec.model` for images of `pixels` values and draws its initial weights.
@@ -48,6 +52,7 @@ class Vae {
   Backend& device_;
   std::int64_t pixels_, latent_;
   Likelihood likelihood_;
+  std::int64_t host_batch_;  // rows of a batch of encode() and decode()
   Arena arena_;
   std::vector<Parameter> layout_;
   std::vector<DenseLayer> encoder_, decoder_;

@@ -1,10 +1,9 @@
 // The optimiser over one flat buffer, the epoch's running sums, the move to the next step.
 //
 // update_weights: math::optimizer_update for every parameter. Nothing once a bad step is known. A parameter
-//   whose gradient or updated value is not finite stays as it was, and is noted in state->bad_update. Bytes a
-//   parameter: Adam 28 (reads
-//   4 buffers, writes 3); Adagrad and SGD 20. Order plays no part: each parameter stands for itself, and
-//   the first bad step is a minimum.
+//   whose gradient, updated value or updated state is not finite stays as it was, and is noted in
+//   state->bad_update. Bytes a parameter: Adam 28 (reads 4 buffers, writes 3); Adagrad and SGD 20. Order plays no
+//   part: each parameter stands for itself, and the first bad step is a minimum.
 // add_to_sums: one block; each thread adds the losses t, t + 256, ... in double, then the threads are
 //   summed in a fixed tree; tiles of a latent unit in order.
 // next_step: one thread.
@@ -45,7 +44,7 @@ __global__ void __launch_bounds__(threads) update_weights(const Update u) {
     if (j >= left) break;
     float new_p = p.v[j], new_m = m.v[j], new_v = v.v[j];
     math::optimizer_update(new_p, g.v[j], new_m, new_v, u.settings, u.state->correction1, u.state->correction2);
-    const bool good = is_finite(g.v[j]) && is_finite(new_p);
+    const bool good = is_finite(g.v[j]) && is_finite(new_p) && is_finite(new_m) && is_finite(new_v);
     p.v[j] = good ? new_p : p.v[j];
     m.v[j] = good ? new_m : m.v[j];
     v.v[j] = good ? new_v : v.v[j];

@@ -1,9 +1,13 @@
 """The program as a person meets it: what goes wrong is said, exits non-zero, and leaves nothing half-written."""
 
+import fcntl
 import json
 import os
 import pathlib
+import resource
+import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import unittest
@@ -63,19 +67,33 @@ class CommandLine(unittest.TestCase):
         self.assertTrue((self.cwd / "runs" / "squares-2d-2" / "report.html").exists())
         self.assertEqual(program.weights(run), program.weights(self.cwd / "runs" / "squares-2d-2"))
 
-    def test_interrupt_and_resume(self):
-        """SIGINT: a checkpoint, status 130; resumed it ends like a whole run."""
-        long = program.make_spec(self.cwd / "long.json", epochs=400)
-        process = subprocess.Popen([os.path.abspath(program.ELBO), "run", str(long), "--data", str(self.data), "--device",
-                                    "cpu", "--out", "out"], cwd=self.cwd, stdout=subprocess.PIPE, text=True)
+    def interrupt(self, spec, with_signal, *arguments):
+        """Starts a run, sends it a signal in its third epoch; what it prints after that."""
+        process = subprocess.Popen([os.path.abspath(program.ELBO), "run", str(spec), "--data", str(self.data), "--device",
+                                    "cpu", "--out", "out", *arguments], cwd=self.cwd, stdout=subprocess.PIPE, text=True)
         for line in process.stdout:
             if line.startswith("epoch   2"):
-                process.send_signal(2)
+                process.send_signal(with_signal)
                 break
         rest = process.stdout.read()
         process.stdout.close()
         self.assertEqual(process.wait(), 130)
-        self.assertIn("--resume", rest)
+        return rest
+
+    def test_the_command_that_continues_a_stopped_run(self):
+        for with_signal in (signal.SIGTERM, signal.SIGHUP):
+            rest = self.interrupt(self.spec, with_signal, "--set", "objective.beta=2", "--set", "train.epochs=150")
+            words = shlex.split(rest.partition("to go on: ")[2])
+            self.assertEqual(words[0], "elbo")
+            result = program.run(*words[1:], cwd=self.cwd)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertEqual(len(program.figures(self.cwd / "out")), 150)
+            shutil.rmtree(self.cwd / "out")
+
+    def test_interrupt_and_resume(self):
+        """SIGINT: a checkpoint, status 130; resumed it ends like a whole run."""
+        long = program.make_spec(self.cwd / "long.json", epochs=400)
+        self.interrupt(long, signal.SIGINT)
         step, _ = program.weights(self.cwd / "out")
         epochs = int(step) // 20 + 2
         for out, words in (("out", ["--resume"]), ("whole", [])):
@@ -151,6 +169,63 @@ class CommandLine(unittest.TestCase):
             self.assertIn("out", result.stderr)
             self.assertEqual([p.name for p in (self.cwd / "out").iterdir()], ["precious"])
 
+    def test_a_run_that_was_killed_at_birth(self):
+        """Nothing but the beginnings of its first files: it starts, with --resume and without."""
+        for name, words in (("spec.json.tmp", []), ("spec.json.tmp", ["--resume"]), ("spec.json", ["--resume"])):
+            out = pathlib.Path(tempfile.mkdtemp(dir=self.cwd))
+            if name == "spec.json":
+                self.assertEqual(self.train("--out", "whole").returncode, 0)
+                shutil.copy(self.cwd / "whole" / name, out / name)
+            else:
+                (out / name).write_text('{ "na')
+            result = self.train("--out", out, *words)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertEqual(len(program.figures(out)), 3)
+            self.assertFalse((out / "spec.json.tmp").exists())
+
+    def test_what_others_left_in_a_run_stays(self):
+        self.assertEqual(self.train("--out", "out", "--set", "train.epochs=1").returncode, 0)
+        mine = [self.cwd / "out" / "notes.tmp", self.cwd / "out" / "mine" / "metrics.jsonl.tmp"]
+        (self.cwd / "out" / "mine.png.tmp").mkdir()
+        mine[1].parent.mkdir()
+        for path in mine:
+            path.write_text("mine")
+        (self.cwd / "out" / "checkpoints" / "last.safetensors.tmp").write_text("half")
+        self.assertEqual(self.train("--out", "out", "--resume").returncode, 0)
+        self.assertTrue(all(path.exists() for path in mine))
+        self.assertFalse((self.cwd / "out" / "checkpoints" / "last.safetensors.tmp").exists())
+
+    def test_a_folder_in_which_another_process_trains(self):
+        self.assertEqual(self.train("--out", "out", "--set", "train.epochs=1").returncode, 0)
+        folder = os.open(self.cwd / "out", os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            result = self.train("--out", "out", "--resume")
+        finally:
+            os.close(folder)
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("another process is training here", result.stderr)
+
+    def test_a_plug_in_of_another_version(self):
+        libraries = subprocess.run(["ldd", program.ELBO], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+        shutil.copy(next(path for path in libraries if path.startswith("/") and "libz." in path),
+                    self.root / "libelbo_fake.so")
+        result = program.run("run", self.spec, "--data", self.data, "--device", "fake", cwd=self.cwd,
+                             env={**os.environ, "ELBO_PLUGINS": str(self.root)})
+        self.refused(result, "libelbo_fake.so", "another version of elbo")
+
+    def test_the_best_device_there_is(self):
+        has_gpu = "not available" not in program.run("devices", cwd=self.cwd).stdout
+        result = program.run("run", self.spec, "--data", self.data, "--set", "train.epochs=1", cwd=self.cwd)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("(a GPU is present)" if has_gpu else "(no GPU: ", result.stdout)
+        if not has_gpu:  # then both reasons are said
+            result = program.run("run", self.spec, "--data", self.data, "--set", "train.precision=tf32", "--out", "tf32",
+                                 cwd=self.cwd)
+            self.assertNotEqual(result.returncode, 0)
+            for words in ("tf32 is a GPU's", "there is no GPU: "):
+                self.assertIn(words, result.stderr)
+
     def test_an_output_folder_that_cannot_be_made(self):
         (self.cwd / "file").write_text("x")
         result = self.train("--out", "file/out")
@@ -172,6 +247,14 @@ class CommandLine(unittest.TestCase):
             self.assertEqual([p.name for p in mount.rglob("*.tmp")], [])
         finally:
             subprocess.run(["umount", mount], check=True)
+
+    def test_a_file_that_may_not_grow(self):
+        """A quota: the write fails as on a full disk."""
+        result = self.train("--out", "out", "--set", "model.encoder.0.units=256",
+                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("last.safetensors: cannot be written: File too large", result.stderr)
+        self.assertEqual([p.name for p in (self.cwd / "out").rglob("*.tmp")], [])
 
     def test_standard_output_that_is_full(self):
         with open("/dev/full", "w") as full:
@@ -206,10 +289,73 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.train("--out", "out").returncode, 0)
         self.assertEqual(self.train("--out", "other", "--set", "model.latent=3").returncode, 0)
         checkpoint = self.cwd / "other" / "checkpoints" / "last.safetensors"
-        result = self.train("--out", "out", "--resume", checkpoint, "--set", "train.epochs=5")
+        result = program.run("eval", "out", "--checkpoint", checkpoint, "--data", self.data, "--device", "cpu",
+                             cwd=self.cwd)
         self.assertNotEqual(result.returncode, 0)
         for word in ("another network", "encoder.2.weight", "[6, 64]", "[4, 64]"):
             self.assertIn(word, result.stderr)
+
+    def test_a_checkpoint_of_another_experiment(self):
+        """The same network, but another seed."""
+        self.assertEqual(self.train("--out", "out").returncode, 0)
+        self.assertEqual(self.train("--out", "other", "--set", "seed=6").returncode, 0)
+        checkpoint = self.cwd / "other" / "checkpoints" / "last.safetensors"
+        for out in ("out", "new"):
+            result = self.train("--out", out, "--resume", checkpoint, "--set", "train.epochs=5")
+            self.assertNotEqual(result.returncode, 0)
+            self.assertIn(f'{checkpoint}: this run was started with another spec', result.stderr)
+            self.assertIn('there "seed": 6, now "seed": 5', result.stderr)
+
+    def test_checkpoints_of_epochs_and_going_back_to_one(self):
+        self.assertEqual(self.train("--out", "whole", "--set", "train.epochs=4").returncode, 0)
+        self.assertEqual(self.train("--out", "out", "--set", "train.epochs=4",
+                                    "--set", "train.checkpoint_epochs=2").returncode, 0)
+        folder = self.cwd / "out" / "checkpoints"
+        self.assertEqual(sorted(p.name for p in folder.iterdir()),
+                         [f"{n}.safetensors" for n in ("best", "epoch-2", "epoch-4", "last", "previous")])
+        self.assertEqual([program.weights(self.cwd / "out", n)[0] for n in ("epoch-2", "epoch-4")], ["40", "80"])
+
+        # Back to the second epoch: `last` is that now, and `previous` is what it was.
+        previous = (folder / "previous.safetensors").read_bytes()
+        words = ["--out", "out", "--resume", folder / "epoch-2.safetensors", "--set", "train.checkpoint_epochs=2"]
+        self.assertEqual(self.train(*words, "--set", "train.epochs=2").returncode, 0)
+        self.assertEqual(program.weights(self.cwd / "out")[0], "40")
+        self.assertEqual((folder / "previous.safetensors").read_bytes(), previous)
+        self.assertEqual(len(program.figures(self.cwd / "out")), 2)
+        self.assertEqual(self.train(*words, "--set", "train.epochs=4").returncode, 0)
+        self.assertEqual(program.weights(self.cwd / "whole"), program.weights(self.cwd / "out"))
+        self.assertEqual(program.figures(self.cwd / "whole"), program.figures(self.cwd / "out"))
+
+    def test_killed_between_the_names_of_a_checkpoint(self):
+        words = ["--out", "out", "--set", "train.checkpoint_epochs=2"]
+        self.assertEqual(self.train(*words, "--set", "train.epochs=2").returncode, 0)
+        folder = self.cwd / "out" / "checkpoints"
+        self.assertEqual(program.weights(self.cwd / "out", "best")[0], "40", "the second epoch was the best so far")
+        (folder / "epoch-2.safetensors").unlink()
+        shutil.copy(folder / "previous.safetensors", folder / "best.safetensors")
+        with open(self.cwd / "out" / "metrics.jsonl", "a") as metrics:
+            metrics.write('{"epoch":3,"st')  # a line that was cut short
+        self.assertEqual(self.train(*words, "--resume", "--set", "train.epochs=3", "--set",
+                                    "optimizer.learning_rate=1e-3").returncode, 0)
+        self.assertEqual(program.weights(self.cwd / "out", "epoch-2")[0], "40")
+        self.assertIn(program.weights(self.cwd / "out", "best")[0], ("40", "60"))
+        self.assertEqual(len(program.figures(self.cwd / "out")), 3)
+
+    def test_a_run_that_goes_on_elsewhere(self):
+        self.assertEqual(self.train("--out", "out", "--threads", "1").returncode, 0)
+        result = self.train("--out", "out", "--threads", "2", "--resume", "--set", "train.epochs=4")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertRegex(result.stdout, "note: this run was begun by elbo .* 1 thread,")
+        machine = json.loads((self.cwd / "out" / "machine.json").read_text())
+        self.assertIn("2 threads", machine["device_description"])
+        self.assertEqual(["1 thread," in m["device_description"] for m in machine["earlier"]], [True])
+
+    def test_figures_of_a_set_that_is_smaller_than_a_batch(self):
+        self.assertEqual(self.train("--out", "out").returncode, 0)
+        few = program.make_data(self.cwd / "few", train=7, test=3)
+        result = program.run("eval", "out", "--data", few, "--device", "cpu", cwd=self.cwd)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertLess(json.loads(result.stdout)["test"]["elbo"], 0)
 
     def test_a_resumed_run_must_be_the_same_experiment(self):
         self.assertEqual(self.train("--out", "out").returncode, 0)

@@ -491,7 +491,10 @@ TEST(Catalog, InstalledSetsAreRight) {
   const std::vector<std::string> directories = data_directories("");
   int found = 0;
   for (const KnownSet& set : known_sets()) {
-    if (find_set(set.name, directories).empty()) continue;
+    if (find_set(set.name, directories).empty()) {
+      EXPECT_EQ(std::getenv("ELBO_REQUIRE_DATA"), nullptr) << set.name << " is missing";
+      continue;
+    }
     ++found;
     const Dataset data = load_dataset(named(set.name), 0, directories);
     const bool frey = set.name == "freyface";

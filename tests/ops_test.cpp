@@ -347,12 +347,13 @@ TEST_P(Ops, RingBringsBatchesInOrder) {
   EXPECT_EQ(ring->device().shape, (Shape{slots * rows, columns}));
   EXPECT_EQ(ring->device().dtype, DType::u8);
   const Schedule schedule{100, 0, 0.9f, 0.999f};
-  const Tensor state = lab().put(state_at(1, 0, schedule));
+  constexpr std::uint32_t first = 4, end = 12;  // as a run does that is resumed
+  const Tensor state = lab().put(state_at(1, first, schedule));
   Buffer fault(*lab(), 8, Memory::pinned, "fault");
   std::vector<Tensor> targets;
-  for (std::uint32_t batch = 0; batch < 8; ++batch) {
+  for (std::uint32_t batch = first; batch < end; ++batch) {
     const Bytes data = pixels(rows * columns, 50 + batch);
-    std::memcpy(ring->acquire(), data.data(), data.size());
+    std::memcpy(ring->acquire(batch), data.data(), data.size());
     ring->submit();
     targets.push_back(lab().make({rows, columns}, DType::u8));
     lab()->gather_batch(
@@ -360,8 +361,8 @@ TEST_P(Ops, RingBringsBatchesInOrder) {
     ring->release();
     lab()->advance(state, schedule, {fault.data(), DType::u64, {1}});
   }
-  for (std::uint32_t batch = 0; batch < 8; ++batch) {
-    EXPECT_EQ(lab().get<std::uint8_t>(targets[batch]), pixels(rows * columns, 50 + batch)) << batch;
+  for (std::uint32_t batch = first; batch < end; ++batch) {
+    EXPECT_EQ(lab().get<std::uint8_t>(targets[batch - first]), pixels(rows * columns, 50 + batch)) << batch;
   }
 }
 

@@ -75,8 +75,9 @@ TEST_P(Training, ARecordedStepDoesWhatItsCallsDo) {
 }
 
 TEST_P(Training, AResumedRunEndsWithTheSameBits) {
-  for (const char* optimizer : {"optimizer.type=adam", "optimizer.type=adagrad", "optimizer.type=sgd"}) {
-    const Spec spec = small_spec({optimizer, "data.binarize=dynamic"});
+  for (const char* change : {"optimizer.type=adam", "optimizer.type=adagrad", "optimizer.type=sgd",
+                             "data.residency=stream"}) {
+    const Spec spec = small_spec({change, "data.binarize=dynamic"});
     Job whole(GetParam(), spec);
     whole.trainer.run_until(23);
     whole.trainer.check();
@@ -87,7 +88,7 @@ TEST_P(Training, AResumedRunEndsWithTheSameBits) {
     const Progress progress = restore(second.trainer, file, "memory");
     EXPECT_EQ(progress.step, 13u);
     EXPECT_EQ(progress.best_elbo, -7.25);
-    EXPECT_EQ(hash_weights(whole.trainer.vae), second.run(23)) << optimizer;
+    EXPECT_EQ(hash_weights(whole.trainer.vae), second.run(23)) << change;
     EXPECT_EQ(whole.trainer.figures().elbo, second.trainer.figures().elbo) << "the epoch's sums go on, too";
   }
 }

@@ -2,7 +2,8 @@
 //
 // The public functions check shapes, open profiling ranges and name errors, once for every device;
 // then they call the `do_` function that a device implements. Work is queued in order and may run
-// behind the caller's back; `download`, `synchronize` and a full queue are the only calls that wait.
+// behind the caller's back; `upload`, `download`, `synchronize`, Ring::acquire and a Recording with
+// too many replays under way are the only calls that wait.
 //
 // Letters in shape comments: R rows of a batch, S samples a row, D pixels of an image, L latent
 // dimensions, I and O inputs and outputs of a layer, N images of a data set.
@@ -87,15 +88,17 @@ class Recording {
 // A ring of batches on their way from the host to the device: while the device works on one slot, the
 // host fills another in pinned memory and it travels on a stream of its own.
 //
-//   std::byte* slot = ring.acquire();   // waits until the slot's last use is over
+//   std::byte* slot = ring.acquire(i);  // batch i, for slot i % slots; waits until that slot's last use is over
 //   ...fill slot...
 //   ring.submit();                      // starts the copy; calls queued from now on see the data
 //   ...queue the calls that read device()...
 //   ring.release();                     // the slot is free once those calls are done
+//
+// Batches may begin with any number and need not be consecutive: a resumed run starts in the middle.
 class Ring {
  public:
   virtual ~Ring() = default;
-  virtual std::byte* acquire() = 0;
+  virtual std::byte* acquire(std::uint64_t batch) = 0;
   virtual void submit() = 0;
   virtual void release() = 0;
   virtual Tensor device() const = 0;  // u8 [slots * R, D]; batch number i lies in slot i % slots
@@ -278,8 +281,9 @@ class Backend {
   BackendOptions options_;
 };
 
-// What a plug-in exports, as "elbo_create_backend": a new backend; throws Error where it cannot work.
+// What a plug-in exports, by the name ELBO_CREATE_BACKEND (elbo/plugin_symbol.h): a new backend; throws Error where it
+// cannot work, DeviceAbsent where this machine has no such device. The name ends in a digest of the headers in
+// include/elbo, so that a plug-in that was built with others is refused and not misunderstood.
 using CreateBackend = Backend* (*)(const BackendOptions&);
-inline constexpr const char* create_backend_symbol = "elbo_create_backend";
 
 }  // namespace elbo

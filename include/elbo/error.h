@@ -1,4 +1,5 @@
-// Errors for people: what was wrong, where, what was expected. Every failure of elbo is one of these.
+// Errors for people: what was wrong, where, what was expected. What elbo finds wrong is one of these; beside them there
+// are only the standard library's own (no memory).
 #pragma once
 #include <sstream>
 #include <stdexcept>
@@ -9,6 +10,13 @@ namespace elbo {
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+};
+
+// A device that this machine does not have: no plug-in, no driver, no GPU. Any other Error of a device means that it is
+// there and does not work.
+class DeviceAbsent : public Error {
+ public:
+  using Error::Error;
 };
 
 // Joins its arguments into one string, as an ostream would print them.

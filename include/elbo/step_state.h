@@ -19,7 +19,8 @@ struct StepState {
   float correction1, correction2;  // Adam's 1 - beta^t, t = step + 1
   // The first step whose loss was not finite; the optimiser does nothing from then on.
   std::uint64_t bad_step;
-  // The first step with a gradient or an updated weight that was not finite; such a weight stays as it was.
+  // The first step with a gradient, an updated weight or an updated state of the optimiser that was not finite; such a
+  // weight and its state stay as they were.
   std::uint64_t bad_update;
 };
 

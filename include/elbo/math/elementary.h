@@ -95,11 +95,12 @@ ELBO_HD float log(float x) {
 
 }  // namespace exact
 
+// x >= 0. On the host, numbers below the normal range count as 0, whose logarithm is -infinity.
 ELBO_HD float log(float x) {
 #if defined(__CUDA_ARCH__)
   return ::logf(x);
 #else
-  return exact::log(x);
+  return x < 1.17549435e-38f ? -__builtin_inff() : exact::log(x);
 #endif
 }
 

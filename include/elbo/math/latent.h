@@ -16,7 +16,7 @@ ELBO_HD T posterior_sigma(Posterior p, T s) {
 template <class T>
 ELBO_HD T gaussian_kl(Posterior p, T mu, T s) {
   const T sigma = posterior_sigma(p, s);
-  const T log_variance = p == Posterior::log_variance ? s : log(s * s);
+  const T log_variance = p == Posterior::log_variance ? s : T(2) * log(abs(s));  // s * s could underflow
   return T(0.5) * (sigma * sigma + mu * mu - T(1) - log_variance);
 }
 
