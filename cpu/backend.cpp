@@ -39,7 +39,8 @@ class Slots final : public Ring {
   Slots(Backend& backend, std::int64_t slots, std::int64_t rows, std::int64_t pixels)
       : slots_(static_cast<std::uint64_t>(slots)),
         slot_bytes_(static_cast<std::uint64_t>(rows * pixels)),
-        buffer_(backend, static_cast<std::size_t>(slots * rows * pixels), Memory::pinned, "the ring of batches (a smaller train.batch_size needs less)"),
+        buffer_(backend, static_cast<std::size_t>(slots * rows * pixels), Memory::pinned,
+                "the ring of batches (a smaller train.batch_size needs less)"),
         device_{buffer_.data(), DType::u8, {slots * rows, pixels}} {}
 
   std::byte* acquire(std::uint64_t batch) override { return buffer_.data() + batch % slots_ * slot_bytes_; }

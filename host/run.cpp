@@ -168,7 +168,8 @@ std::string machine_json(const RunOptions& options, const DeviceInfo& device, nl
 
 // A string of machine.json, "" where there is none.
 std::string text_of(const nlohmann::ordered_json& machine, const char* key) {
-  return machine.is_object() && machine.contains(key) && machine[key].is_string() ? machine[key].get<std::string>() : "";
+  return machine.is_object() && machine.contains(key) && machine[key].is_string() ? machine[key].get<std::string>()
+                                                                                  : "";
 }
 
 nlohmann::ordered_json read_machine(const std::string& folder) {
@@ -188,7 +189,8 @@ void make_report(const std::string& folder, const Spec& spec, Vae& vae, const Da
   report.device = text_of(machine, "device_description");
   if (machine.is_object() && machine.contains("earlier"))
     for (const auto& session : machine["earlier"])
-      if (const std::string device = text_of(session, "device_description"); report.device.find(device) == std::string::npos)
+      if (const std::string device = text_of(session, "device_description");
+          report.device.find(device) == std::string::npos)
         report.device += "; earlier on " + device;
   report.machine = text_of(machine, "machine");
   report.version = text_of(machine, "version");

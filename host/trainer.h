@@ -12,8 +12,8 @@
 
 namespace elbo {
 
-// A loss, gradient or weight that is not finite. No weight has changed since the step that is named, and none of those at
-// fault in it.
+// A loss, gradient or weight that is not finite. No weight has changed since the step that is named, and none of those
+// at fault in it.
 class Diverged : public Error {
  public:
   using Error::Error;

@@ -23,8 +23,8 @@ struct DenseLayer {
   Activation activation = Activation::identity;
 };
 
-// Rows of a batch outside of training, at most `most`: about as many as a training batch, for which there is memory; whole
-// tiles of latent_tile rows.
+// Rows of a batch outside of training, at most `most`: about as many as a training batch, for which there is memory;
+// whole tiles of latent_tile rows.
 std::int64_t rows_outside_training(const Spec&, std::int64_t most);
 
 class Vae {

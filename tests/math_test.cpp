@@ -131,6 +131,12 @@ TEST(Latent, KlIsZeroForTheStandardNormal) {
   }
 }
 
+TEST(Latent, KlOfAVanishingSigmaIsInfinite) {
+  for (const float sigma : {0.0f, -0.0f}) EXPECT_EQ(gaussian_kl(Posterior::sigma, 1.0f, sigma), INFINITY);
+  EXPECT_EQ(gaussian_kl(Posterior::sigma, 1.0, 0.0), INFINITY);
+  EXPECT_EQ(math::log(0.0f), -INFINITY);
+}
+
 TEST(Latent, KlMatchesItsIntegral) {
   const double mu = 0.7, sigma = 0.4;
   double sum = 0;

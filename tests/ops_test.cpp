@@ -436,6 +436,34 @@ TEST_P(Ops, SampleLatent) {
   }
 }
 
+// mu = 0 and sigma = 1 leave z = epsilon: the same draws on every device, to the last bit.
+TEST_P(Ops, NoiseIsTheSameBitsEverywhere) {
+  constexpr std::int64_t rows = 300, samples = 3, latent = 21;
+  Floats stats(rows * 2 * latent, 0.0f);
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t i = 0; i < latent; ++i) stats[at((2 * r + 1) * latent + i)] = 1.0f;
+  const StepState state = some_state(77);
+  Floats eps;
+  for (std::uint32_t r = 0; r < rows; ++r)
+    for (std::uint32_t sample = 0; sample < samples; ++sample)
+      for (std::uint32_t i = 0; i < latent; ++i)
+        eps.push_back(
+            math::normals({state.seed, Purpose::latent, state.noise_step, state.row0 + r, sample}, i / 4).v[i % 4]);
+  for (Kernels kernels : both_kernels) {
+    Lab& d = next();
+    SampleLatent a;
+    a.stats = d.put({rows, 2 * latent}, stats);
+    a.state = d.put(state);
+    a.posterior = Posterior::sigma;
+    a.kernels = kernels;
+    a.z = d.make({rows, samples, latent});
+    a.kl_partial = d.make({tiles(rows, latent_tile), latent});
+    a.scratch = scratch_for(d, kernels, rows, samples, latent);
+    d->sample_latent(a);
+    expect_same_bits(d.get(a.z), eps, cat("kernels ", static_cast<int>(kernels)));
+  }
+}
+
 TEST_P(Ops, SampleLatentBackward) {
   for (const LatentCase& c : latent_cases) {
     for (Posterior posterior : posteriors) {
@@ -755,6 +783,22 @@ TEST_P(Ops, OptimizerNotesWhatIsNotFinite) {
         for (std::size_t i = 0; i < last; ++i) ASSERT_NE(after[i], p[i]) << i;
       }
     }
+  }
+}
+
+// A finite gradient whose square is not: the weight could never move again.
+TEST_P(Ops, OptimizerNotesAStateThatOverflows) {
+  for (Optimizer type : {Optimizer::adam, Optimizer::adagrad}) {
+    Lab& d = next();
+    Floats p = normals(100, 1), g = normals(100, 2);
+    g[37] = 1e30f;
+    const Tensor state = d.put(some_state(5)), parameters = d.put({100}, p);
+    const Tensor first = d.put({100}, Floats(100)), second = d.put({100}, Floats(100));
+    d->optimizer_step({parameters, d.put({100}, g), first, second, state, settings_for(type, 0.0f)});
+    EXPECT_EQ(d.state(state).bad_update, 5u) << static_cast<int>(type);
+    EXPECT_EQ(d.get(parameters)[37], p[37]);
+    EXPECT_EQ(d.get(first)[37], 0.0f);
+    EXPECT_EQ(d.get(second)[37], 0.0f);
   }
 }
 

@@ -367,7 +367,7 @@ const Edit bad_fields[] = {
     {"3e-4", "1, \"beta1\": 1", "x.json:12: optimizer.beta1: expected a number from 0 to below 1, found 1"},
     {"3e-4", "1, \"beta2\": 1.5", "x.json:12: optimizer.beta2: expected a number from 0 to below 1, found 1.5"},
     {"\"bernoulli\"", "\"gaussian\", \"variance\": 0",
-     "x.json:8: model.variance: expected a number above 0 and at most 1e30, found 0"},
+     "x.json:8: model.variance: expected a number from 1e-30 to 1e30, found 0"},
     {"\"tiny\"", "\"../tiny\"",
      "x.json:2: name: expected a name of at most 64 letters, digits, '.', '_' and '-' that begins with a letter or "
      "digit, found \"../tiny\""},

@@ -33,7 +33,7 @@ inline ImageSet discs(std::int64_t count, std::int64_t height, std::int64_t widt
   return set;
 }
 
-// A small spec that trains in no time; `body` replaces nothing, `overrides` may change anything.
+// A small spec that trains in no time; `overrides` are those of --set.
 inline Spec small_spec(const std::vector<std::string>& overrides = {}) {
   return parse_spec(R"({
     "name": "small", "seed": 3,

@@ -7,6 +7,10 @@
 #include <cstdlib>
 #include <limits>
 
+#include "elbo/math/activation.h"
+#include "elbo/math/latent.h"
+#include "elbo/math/likelihood.h"
+#include "elbo/math/random.h"
 #include "host/checkpoint.h"
 #include "host/devices.h"
 #include "host/evaluate.h"
@@ -21,6 +25,12 @@ using test::small_spec;
 const ImageSet& images() {
   static const ImageSet set = discs(110, 9, 7);  // 5 batches of 20; 10 images wait for the next epoch
   return set;
+}
+
+std::vector<float> all_weights(const Vae& vae) {
+  std::vector<float> weights(static_cast<std::size_t>(vae.parameters.count()));
+  vae.device().download(weights.data(), vae.parameters);
+  return weights;
 }
 
 class Training : public testing::TestWithParam<const char*> {
@@ -75,8 +85,8 @@ TEST_P(Training, ARecordedStepDoesWhatItsCallsDo) {
 }
 
 TEST_P(Training, AResumedRunEndsWithTheSameBits) {
-  for (const char* change : {"optimizer.type=adam", "optimizer.type=adagrad", "optimizer.type=sgd",
-                             "data.residency=stream"}) {
+  for (const char* change :
+       {"optimizer.type=adam", "optimizer.type=adagrad", "optimizer.type=sgd", "data.residency=stream"}) {
     const Spec spec = small_spec({change, "data.binarize=dynamic"});
     Job whole(GetParam(), spec);
     whole.trainer.run_until(23);
@@ -148,6 +158,103 @@ TEST_P(Training, EvaluationDoesNotDependOnResidency) {
   }
 }
 
+// The figure that everybody reads, against the formulas in double, image by image.
+TEST_P(Training, EvaluationIsTheMeanOverEveryImage) {
+  const ImageSet test = discs(700, 9, 7, 2);
+  for (const char* binarize : {"data.binarize=none", "data.binarize=threshold", "data.binarize=dynamic"}) {
+    const Spec spec = small_spec({binarize});
+    Job job(GetParam(), spec);
+    job.run(40);
+    const Figures got = Evaluator(job.trainer.vae, spec, test).run();
+    const std::vector<float> weights = all_weights(job.trainer.vae);
+
+    const auto dense = [&](const std::vector<double>& x, const std::string& name, Activation activation) {
+      std::vector<double> y;
+      for (const Parameter& p : job.trainer.vae.layout())
+        if (p.name == name + ".bias")
+          for (std::int64_t o = 0; o < p.shape[0]; ++o) y.push_back(weights[static_cast<std::size_t>(p.offset + o)]);
+      for (const Parameter& p : job.trainer.vae.layout())
+        if (p.name == name + ".weight")
+          for (std::size_t o = 0; o < y.size(); ++o) {
+            for (std::size_t i = 0; i < x.size(); ++i)
+              y[o] += x[i] * weights[static_cast<std::size_t>(p.offset) + o * x.size() + i];
+            y[o] = math::activate(activation, y[o]);
+          }
+      return y;
+    };
+    double reconstruction = 0, kl = 0;
+    for (std::uint32_t row = 0; row < test.count; ++row) {
+      std::vector<double> x;
+      for (std::uint32_t p = 0; p < test.image_size(); ++p) {
+        const std::uint8_t pixel = test.image(row)[p];
+        const math::Words w = math::random_words({spec.seed, Purpose::binarize, ~0u, row, 0}, p / 4);
+        const std::uint32_t words[] = {w.x, w.y, w.z, w.w};
+        x.push_back(spec.data.binarize == Binarize::none        ? pixel / 255.0
+                    : spec.data.binarize == Binarize::threshold ? (pixel >= 128 ? 1.0 : 0.0)
+                    : math::bernoulli_draw(words[p % 4], pixel) ? 1.0
+                                                                : 0.0);
+      }
+      const std::vector<double> stats =
+          dense(dense(x, "encoder.0", Activation::relu), "encoder.2", Activation::identity);
+      std::vector<double> z;
+      for (std::uint32_t i = 0; i < 3; ++i) {
+        const double eps = math::normals({spec.seed, Purpose::latent, ~0u, row, 0}, 0).v[i];
+        z.push_back(stats[i] + math::posterior_sigma(Posterior::log_variance, stats[3 + i]) * eps);
+        kl += math::gaussian_kl(Posterior::log_variance, stats[i], stats[3 + i]);
+      }
+      const std::vector<double> logits =
+          dense(dense(z, "decoder.0", Activation::tanh), "decoder.2", Activation::identity);
+      for (std::size_t p = 0; p < x.size(); ++p) reconstruction += math::bernoulli(logits[p], x[p]).value;
+    }
+    // f32 against double
+    EXPECT_NEAR(got.reconstruction, reconstruction / 700, 1e-6 * reconstruction / 700) << binarize;
+    EXPECT_NEAR(got.kl, kl / 700, 1e-5 * kl / 700) << binarize;
+    EXPECT_EQ(got.elbo, -(got.reconstruction + got.kl));
+  }
+}
+
+// ---- The beginning ----------------------------------------------------------------------------------------------
+
+TEST_P(Training, InitialWeightsAreDistributedAsTheSpecSays) {
+  const std::vector<std::string> wide = {"model.encoder.0.units=400", "model.decoder.0.units=300"};
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.end(), wide.begin(), wide.end());
+    return small_spec(more);
+  };
+  struct Case {
+    Spec spec;
+    // Bound of a uniform distribution, or the standard deviation of a normal one; 0: all zero.
+    double (*scale)(const Parameter&);
+    bool normal;
+  };
+  const Case cases[] = {
+      {with({}), [](const Parameter& p) { return 1 / std::sqrt(double(p.fan_in)); }, false},
+      {with({"model.initialization.type=glorot"}),
+       [](const Parameter& p) { return p.shape.rank() == 1 ? 0 : std::sqrt(6.0 / double(p.fan_in + p.fan_out)); },
+       false},
+      {with({"model.initialization.type=normal", "model.initialization.std=0.02"}),
+       [](const Parameter&) { return 0.02; }, true}};
+  for (const Case& c : cases) {
+    Job job(GetParam(), c.spec);
+    const std::vector<float> weights = all_weights(job.trainer.vae);
+    for (const Parameter& p : job.trainer.vae.layout()) {
+      const std::int64_t in = p.name == "encoder.0.weight" ? 63 : p.name == "decoder.2.weight" ? 300 : 0;
+      if (in) EXPECT_EQ(p.fan_in, in);
+      const double scale = c.scale(p), n = static_cast<double>(p.shape.count());
+      double most = 0, mean = 0, square = 0;
+      for (std::int64_t i = 0; i < p.shape.count(); ++i) {
+        const double w = weights[static_cast<std::size_t>(p.offset + i)];
+        most = std::max(most, std::abs(w)), mean += w / n, square += w * w / n;
+      }
+      const double variance = c.normal ? scale * scale : scale * scale / 3;
+      if (!c.normal) EXPECT_LE(most, scale) << p.name;
+      // Five standard errors; the fourth moment of a normal distribution is the larger.
+      EXPECT_NEAR(mean, 0, 5 * std::sqrt(variance / n)) << p.name;
+      EXPECT_NEAR(square, variance, 5 * variance * std::sqrt(2 / n)) << p.name;
+    }
+  }
+}
+
 // ---- Divergence -------------------------------------------------------------------------------------------------
 
 void plant(Trainer& trainer, const Tensor& flat, const std::string& name, float value) {
@@ -202,18 +309,29 @@ TEST_P(Training, ALearningRateThatIsTooLargeIsSeenAsDivergence) {
 
 TEST_P(Training, ADivergedRunLeavesTheOtherWeightsAlone) {
   Job job(GetParam(), small_spec());
-  const std::string before = job.run(7);
+  job.run(7);
+  const std::vector<float> before = all_weights(job.trainer.vae);
   plant(job.trainer, job.trainer.vae.parameters, "encoder.0.bias", std::nanf(""));
   message_of_divergence(job.trainer, 100);
+  const std::vector<float> after = all_weights(job.trainer.vae);
+  std::size_t changed = 0;
+  for (std::size_t i = 0; i < before.size(); ++i) changed += before[i] != after[i];
+  EXPECT_EQ(changed, 1u) << "only the planted one";
+}
+
+TEST_P(Training, AGradientThatIsTooLargeIsNamed) {
+  // s of about 100 gives dKL/ds = e^100 / 2: finite, but its square is not
+  Job job(GetParam(), small_spec());
+  job.run(7);
   for (const Parameter& p : job.trainer.vae.layout()) {
-    if (p.name != "encoder.0.bias") continue;
-    std::vector<float> bias(static_cast<std::size_t>(p.shape.count()));
-    job.opened.backend->download(bias.data(),
-                                 Tensor{job.trainer.vae.parameters.as<float>() + p.offset, DType::f32, p.shape});
-    std::size_t bad = 0;
-    for (const float b : bias) bad += !std::isfinite(b);
-    EXPECT_EQ(bad, 1u) << "only the planted one";
+    if (p.name != "encoder.2.bias") continue;
+    const float large = 70.0f;
+    const std::int64_t s = p.offset + p.shape.count() / 2;
+    job.opened.backend->upload({job.trainer.vae.parameters.as<float>() + s, DType::f32, {1}}, &large);
   }
+  const std::string message = message_of_divergence(job.trainer, 100);
+  EXPECT_NE(message.find("step 8 "), std::string::npos) << message;
+  EXPECT_NE(message.find(" is too large ("), std::string::npos) << message;
 }
 
 // ---- What cannot work ---------------------------------------------------------------------------------------------

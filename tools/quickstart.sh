@@ -16,6 +16,7 @@ if [[ ! -f build/build.ninja ]]; then
     # An nvcc that is too old for the compiler, most likely. The rest of elbo does not need it.
     echo "That did not work; once more without CUDA"
     quietly configure cmake --fresh -S . -B build -G Ninja "${options[@]}" -DELBO_CUDA=OFF
+    rm -f build/libelbo_cuda.so
   fi
 fi
 echo "Building build/elbo"

@@ -86,7 +86,7 @@ def posterior_sigma(posterior, s):
 def kl():
     heads = {
         "log_variance": floats(-20, -6, -1, -0.01, 0, 1e-4, 0.5, 2, 10),
-        "sigma": floats(-3, -1, -0.2, -1e-3, 1e-4, 0.05, 0.999, 1, 1.5, 30),
+        "sigma": floats(-3, -1, -0.2, -1e-3, 1e-4, 0.05, 0.999, 1, 1.5, 30, 1e-25),  # the last squared is no float
     }
     for posterior, ss in heads.items():
         for mu in floats(-4, -0.3, 0, 1e-3, 1, 12):
