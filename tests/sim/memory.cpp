@@ -128,7 +128,6 @@ using namespace cusim;
 
 cudaError_t cudaMalloc(void** p, std::size_t bytes) { return allocate(p, bytes, false, "cudaMalloc"); }
 cudaError_t cudaHostAlloc(void** p, std::size_t bytes, unsigned) { return allocate(p, bytes, true, "cudaHostAlloc"); }
-cudaError_t cudaMallocHost(void** p, std::size_t bytes) { return allocate(p, bytes, true, "cudaMallocHost"); }
 cudaError_t cudaFree(void* p) { return release_memory(p, false, "cudaFree"); }
 cudaError_t cudaFreeHost(void* p) { return release_memory(p, true, "cudaFreeHost"); }
 
@@ -177,11 +176,6 @@ cudaError_t cudaSetDevice(int device) {
   return outcome();
 }
 
-cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
-  return outcome();
-}
-
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   if (device != 0) return refuse(cudaErrorInvalidDevice, "there is one simulated device, number 0");
   *p = {};
@@ -193,19 +187,6 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   p->warpSize = 32;
   p->maxThreadsPerBlock = 1024;
   p->l2CacheSize = 1 << 20;
-  return outcome();
-}
-
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  cudaDeviceProp p;
-  if (const cudaError_t e = cudaGetDeviceProperties(&p, device)) return e;
-  switch (attribute) {
-    case cudaDevAttrMaxThreadsPerBlock: *value = p.maxThreadsPerBlock; break;
-    case cudaDevAttrMultiProcessorCount: *value = p.multiProcessorCount; break;
-    case cudaDevAttrL2CacheSize: *value = p.l2CacheSize; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = p.major; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = p.minor; break;
-  }
   return outcome();
 }
 

@@ -286,26 +286,14 @@ const char* cudaGetErrorString(cudaError_t e) {
 }
 
 cudaError_t cudaGetLastError() { return std::exchange(last_error, cudaSuccess); }
-cudaError_t cudaPeekAtLastError() { return last_error; }
-
 // ---- Streams -------------------------------------------------------------------------------------------------
 
 cudaError_t cudaStreamCreate(cudaStream_t* s) { return cudaStreamCreateWithFlags(s, cudaStreamDefault); }
-cudaError_t cudaStreamCreateWithPriority(cudaStream_t* s, unsigned flags, int) {
-  return cudaStreamCreateWithFlags(s, flags);
-}
-
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* s, unsigned flags) {
   std::lock_guard lock(state().mutex);
   *s = new CUstream_st;
   (*s)->flags = flags;
   state().streams.insert(*s);
-  return outcome();
-}
-
-cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
-  *least = 0;
-  *greatest = -5;
   return outcome();
 }
 
@@ -384,10 +372,6 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   task->wait = event->marker;
   add(s, std::move(task));
   return outcome();
-}
-
-cudaError_t cudaLaunchHostFunc(cudaStream_t s, cudaHostFn_t f, void* argument) {
-  return enqueue(s, [=] { f(argument); });
 }
 
 // ---- Events --------------------------------------------------------------------------------------------------
@@ -520,13 +504,6 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
   (*exec)->nodes = graph->nodes;
   for (unsigned i = 0; i < graph->branches; ++i) (*exec)->branches.push_back(std::make_unique<Strand>());
   state().execs.insert(*exec);
-  return outcome();
-}
-
-cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t s) {
-  std::lock_guard lock(state().mutex);
-  if (!known(s)) return no_such("stream");
-  if (!state().execs.count(exec)) return no_such("executable graph");
   return outcome();
 }
 
