@@ -134,7 +134,10 @@ void CpuBackend::do_likelihood(const LikelihoodLoss& a) {
     a.target.dtype == DType::u8 ? with_target(loss, a.target.as<std::uint8_t>())
                                 : with_target(loss, a.target.as<float>());
   };
-  a.likelihood == Likelihood::bernoulli ? with_loss(Bernoulli{}) : with_loss(gaussian(a.variance));
+  switch (a.likelihood) {
+    case Likelihood::bernoulli: return with_loss(Bernoulli{});
+    case Likelihood::gaussian: return with_loss(gaussian(a.variance));
+  }
 }
 
 }  // namespace elbo

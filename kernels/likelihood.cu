@@ -207,12 +207,15 @@ void likelihood_fused(Likelihood likelihood, const PixelLoss<Target>& a, cudaStr
   const Grid grid = grid_for("likelihood_fused", a, stream);
   const bool aligned = a.pixels % 4 == 0 && is_aligned(a.output, 16) && is_aligned(a.grad, 16) &&
                        is_aligned(a.target, 4 * sizeof(Target));
-  if (likelihood == Likelihood::bernoulli) {
-    launch("bernoulli_fused", aligned ? bernoulli_fused<true, Target> : bernoulli_fused<false, Target>, grid, a);
-  } else {
-    require(a.variance > 0, "likelihood_fused: a variance of ", a.variance);
-    launch("gaussian_fused", aligned ? gaussian_fused<true, Target> : gaussian_fused<false, Target>, grid,
-           gaussian_of(a.variance), a);
+  switch (likelihood) {
+    case Likelihood::bernoulli:
+      launch("bernoulli_fused", aligned ? bernoulli_fused<true, Target> : bernoulli_fused<false, Target>, grid, a);
+      break;
+    case Likelihood::gaussian:
+      require(a.variance > 0, "likelihood_fused: a variance of ", a.variance);
+      launch("gaussian_fused", aligned ? gaussian_fused<true, Target> : gaussian_fused<false, Target>, grid,
+             gaussian_of(a.variance), a);
+      break;
   }
 }
 
@@ -221,11 +224,12 @@ void likelihood_unfused(Likelihood likelihood, const PixelLoss<Target>& a, float
   const Range range("likelihood_unfused");
   const Grid grid = grid_for("likelihood_unfused", a, stream);
   require(scratch != nullptr, "likelihood_unfused: no scratch");
-  if (likelihood == Likelihood::bernoulli) {
-    launch_unfused(Bernoulli{}, a, scratch, grid);
-  } else {
-    require(a.variance > 0, "likelihood_unfused: a variance of ", a.variance);
-    launch_unfused(gaussian_of(a.variance), a, scratch, grid);
+  switch (likelihood) {
+    case Likelihood::bernoulli: launch_unfused(Bernoulli{}, a, scratch, grid); break;
+    case Likelihood::gaussian:
+      require(a.variance > 0, "likelihood_unfused: a variance of ", a.variance);
+      launch_unfused(gaussian_of(a.variance), a, scratch, grid);
+      break;
   }
 }
 
