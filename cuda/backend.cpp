@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include <vector>
+
 #include "cuda/gemm.h"
 #include "cuda/graph.h"
 #include "cuda/handles.h"
@@ -186,6 +188,24 @@ class CudaBackend : public Backend {
     kernels::advance(state, schedule, fault, stream());
   }
 
+  // Events in the stream: a range's time is the device's, not that of the calls.
+  std::unique_ptr<Stopwatch> do_open_stopwatch() override {
+    struct Events : Stopwatch {
+      explicit Events(cudaStream_t s) : stream(s) {}
+      void mark() override {
+        marks.push_back(make_timing_event());
+        check_cuda(cudaEventRecord(marks.back().get(), stream), "mark");
+      }
+      double microseconds(std::size_t from, std::size_t to) override {
+        float milliseconds = 0;
+        check_cuda(cudaEventElapsedTime(&milliseconds, marks[from].get(), marks[to].get()), "cudaEventElapsedTime");
+        return 1e3 * static_cast<double>(milliseconds);
+      }
+      cudaStream_t stream;
+      std::vector<Event> marks;
+    };
+    return std::make_unique<Events>(stream());
+  }
   void push_range(const char* name) override { kernels::push_range(name); }
   void pop_range() override { kernels::pop_range(); }
 

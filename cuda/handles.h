@@ -48,4 +48,11 @@ inline Event make_event() {
   return Event(event);
 }
 
+// An event that knows when it was reached.
+inline Event make_timing_event() {
+  cudaEvent_t event = nullptr;
+  check_cuda(cudaEventCreate(&event), "cudaEventCreate");
+  return Event(event);
+}
+
 }  // namespace elbo

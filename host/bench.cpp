@@ -6,10 +6,13 @@
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
 
 #include "host/data/dataset.h"
 #include "host/devices.h"
 #include "host/files.h"
+#include "host/plan.h"
 #include "host/spec.h"
 #include "host/trainer.h"
 
@@ -20,6 +23,62 @@ namespace {
 double quantile(const std::vector<double>& sorted, double q) {
   const auto rank = static_cast<std::size_t>(std::lround(q * static_cast<double>(sorted.size() - 1)));
   return sorted[rank];
+}
+
+struct OperationTime {
+  PlannedOperation planned;
+  double median_us = 0;
+};
+
+// Times the operations of `steps` steps. A device that records measures a recording, so this needs one that does not.
+std::vector<OperationTime> time_operations(const BenchOptions& options, const BackendOptions& backend, const Spec& spec,
+                                           const ImageSet& images, std::int64_t steps) {
+  std::vector<OperationTime> operations;
+  for (PlannedOperation& o : plan_step(spec, images)) operations.push_back({std::move(o)});
+  BackendOptions call_by_call = backend;
+  call_by_call.record = false;
+  const OpenedDevice device = open_device(options.device, call_by_call);
+  Trainer trainer(*device.backend, spec, images);
+  trainer.run_until(5);
+  std::vector<std::vector<double>> times(operations.size());
+  for (std::int64_t i = 0; i < steps; ++i) {
+    device.backend->start_timing();
+    trainer.run_until(trainer.step() + 1);
+    const std::vector<Backend::RangeTime> ranges = device.backend->stop_timing();
+    require(ranges.size() == operations.size(), "the step has ", ranges.size(), " operations, its plan ",
+            operations.size());
+    for (std::size_t k = 0; k < ranges.size(); ++k) {
+      require(ranges[k].path == "train_step/" + operations[k].planned.name, "the plan's ", operations[k].planned.name,
+              " is the step's ", ranges[k].path);
+      times[k].push_back(ranges[k].microseconds);
+    }
+  }
+  for (std::size_t k = 0; k < times.size(); ++k) {
+    std::ranges::sort(times[k]);
+    operations[k].median_us = quantile(times[k], 0.5);
+  }
+  return operations;
+}
+
+void print_operations(const std::vector<OperationTime>& operations, const std::optional<Gpu>& gpu,
+                      Precision precision) {
+  double total = 0;
+  for (const OperationTime& o : operations) total += o.median_us;
+  fmt::print("\n{:<42}{:>10}{:>7}{:>9}{:>10}", "operation, issued by itself", "median us", "share", "GB/s", "GFLOP/s");
+  if (gpu) fmt::print("{:>11}{:>8}", "floor us", "times");
+  fmt::print("\n");
+  for (const OperationTime& o : operations) {
+    const double seconds = 1e-6 * o.median_us;
+    fmt::print("{:<42}{:>10.1f}{:>6.1f}%{:>9.1f}{:>10}", o.planned.name, o.median_us, 100 * o.median_us / total,
+               1e-9 * o.planned.bytes / seconds,
+               o.planned.flops > 0 ? fmt::format("{:.1f}", 1e-9 * o.planned.flops / seconds) : "");
+    if (gpu) {
+      const double floor = floor_us(o.planned, *gpu, precision);
+      fmt::print("{:>11.2f}{:>8.1f}", floor, o.median_us / floor);
+    }
+    fmt::print("\n");
+  }
+  fmt::print("{:<42}{:>10.1f}\n", "sum", total);
 }
 
 }  // namespace
@@ -53,17 +112,30 @@ int bench_step(const BenchOptions& options) {
   fmt::print("{}: a training step of {} images on {}\n", spec.name, spec.train.batch_size, info.description);
   fmt::print("median {:.1f} us   p10 {:.1f}   p90 {:.1f}   ({} timings of {} steps)   {:.0f} images/s\n", median, p10,
              p90, microseconds.size(), block, 1e6 * static_cast<double>(spec.train.batch_size) / median);
+  const std::optional<Gpu> gpu = gpu_in(info.description);
+  const std::vector<OperationTime> operations =
+      time_operations(options, backend_options, spec, data.train, std::min<std::int64_t>(options.steps, 100));
+  print_operations(operations, gpu, spec.train.precision);
+
   if (!options.json.empty()) {
-    const nlohmann::ordered_json j = {{"spec", spec.name},
-                                      {"batch_size", spec.train.batch_size},
-                                      {"device", info.name},
-                                      {"device_description", info.description},
-                                      {"threads", info.threads},
-                                      {"median_us", median},
-                                      {"p10_us", p10},
-                                      {"p90_us", p90},
-                                      {"timings", microseconds.size()},
-                                      {"steps_per_timing", block}};
+    nlohmann::ordered_json j = {{"spec", spec.name},
+                                {"batch_size", spec.train.batch_size},
+                                {"device", info.name},
+                                {"device_description", info.description},
+                                {"threads", info.threads},
+                                {"median_us", median},
+                                {"p10_us", p10},
+                                {"p90_us", p90},
+                                {"timings", microseconds.size()},
+                                {"steps_per_timing", block}};
+    for (const OperationTime& o : operations) {
+      j["operations"].push_back({{"name", o.planned.name},
+                                 {"shapes", o.planned.shapes},
+                                 {"median_us", o.median_us},
+                                 {"bytes", o.planned.bytes},
+                                 {"flops", o.planned.flops}});
+      if (gpu) j["operations"].back()["floor_us"] = floor_us(o.planned, *gpu, spec.train.precision);
+    }
     replace_file(options.json, j.dump(2) + "\n");
   }
   return 0;

@@ -16,6 +16,7 @@
 #include "host/bench.h"
 #include "host/data/catalog.h"
 #include "host/devices.h"
+#include "host/plan.h"
 #include "host/run.h"
 
 namespace {
@@ -110,6 +111,15 @@ int run_command_line(int argc, char** argv) {
   step_app.add_option("--warmup", bench.warmup, "steps before that")->capture_default_str();
   step_app.add_option("--json", bench.json, "also write the figures to this file");
 
+  PlanOptions plan;
+  CLI::App& plan_app = *app.add_subcommand("plan", "a training step as a table: shapes, bytes, FLOPs, floors on a GPU");
+  add_spec(plan_app, plan.spec, plan.overrides);
+  add_data(plan_app, plan.data);
+  plan_app.add_option("--gpu", plan.gpu, "H100, H200, A100 or 4090")->capture_default_str();
+  plan_app.add_option("--bandwidth", plan.bandwidth, "GB/s, instead of the GPU's");
+  plan_app.add_option("--tflops", plan.tflops, "TFLOP/s of matrix products, instead of the GPU's");
+  plan_app.add_option("--json", plan.json, "also write the table to this file");
+
   CLI::App& data_app = *app.add_subcommand("data", "the data sets: what is there, and is it right");
   data_app.require_subcommand(1);
   std::string data;
@@ -134,6 +144,7 @@ int run_command_line(int argc, char** argv) {
   if (sample_app) return sample_run(query, count, seed, picture);
   if (report_app) return report_run(query);
   if (step_app) return bench_step(bench);
+  if (plan_app) return print_plan(plan);
   if (list_app) return print(list_data(data_directories(data)));
   if (verify_app) {
     bool good = false;

@@ -399,6 +399,37 @@ class CommandLine(unittest.TestCase):
         figures = json.loads((self.cwd / "bench.json").read_text())
         self.assertGreater(figures["median_us"], 0)
         self.assertLessEqual(figures["p10_us"], figures["median_us"])
+        self.assertEqual([o["name"] for o in figures["operations"]][:3],
+                         ["gather_batch", "encode/dense0/dense_forward", "encode/dense1/dense_forward"])
+        self.assertTrue(all(o["median_us"] > 0 for o in figures["operations"]))
+        sum_of_operations = sum(o["median_us"] for o in figures["operations"])
+        self.assertLess(sum_of_operations, 20 * figures["p90_us"])
+
+    def test_plan(self):
+        """Counted by hand: 100-64-(2x2)-64-100, batches of 20."""
+        result = program.run("plan", self.spec, "--data", self.data, "--json", "plan.json", cwd=self.cwd)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        plan = json.loads((self.cwd / "plan.json").read_text())
+        operations = {o["name"]: o for o in plan["operations"]}
+        self.assertEqual(len(operations), 15)
+        products = {"encode/dense0": 2 * 20 * 100 * 64, "encode/dense1": 2 * 20 * 64 * 4,
+                    "decode/dense0": 2 * 20 * 2 * 64, "decode/dense1": 2 * 20 * 64 * 100}
+        for layer, flops in products.items():
+            self.assertEqual(operations[f"{layer}/dense_forward"]["flops"], flops)
+            back = operations[f"{layer.replace('/', '_backward/')}/dense_backward"]["flops"]
+            self.assertEqual(back, flops if layer == "encode/dense0" else 2 * flops)
+        weights = (100 * 64 + 64) + (64 * 4 + 4) + (2 * 64 + 64) + (64 * 100 + 100)
+        self.assertEqual(operations["optimizer_step"]["bytes"], 28 * weights)
+        self.assertEqual(operations["encode/dense0/dense_forward"]["bytes"], 4 * (20 * 100 + 100 * 64 + 64 + 20 * 64))
+        self.assertEqual(operations["likelihood"]["bytes"], 20 * 100 * (4 + 1 + 4) + 20 * 4)
+        self.assertAlmostEqual(plan["floor_us"], sum(o["floor_us"] for o in plan["operations"]))
+
+        slow = program.run("plan", self.spec, "--data", self.data, "--bandwidth", "1", "--tflops", "0.001", cwd=self.cwd)
+        self.assertRegex(slow.stdout, r"optimizer_step +\[13416\] +375.6 +0.00 +375.648  memory")
+        self.assertRegex(slow.stdout, r"encode/dense0/dense_forward .* 256.000  products")
+        unknown = program.run("plan", self.spec, "--data", self.data, "--gpu", "H1000", cwd=self.cwd)
+        self.assertNotEqual(unknown.returncode, 0)
+        self.assertIn("H100, H200, A100, 4090", unknown.stderr)
 
 
 if __name__ == "__main__":

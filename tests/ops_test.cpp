@@ -366,6 +366,33 @@ TEST_P(Ops, RingBringsBatchesInOrder) {
   }
 }
 
+// ---- Profiling ----------------------------------------------------------------------------------------------------
+
+TEST_P(Ops, RangesAreTimed) {
+  Lab& d = next();
+  EXPECT_THROW(d->stop_timing(), Error);
+  const Tensor x = d.put({3, 4}, normals(12, 1)), y = d.make({3, 5});
+  const Tensor weight = d.put({5, 4}, normals(20, 2)), bias = d.put({5}, normals(5, 3));
+  const Backend::Range before(*d, "before");  // began earlier, so it is not timed
+  d->start_timing();
+  {
+    const Backend::Range outer(*d, "outer");
+    for (int i = 0; i < 2; ++i) {
+      const Backend::Range inner(*d, "inner" + std::to_string(i));
+      d->dense_forward(x, weight, bias, Activation::relu, y);
+    }
+    const Backend::Range last(*d, "last");
+  }
+  const std::vector<Backend::RangeTime> times = d->stop_timing();
+  std::vector<std::string> paths;
+  for (const Backend::RangeTime& t : times) paths.push_back(t.path);
+  EXPECT_EQ(paths,
+            (std::vector<std::string>{"outer/inner0/dense_forward", "outer/inner1/dense_forward", "outer/last"}));
+  for (const Backend::RangeTime& t : times) EXPECT_GE(t.microseconds, 0.0) << t.path;
+  EXPECT_GT(times[0].microseconds + times[1].microseconds, 0.0);
+  EXPECT_THROW(d->stop_timing(), Error);
+}
+
 // ---- Latent -----------------------------------------------------------------------------------------------------
 
 struct Latent {

@@ -239,7 +239,9 @@ TEST_P(Training, InitialWeightsAreDistributedAsTheSpecSays) {
     const std::vector<float> weights = all_weights(job.trainer.vae);
     for (const Parameter& p : job.trainer.vae.layout()) {
       const std::int64_t in = p.name == "encoder.0.weight" ? 63 : p.name == "decoder.2.weight" ? 300 : 0;
-      if (in) EXPECT_EQ(p.fan_in, in);
+      if (in) {
+        EXPECT_EQ(p.fan_in, in);
+      }
       const double scale = c.scale(p), n = static_cast<double>(p.shape.count());
       double most = 0, mean = 0, square = 0;
       for (std::int64_t i = 0; i < p.shape.count(); ++i) {
@@ -247,7 +249,9 @@ TEST_P(Training, InitialWeightsAreDistributedAsTheSpecSays) {
         most = std::max(most, std::abs(w)), mean += w / n, square += w * w / n;
       }
       const double variance = c.normal ? scale * scale : scale * scale / 3;
-      if (!c.normal) EXPECT_LE(most, scale) << p.name;
+      if (!c.normal) {
+        EXPECT_LE(most, scale) << p.name;
+      }
       // Five standard errors; the fourth moment of a normal distribution is the larger.
       EXPECT_NEAR(mean, 0, 5 * std::sqrt(variance / n)) << p.name;
       EXPECT_NEAR(square, variance, 5 * variance * std::sqrt(2 / n)) << p.name;

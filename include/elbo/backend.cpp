@@ -1,6 +1,9 @@
 #include "elbo/backend.h"
 
+#include <chrono>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace elbo {
 namespace {
@@ -206,6 +209,59 @@ void Backend::advance(const Tensor& state, const Schedule& schedule, const Tenso
   check("advance", "fault", fault, DType::u64, {1});
   const Range range(*this, "advance");
   do_advance(static_cast<StepState*>(state.data), schedule, fault.as<std::uint64_t>());
+}
+
+// ---- Profiling ------------------------------------------------------------------------------------------------
+
+std::unique_ptr<Backend::Stopwatch> Backend::do_open_stopwatch() {
+  struct HostStopwatch : Stopwatch {
+    using Clock = std::chrono::steady_clock;
+    std::vector<Clock::time_point> marks;
+    void mark() override { marks.push_back(Clock::now()); }
+    double microseconds(std::size_t from, std::size_t to) override {
+      return std::chrono::duration<double, std::micro>(marks[to] - marks[from]).count();
+    }
+  };
+  return std::make_unique<HostStopwatch>();
+}
+
+void Backend::start_timing() {
+  timing_ = std::make_unique<Timing>();
+  timing_->stopwatch = do_open_stopwatch();
+}
+
+std::vector<Backend::RangeTime> Backend::stop_timing() {
+  require(timing_ != nullptr, "stop_timing() without start_timing()");
+  const std::unique_ptr<Timing> timing = std::move(timing_);
+  synchronize();
+  std::vector<RangeTime> times;
+  for (const Timing::Entry& e : timing->entries)
+    if (e.innermost) times.push_back({e.path, timing->stopwatch->microseconds(e.begin, e.end)});
+  return times;
+}
+
+void Backend::enter(const std::string& name) {
+  push_range(name.c_str());
+  if (!timing_) return;
+  Timing& t = *timing_;
+  std::string path = name;
+  if (!t.open.empty()) {
+    Timing::Entry& outer = t.entries[t.open.back()];
+    outer.innermost = false;
+    path = outer.path + "/" + name;
+  }
+  t.open.push_back(t.entries.size());
+  t.entries.push_back({std::move(path), t.marks++, 0, true});
+  t.stopwatch->mark();
+}
+
+void Backend::leave() {
+  pop_range();
+  if (!timing_ || timing_->open.empty()) return;  // the range began before the timing
+  Timing& t = *timing_;
+  t.entries[t.open.back()].end = t.marks++;
+  t.open.pop_back();
+  t.stopwatch->mark();
 }
 
 }  // namespace elbo

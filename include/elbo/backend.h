@@ -15,6 +15,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "elbo/math/optimizer.h"
 #include "elbo/step_state.h"
@@ -226,17 +227,28 @@ class Backend {
   // Moves `state` on to the next step. `fault` (u64 [1], pinned) then holds the first bad step, if any.
   void advance(const Tensor& state, const Schedule&, const Tensor& fault);
 
-  // A nested profiling range, shown by Nsight; named like a path: "train_step/encode/dense0".
+  // ---- Profiling -------------------------------------------------------------------------------------------
+  // A nested range, shown by Nsight: dense_forward in dense0 in encode in train_step.
   class Range {
    public:
-    Range(Backend& b, const char* name) : backend_(b) { backend_.push_range(name); }
-    ~Range() { backend_.pop_range(); }
+    Range(Backend& b, const std::string& name) : backend_(b) { backend_.enter(name); }
+    ~Range() { backend_.leave(); }
     Range(const Range&) = delete;
     Range& operator=(const Range&) = delete;
 
    private:
     Backend& backend_;
   };
+
+  // What the device took for the calls in a range that has no other in it, from the end of what was queued before.
+  struct RangeTime {
+    std::string path;  // "train_step/encode/dense0/dense_forward"
+    double microseconds = 0;
+  };
+  // Between the two calls every range is timed; stop_timing() waits for the work, and returns the innermost ranges in
+  // their order. Calls that are recorded meanwhile cannot be timed.
+  void start_timing();
+  std::vector<RangeTime> stop_timing();
 
  protected:
   explicit Backend(BackendOptions options) : options_(options) {}
@@ -276,9 +288,34 @@ class Backend {
   virtual void push_range(const char*) {}
   virtual void pop_range() {}
 
+  // Marks moments in the queue of work, numbered from 0; once the work is done, tells the time between two of them.
+  class Stopwatch {
+   public:
+    virtual ~Stopwatch() = default;
+    virtual void mark() = 0;
+    virtual double microseconds(std::size_t from, std::size_t to) = 0;
+  };
+  virtual std::unique_ptr<Stopwatch> do_open_stopwatch();  // here: of the host's clock
+
  private:
   friend class Buffer;
+  void enter(const std::string& name);
+  void leave();
+
+  // The timing under way. A range's marks are its begin and its end, if nothing is within it.
+  struct Timing {
+    struct Entry {
+      std::string path;
+      std::size_t begin = 0, end = 0;
+      bool innermost = true;
+    };
+    std::unique_ptr<Stopwatch> stopwatch;
+    std::size_t marks = 0;
+    std::vector<Entry> entries;
+    std::vector<std::size_t> open;  // indices of the entries that have not ended, outermost first
+  };
   BackendOptions options_;
+  std::unique_ptr<Timing> timing_;
 };
 
 // What a plug-in exports, by the name ELBO_CREATE_BACKEND (elbo/plugin_symbol.h): a new backend; throws Error where it
