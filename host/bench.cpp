@@ -85,7 +85,6 @@ void print_operations(const std::vector<OperationTime>& operations, const std::o
 
 int bench_step(const BenchOptions& options) {
   const Spec spec = load_spec(options.spec, options.overrides);
-  require(options.steps > 0 && options.warmup >= 0, "--steps should be positive and --warmup not negative");
   const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));
   BackendOptions backend_options = options.backend;
   backend_options.precision = spec.train.precision;

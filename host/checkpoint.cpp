@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
+#include <vector>
 
 #include "host/files.h"
 #include "host/sha256.h"
@@ -13,7 +15,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* format = "elbo-checkpoint-1";
+constexpr const char* format = "elbo-checkpoint-2";
 
 NamedTensor read_back(Backend& device, const std::string& name, const Tensor& t) {
   NamedTensor named{name, t.dtype, t.shape, std::vector<std::byte>(t.bytes())};
@@ -60,7 +62,8 @@ TensorFile make_checkpoint(Trainer& trainer, const Spec& spec, const Progress& p
                    {"spec", to_json(spec)},
                    {"step", fmt::format("{}", progress.step)},
                    {"seconds", fmt::format("{}", progress.seconds)},
-                   {"best_elbo", fmt::format("{}", progress.best_elbo)}};
+                   {"best_elbo", fmt::format("{}", progress.best_elbo)},
+                   {"images", progress.images}};
   return file;
 }
 
@@ -69,7 +72,7 @@ Progress read_progress(const TensorFile& file, const std::string& name) {
   require(found != file.metadata.end() && found->second == format, name,
           ": not a checkpoint of this version of elbo: its metadata should have \"format\": \"", format, "\"");
   return {number<std::uint32_t>(file, "step", name), number<double>(file, "seconds", name),
-          number<double>(file, "best_elbo", name)};
+          number<double>(file, "best_elbo", name), text_of(file, "images", name)};
 }
 
 std::string stored_spec(const TensorFile& file, const std::string& name) { return text_of(file, "spec", name); }
@@ -128,8 +131,19 @@ void CheckpointFolder::keep_last_as(const std::string& name) const {
 }
 
 bool CheckpointFolder::has(const std::string& name) const {
-  std::error_code ignored;
-  return fs::exists(path(name), ignored);
+  std::error_code error;
+  const bool there = fs::exists(path(name), error);
+  require(!error, path(name), ": ", error.message());
+  return there;
+}
+
+std::string CheckpointFolder::names() const {
+  std::error_code absent;
+  std::vector<std::string> found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder_, absent))
+    if (entry.path().extension() == ".safetensors") found.push_back(entry.path().stem());
+  std::ranges::sort(found);
+  return fmt::format("{}", fmt::join(found, ", "));
 }
 
 bool CheckpointFolder::holds(const std::string& name, std::uint32_t step) const {
@@ -145,16 +159,18 @@ TensorFile CheckpointFolder::read(const std::string& name) const {
   try {
     return read_safetensors(file);
   } catch (const Error& e) {
-    std::string advice;
-    if (name == "last") {
+    for (const char* other : {"previous", "best"}) {
+      if (name == other) continue;
+      std::uint32_t step = 0;
       try {
-        const TensorFile previous = read_safetensors(path("previous"));
-        advice = fmt::format("; the checkpoint before it, of step {}, is whole: --resume previous goes on from there",
-                             read_progress(previous, path("previous")).step);
-      } catch (const Error&) {  // then there is no advice to give
+        step = read_progress(read_safetensors(path(other)), path(other)).step;
+      } catch (const Error&) {
+        continue;
       }
+      fail(e.what(), "; the checkpoint ", other, ", of step ", step, ", is whole: --resume ", other,
+           " goes on from there");
     }
-    throw Error(e.what() + advice);
+    throw;
   }
 }
 

@@ -17,6 +17,7 @@ struct Progress {
   std::uint32_t step = 0;
   double seconds = 0;                                           // of training so far
   double best_elbo = -std::numeric_limits<double>::infinity();  // on the test set
+  std::string images;                                           // what it is trained and tested on: describe_images()
 };
 
 TensorFile make_checkpoint(Trainer&, const Spec&, const Progress&);
@@ -47,10 +48,13 @@ class CheckpointFolder {
   void replace_last(const TensorFile&) const;
   // Makes NAME.safetensors a second name of what `last` is now.
   void keep_last_as(const std::string& name) const;
+  // Throws Error where that cannot be seen.
   bool has(const std::string& name) const;
+  // "previous, best, epoch-4": those that are there.
+  std::string names() const;
   // Whether NAME.safetensors is whole, and the state at that step.
   bool holds(const std::string& name, std::uint32_t step) const;
-  // Reads and verifies. A damaged `last` is an Error that names the one to go back to, if it is whole.
+  // Reads and verifies. A damaged one is an Error that names another to go on from, if that is whole.
   TensorFile read(const std::string& name) const;
   std::string path(const std::string& name) const { return folder_ + "/" + name + ".safetensors"; }
 

@@ -71,6 +71,8 @@ OpenedDevice open_best_device(const BackendOptions& options) {
 OpenedDevice open_device(const std::string& request, const BackendOptions& options) {
   if (request == "auto") return open_best_device(options);
   if (request == "cpu") return {create_cpu_backend(options), ""};
+  require(!request.starts_with("cpu:"), "device '", request,
+          "': the CPU has no number; how many of its cores to use is ", "--threads");
   const std::size_t colon = request.find(':');
   BackendOptions chosen = options;
   if (colon != std::string::npos) {

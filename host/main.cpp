@@ -18,6 +18,7 @@
 #include "host/devices.h"
 #include "host/plan.h"
 #include "host/run.h"
+#include "host/run_folder.h"
 
 namespace {
 
@@ -25,7 +26,7 @@ using namespace elbo;
 
 std::string join(int argc, char** argv) {
   std::string line;
-  for (int i = 0; i < argc; ++i) line += (i ? " " : "") + std::string(argv[i]);
+  for (int i = 0; i < argc; ++i) line += (i ? " " : "") + shell_word(argv[i]);
   return line;
 }
 
@@ -94,7 +95,9 @@ int run_command_line(int argc, char** argv) {
   std::string picture = "samples.png";
   add_query(sample_app, query);
   sample_app.add_option("--count", count, "how many")->capture_default_str();
-  sample_app.add_option("--seed", seed, "of the draws")->capture_default_str();
+  sample_app.add_option("--seed", seed, "of the draws")
+      ->check(CLI::Range(0.0, 9007199254740991.0))
+      ->capture_default_str();
   sample_app.add_option("--out", picture, "the PNG file")->capture_default_str();
 
   CLI::App& report_app = *app.add_subcommand("report", "write a run's report and figures anew");
@@ -107,8 +110,10 @@ int run_command_line(int argc, char** argv) {
   add_spec(step_app, bench.spec, bench.overrides);
   add_device(step_app, bench.device, bench.backend);
   add_data(step_app, bench.data);
-  step_app.add_option("--steps", bench.steps, "how many to time")->capture_default_str();
-  step_app.add_option("--warmup", bench.warmup, "steps before that")->capture_default_str();
+  step_app.add_option("--steps", bench.steps, "how many to time")->check(CLI::Range(1.0, 1e9))->capture_default_str();
+  step_app.add_option("--warmup", bench.warmup, "steps before that")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
   step_app.add_option("--json", bench.json, "also write the figures to this file");
 
   PlanOptions plan;
@@ -175,7 +180,7 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     std::fputs("elbo: out of memory\n", stderr);
   } catch (const std::filesystem::filesystem_error& e) {
-    std::fprintf(stderr, "elbo: %s\n", e.what());
+    std::fprintf(stderr, "elbo: %s: %s\n", e.path1().c_str(), e.code().message().c_str());
   } catch (const std::system_error& e) {  // fmt::print's
     std::fprintf(stderr, "elbo: standard output: cannot be written: %s\n", e.code().message().c_str());
   } catch (const std::exception& e) {

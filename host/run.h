@@ -1,6 +1,4 @@
-// A run: a folder that begins with the resolved spec and ends with a report.
-//
-//   spec.json  machine.json  metrics.jsonl  checkpoints/*.safetensors  figures/*.png  report.html
+// A run: a folder (run_folder.h) that begins with the resolved spec and ends with a report.
 #pragma once
 #include <cstdint>
 #include <optional>

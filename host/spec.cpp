@@ -456,8 +456,9 @@ class Reader {
       return (r.low_included ? v >= r.low : v > r.low) && (r.high_included ? v <= r.high : v < r.high);
     };
     if (!inside(*value)) return refuse();
-    const double v = target<float*>(f) ? static_cast<float>(*value) : *value;
-    if (!inside(v)) return refuse();  // rounded out of the range
+    double v = target<float*>(f) ? static_cast<float>(*value) : *value;
+    if (f.range.high_included && v > f.range.high) v = f.range.high;  // 1e30 is a little more as a float
+    if (!inside(v)) return refuse(cat(", which is ", v, " as a float"));
     if (auto* p = target<float*>(f)) **p = static_cast<float>(v);
     if (auto* p = target<double*>(f)) **p = v;
     if (auto* p = target<std::int64_t*>(f)) **p = static_cast<std::int64_t>(v);

@@ -90,6 +90,46 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(len(program.figures(self.cwd / "out")), 150)
             shutil.rmtree(self.cwd / "out")
 
+    def test_signals_that_were_ignored_stay_so(self):
+        """nohup's SIGHUP, and SIGINT of a job in the background."""
+        for ignored in (signal.SIGHUP, signal.SIGINT):
+            process = subprocess.Popen(
+                [os.path.abspath(program.ELBO), "run", str(self.spec), "--data", str(self.data), "--device", "cpu", "--set",
+                 "train.epochs=40"], cwd=self.cwd, stdout=subprocess.PIPE, text=True,
+                preexec_fn=lambda: signal.signal(ignored, signal.SIG_IGN))
+            process.stdout.readline()
+            process.send_signal(ignored)
+            process.stdout.read()
+            process.stdout.close()
+            self.assertEqual(process.wait(), 0)
+
+    def test_two_runs_at_once_get_a_folder_each(self):
+        processes = [subprocess.Popen([os.path.abspath(program.ELBO), "run", str(self.spec), "--data", str(self.data),
+                                       "--device", "cpu", "--threads", "1", "--set", f"seed={seed}"], cwd=self.cwd,
+                                      stdout=subprocess.DEVNULL) for seed in range(4)]
+        self.assertEqual([p.wait() for p in processes], [0, 0, 0, 0])
+        runs = sorted((self.cwd / "runs").iterdir())
+        self.assertEqual([p.name for p in runs], ["squares-2d"] + [f"squares-2d-{i}" for i in (2, 3, 4)])
+        self.assertEqual({json.loads((p / "spec.json").read_text())["seed"] for p in runs}, {0, 1, 2, 3})
+        # Each is found again by its spec.
+        for seed in range(4):
+            result = self.train("--resume", "--set", f"seed={seed}", "--set", "train.epochs=4")
+            self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual([len(program.figures(p)) for p in runs], [4, 4, 4, 4])
+
+    def test_images_of_odd_shapes(self):
+        folder = self.cwd / "data" / "squares"
+        folder.mkdir(parents=True)
+        for height, width in ((500, 1), (1, 300), (200, 170)):
+            for name, count in (("train", 20), ("t10k", 12)):
+                pixels = bytes(i * 7 % 256 for i in range(count * height * width))
+                (folder / f"{name}-images-idx3-ubyte").write_bytes(program.idx(pixels, count, height, width))
+            result = program.run("run", self.spec, "--data", self.cwd / "data", "--device", "cpu", "--set", "train.epochs=1",
+                                 "--out", f"{height}x{width}", cwd=self.cwd)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            page = self.cwd / f"{height}x{width}" / "report.html"
+            self.assertLess(page.stat().st_size, 8e6)
+
     def test_interrupt_and_resume(self):
         """SIGINT: a checkpoint, status 130; resumed it ends like a whole run."""
         long = program.make_spec(self.cwd / "long.json", epochs=400)
@@ -303,8 +343,7 @@ class CommandLine(unittest.TestCase):
         for out in ("out", "new"):
             result = self.train("--out", out, "--resume", checkpoint, "--set", "train.epochs=5")
             self.assertNotEqual(result.returncode, 0)
-            self.assertIn(f'{checkpoint}: this run was started with another spec', result.stderr)
-            self.assertIn('there "seed": 6, now "seed": 5', result.stderr)
+            self.assertIn(f"{checkpoint}: this run was started with another spec: seed was 6, now it is 5", result.stderr)
 
     def test_checkpoints_of_epochs_and_going_back_to_one(self):
         self.assertEqual(self.train("--out", "whole", "--set", "train.epochs=4").returncode, 0)
@@ -345,7 +384,7 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.train("--out", "out", "--threads", "1").returncode, 0)
         result = self.train("--out", "out", "--threads", "2", "--resume", "--set", "train.epochs=4")
         self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertRegex(result.stdout, "note: this run was begun by elbo .* 1 thread,")
+        self.assertRegex(result.stdout, "note: so far this run was on .* 1 thread,")
         machine = json.loads((self.cwd / "out" / "machine.json").read_text())
         self.assertIn("2 threads", machine["device_description"])
         self.assertEqual(["1 thread," in m["device_description"] for m in machine["earlier"]], [True])
@@ -361,7 +400,67 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.train("--out", "out").returncode, 0)
         result = self.train("--out", "out", "--resume", "--set", "optimizer.learning_rate=0.5")
         self.assertNotEqual(result.returncode, 0)
-        self.assertIn("learning_rate", result.stderr)
+        self.assertIn("optimizer.learning_rate was 0.001, now it is 0.5", result.stderr)
+
+    def test_what_may_change_when_a_run_is_resumed(self):
+        self.assertEqual(self.train("--out", "whole", "--set", "train.epochs=5").returncode, 0)
+        self.assertEqual(self.train("--out", "out").returncode, 0)
+        result = self.train("--out", "out", "--resume", "--set", "train.epochs=5", "--set", "data.residency=stream",
+                            "--set", "train.checkpoint_steps=7", "--set", "train.checkpoint_epochs=2")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(program.weights(self.cwd / "whole"), program.weights(self.cwd / "out"))
+        self.assertEqual(program.figures(self.cwd / "whole"), program.figures(self.cwd / "out"))
+
+    def unchanged(self, result, run, before, *words):
+        """A resume was refused with these words, and has changed nothing."""
+        self.assertNotEqual(result.returncode, 0, result.stdout)
+        for word in words:
+            self.assertIn(word, result.stderr)
+        self.assertEqual(self.content(run), before)
+
+    @staticmethod
+    def content(run):
+        return {p.relative_to(run): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+
+    def test_a_resume_that_cannot_be_changes_nothing(self):
+        run = self.cwd / "out"
+        self.assertEqual(self.train("--out", run, "--set", "train.checkpoint_epochs=1").returncode, 0)
+        whole = self.content(run)
+
+        (run / "checkpoints" / "last.safetensors").unlink()
+        before = self.content(run)
+        self.unchanged(self.train("--out", run, "--resume"), run, before, "last.safetensors: is missing", "previous", "best",
+                       "epoch-1")
+        for path, bytes in whole.items():
+            (run / path).write_bytes(bytes)
+
+        self.unchanged(self.train("--out", run, "--resume", "--set", "train.epochs=2"), run, whole,
+                       "train.epochs: the run has done 60 steps, and 2 epochs are only 40")
+
+        other = program.make_data(self.cwd / "other", train=400, test=60, side=11)
+        self.unchanged(program.run("run", self.spec, "--data", other, "--device", "cpu", "--out", run, "--resume",
+                                   "--set", "train.epochs=5", cwd=self.cwd), run, whole, "another network")
+        few = program.make_data(self.cwd / "few", train=200, test=60)
+        self.unchanged(program.run("run", self.spec, "--data", few, "--device", "cpu", "--out", run, "--resume",
+                                   "--set", "train.epochs=9", cwd=self.cwd), run, whole, "trained on other images",
+                       "400 x 10 x 10 x 1 and 60", "200 x 10 x 10 x 1 and 60")
+
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        (run / "metrics.jsonl").write_text("\n".join([lines[0], "{}", lines[2], ""]))
+        before = self.content(run)
+        self.unchanged(self.train("--out", run, "--resume", run / "checkpoints" / "previous.safetensors", "--set",
+                                  "train.epochs=5"), run, before, "metrics.jsonl:2", "without that line")
+
+    def test_flaws_of_a_run_that_do_no_harm(self):
+        self.assertEqual(self.train("--out", "whole", "--set", "train.epochs=4").returncode, 0)
+        self.assertEqual(self.train("--out", "out").returncode, 0)
+        with open(self.cwd / "out" / "metrics.jsonl", "a") as metrics:
+            metrics.write("\n\0\0\0\n")
+        (self.cwd / "out" / "machine.json").write_text('{"earlier": 3}')
+        result = self.train("--out", "out", "--resume", "--set", "train.epochs=4")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(program.weights(self.cwd / "whole"), program.weights(self.cwd / "out"))
+        self.assertEqual(program.figures(self.cwd / "whole"), program.figures(self.cwd / "out"))
 
     def test_a_nan_stops_the_run(self):
         self.assertEqual(self.train("--out", "out").returncode, 0)

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
@@ -219,6 +220,14 @@ TEST_F(Report, NumbersThatAreNotFinite) {
   page_of(data);
 }
 
+// Steps between ticks below the grain of a double must not keep the axis from ending.
+TEST_F(Report, CurvesThatHardlyDiffer) {
+  ReportData r = made_up_report(2, 2);
+  for (EpochMetrics& e : r.epochs) e.train.reconstruction = e.test.reconstruction = 693147.1805599453;
+  r.epochs[1].test.reconstruction = std::nextafter(693147.1805599453, 1e9);
+  EXPECT_FALSE(curves(r.epochs).svg().empty());
+}
+
 TEST_F(Report, WordsAreEscapedEverywhere) {
   const std::string evil = "<script>alert('1')</script>&\"<b>";
   ReportData data = made_up_report(3, 2);
@@ -357,13 +366,13 @@ TEST(InverseNormalCdf, MatchesTables) {
 
 // ---- collect_pictures ----------------------------------------------------------------------------------------
 
-Dataset made_up_set(bool labels) {
+Dataset made_up_set(bool labels, int rare = 35) {
   Dataset data;
   data.name = "made-up";
   data.test = {90, 3, 2, 1, {}, {}};
   for (int i = 0; i < 90 * 6; ++i) data.test.pixels.push_back(static_cast<std::uint8_t>(i * 37 % 251));
   if (labels)
-    for (int i = 0; i < 90; ++i) data.test.labels.push_back(static_cast<std::uint8_t>(i < 5 ? 2 : i % 2));  // five 2s
+    for (int i = 0; i < 90; ++i) data.test.labels.push_back(static_cast<std::uint8_t>(i < rare ? 2 : 0));
   data.train = data.test;
   return data;
 }
@@ -379,20 +388,48 @@ ReportData collect(std::int64_t latent, const Dataset& data) {
 }
 
 TEST(CollectPictures, EquallyManyOfEachClass) {
-  const Dataset data = made_up_set(true);
+  const Dataset data = made_up_set(true);  // 35 of class 2, 55 of class 0
   const ReportData r = collect(2, data);
-  EXPECT_EQ(r.labels.size(), 15u);
-  EXPECT_EQ(r.means.size(), 30u);
-  for (const int label : {0, 1, 2}) EXPECT_EQ(std::count(r.labels.begin(), r.labels.end(), label), 5);
-  ASSERT_EQ(r.originals.count, 3);  // one of each class, in order: images 6, 5, 0
-  EXPECT_EQ(r.original_names, (Names{"0", "1", "2"}));
-  EXPECT_FLOAT_EQ(r.originals.pixels[0], static_cast<float>(data.test.image(6)[0]) / 255);
-  EXPECT_FLOAT_EQ(r.originals.pixels[12], static_cast<float>(data.test.image(0)[0]) / 255);
-  EXPECT_EQ(r.reconstructions.count, 3);
+  EXPECT_EQ(r.labels.size(), 70u);
+  EXPECT_EQ(r.means.size(), 140u);
+  for (const int label : {0, 2}) EXPECT_EQ(std::count(r.labels.begin(), r.labels.end(), label), 35);
+  ASSERT_EQ(r.originals.count, 2);  // one of each class, in order: images 35 and 0
+  EXPECT_EQ(r.original_names, (Names{"0", "2"}));
+  EXPECT_FLOAT_EQ(r.originals.pixels[0], static_cast<float>(data.test.image(35)[0]) / 255);
+  EXPECT_FLOAT_EQ(r.originals.pixels[6], static_cast<float>(data.test.image(0)[0]) / 255);
+  EXPECT_EQ(r.reconstructions.count, 2);
   EXPECT_EQ(r.samples.count, 100);
   EXPECT_EQ(r.manifold.count, r.manifold_side * r.manifold_side);
   write_report(r, fs::temp_directory_path() / ("elbo-collect-" + std::to_string(::getpid())));
   fs::remove_all(fs::temp_directory_path() / ("elbo-collect-" + std::to_string(::getpid())));
+}
+
+TEST(CollectPictures, ARareClassLeavesTheOthersThirty) {
+  const ReportData r = collect(2, made_up_set(true, 1));
+  EXPECT_EQ(std::count(r.labels.begin(), r.labels.end(), 2), 1);
+  EXPECT_EQ(std::count(r.labels.begin(), r.labels.end(), 0), 30);
+}
+
+TEST(CollectPictures, LargeImagesAreShrunk) {
+  Dataset data;
+  data.test = {3, 700, 3, 1, {}, {}};
+  for (int i = 0; i < 3 * 700 * 3; ++i) data.test.pixels.push_back(static_cast<std::uint8_t>(i % 251));
+  data.train = data.test;
+  const ReportData r = collect(2, data);
+  EXPECT_EQ(r.originals.height, 234);  // a third
+  EXPECT_EQ(r.originals.width, 1);
+  double first = 0;
+  for (int i = 0; i < 9; ++i) first += data.test.pixels[static_cast<std::size_t>(i)] / 255.0 / 9;
+  EXPECT_NEAR(r.originals.pixels[0], first, 1e-6);
+  EXPECT_NEAR(
+      r.originals.pixels[233],
+      data.test.pixels[2097] / 255.0 / 3 + data.test.pixels[2098] / 255.0 / 3 + data.test.pixels[2099] / 255.0 / 3,
+      1e-6)
+      << "a row that has no others";
+  EXPECT_EQ(r.reconstructions.height, 234);
+  EXPECT_EQ(r.samples.height, 117);
+  EXPECT_EQ(r.manifold.height, 64);
+  EXPECT_EQ(r.manifold.pixels.size(), 400u * 64u);
 }
 
 TEST(CollectPictures, WithoutLabelsEvenlySpaced) {

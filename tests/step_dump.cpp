@@ -119,7 +119,9 @@ void dump(const Spec& spec, const ImageSet& images, const std::string& device_na
   for (NamedTensor* t : {&input, &target, &epsilon, &losses, &some, &reconstruction})
     file.tensors.push_back(std::move(*t));
   write_safetensors(folder + "/steps.safetensors", file);
-  write_safetensors(folder + "/checkpoint.safetensors", make_checkpoint(trainer, spec, {.step = steps}));
+  Progress progress;
+  progress.step = steps;
+  write_safetensors(folder + "/checkpoint.safetensors", make_checkpoint(trainer, spec, progress));
 }
 
 }  // namespace

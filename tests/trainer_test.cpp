@@ -94,7 +94,7 @@ TEST_P(Training, AResumedRunEndsWithTheSameBits) {
 
     Job first(GetParam(), spec), second(GetParam(), spec);
     first.run(13);  // in the middle of the third epoch
-    const TensorFile file = make_checkpoint(first.trainer, spec, {13, 1.5, -7.25});
+    const TensorFile file = make_checkpoint(first.trainer, spec, {13, 1.5, -7.25, ""});
     const Progress progress = restore(second.trainer, file, "memory");
     EXPECT_EQ(progress.step, 13u);
     EXPECT_EQ(progress.best_elbo, -7.25);

@@ -6,6 +6,7 @@
 #include "host/data/catalog.h"
 #include "host/data/freyface.h"
 #include "host/data/idx.h"
+#include "host/sha256.h"
 
 namespace elbo {
 namespace {
@@ -44,6 +45,16 @@ Dataset load_idx(const std::string& name, Split split, const std::string& folder
 }
 
 }  // namespace
+
+std::string describe_images(const Dataset& data) {
+  std::string text;
+  Sha256 hash;
+  for (const ImageSet* set : {&data.train, &data.test}) {
+    text += cat(text.empty() ? "" : " and ", set->count, " x ", set->height, " x ", set->width, " x ", set->channels);
+    hash.update(set->pixels.data(), set->pixels.size());
+  }
+  return text + ", SHA-256 " + hash.hex().substr(0, 16);
+}
 
 std::vector<std::string> data_directories(const std::string& given) {
   if (!given.empty()) return {given};

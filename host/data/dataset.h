@@ -26,6 +26,10 @@ struct Dataset {
 // ./data, /usr/share/datasets.
 std::vector<std::string> data_directories(const std::string& given);
 
+// "60000 x 28 x 28 x 1 and 10000 x 28 x 28 x 1, SHA-256 d3ad..." of the pixels of both: whether two are the same
+// images.
+std::string describe_images(const Dataset&);
+
 // Loads the folder `spec.dataset` of the first directory that has it: freyface from frey_rawface.mat
 // (holdout: 1765 training and 200 test images, chosen by `seed`), any other from the four IDX files of
 // MNIST's names, plain or .gz. Throws Error naming the file, what is wrong, what was expected and, where

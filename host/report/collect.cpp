@@ -12,7 +12,9 @@ namespace elbo {
 namespace {
 
 constexpr std::int64_t originals_shown = 10, samples_shown = 100, manifold_side = 20;
-constexpr std::int64_t means_a_class = 300, means_without_classes = 2000;
+constexpr std::int64_t means_a_class = 300, fewest_means_a_class = 30, means_without_classes = 2000;
+// The longer side of an image in the originals, the samples and the manifold: larger ones are shrunk to it.
+constexpr std::int64_t original_side = 256, sample_side = 128, manifold_image_side = 64;
 
 using Indices = std::vector<std::int64_t>;
 
@@ -33,18 +35,60 @@ Indices choose_originals(const ImageSet& images) {
   return indices;
 }
 
-// As many of each class as the rarest has, up to means_a_class; in the order of the set, so that the classes are mixed.
+// As many of each class as the rarest has, up to means_a_class, but of larger classes at least fewest_means_a_class; in
+// the order of the set, so that the classes are mixed.
 Indices choose_means(const ImageSet& images) {
   if (images.labels.empty()) return evenly_spaced(means_without_classes, images.count);
   std::array<std::int64_t, 256> sizes{}, taken{};
   for (const std::uint8_t label : images.labels) ++sizes[label];
   std::int64_t share = means_a_class;
   for (const std::int64_t size : sizes)
-    if (size > 0) share = std::min(share, size);
+    if (size > 0) share = std::min(share, std::max(size, fewest_means_a_class));
   Indices indices;
   for (std::int64_t i = 0; i < images.count; ++i)
     if (taken[images.labels[static_cast<std::size_t>(i)]]++ < share) indices.push_back(i);
   return indices;
+}
+
+// Shrinks by the least whole factor that brings the longer side to `most`: a pixel becomes the mean of a square of
+// them.
+ImageStrip shrunk(const ImageStrip& images, std::int64_t most) {
+  const std::int64_t side = std::max(images.height, images.width), factor = side > most ? (side + most - 1) / most : 1;
+  if (factor == 1) return images;
+  ImageStrip small{images.count, tiles(images.height, factor), tiles(images.width, factor), images.channels, {}};
+  small.pixels.reserve(static_cast<std::size_t>(small.count * small.height * small.width * small.channels));
+  for (std::int64_t i = 0; i < small.count; ++i)
+    for (std::int64_t y = 0; y < small.height; ++y)
+      for (std::int64_t x = 0; x < small.width; ++x)
+        for (std::int64_t c = 0; c < small.channels; ++c) {
+          double sum = 0;
+          std::int64_t n = 0;
+          for (std::int64_t v = y * factor; v < std::min((y + 1) * factor, images.height); ++v)
+            for (std::int64_t u = x * factor; u < std::min((x + 1) * factor, images.width); ++u, ++n)
+              sum += images.pixels[static_cast<std::size_t>(
+                  ((i * images.height + v) * images.width + u) * images.channels + c)];
+          small.pixels.push_back(static_cast<float>(sum / static_cast<double>(n)));
+        }
+  return small;
+}
+
+// Decodes z [n, latent] to images of the size of `like`, shrunk to `most`; a few at a time, since they may be large.
+ImageStrip decode_shrunk(Vae& vae, const ImageSet& like, const std::vector<float>& z, std::int64_t most) {
+  constexpr std::int64_t at_once = 64;
+  const std::int64_t n = static_cast<std::int64_t>(z.size()) / vae.latent();
+  ImageStrip all;
+  for (std::int64_t done = 0; done < n; done += at_once) {
+    const std::int64_t count = std::min(at_once, n - done);
+    ImageStrip part = shrunk(
+        {count, like.height, like.width, like.channels, vae.decode(z.data() + done * vae.latent(), count)}, most);
+    if (done == 0) {
+      all = std::move(part);
+    } else {
+      all.count += part.count;
+      all.pixels.insert(all.pixels.end(), part.pixels.begin(), part.pixels.end());
+    }
+  }
+  return all;
 }
 
 // Posterior means [n, latent] of images [n, pixels].
@@ -94,13 +138,6 @@ ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data) {
       for (std::uint8_t& p : pixels) p = p >= 128 ? 255 : 0;
     return pixels;
   };
-  const auto strip = [&](std::vector<float> values) {
-    return ImageStrip{static_cast<std::int64_t>(values.size()) / images.image_size(), images.height, images.width,
-                      images.channels, std::move(values)};
-  };
-  const auto decoded = [&](const std::vector<float>& z) {
-    return strip(vae.decode(z.data(), static_cast<std::int64_t>(z.size()) / vae.latent()));
-  };
 
   ReportData report;
   report.latent = vae.latent();
@@ -110,8 +147,10 @@ ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data) {
   const std::vector<std::uint8_t> original_pixels = pixels_of(originals);
   std::vector<float> grey(original_pixels.size());
   std::transform(original_pixels.begin(), original_pixels.end(), grey.begin(), [](auto p) { return p / 255.0f; });
-  report.originals = strip(std::move(grey));
-  report.reconstructions = decoded(posterior_means(vae, original_pixels));
+  report.originals = shrunk(
+      {static_cast<std::int64_t>(originals.size()), images.height, images.width, images.channels, std::move(grey)},
+      original_side);
+  report.reconstructions = decode_shrunk(vae, images, posterior_means(vae, original_pixels), original_side);
   if (!images.labels.empty())
     for (const std::int64_t i : originals) {
       const std::uint8_t label = images.labels[static_cast<std::size_t>(i)];
@@ -119,9 +158,9 @@ ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data) {
                                                                         : std::to_string(label));
     }
 
-  report.samples = draw_samples(vae, images, samples_shown, spec.seed);
+  report.samples = draw_samples(vae, images, samples_shown, spec.seed, sample_side);
   if (vae.latent() == 2) {
-    report.manifold = decoded(manifold_grid());
+    report.manifold = decode_shrunk(vae, images, manifold_grid(), manifold_image_side);
     report.manifold_side = manifold_side;
   }
   if (vae.latent() == 2 || vae.latent() == 3) {
@@ -133,9 +172,9 @@ ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data) {
   return report;
 }
 
-ImageStrip draw_samples(Vae& vae, const ImageSet& like, std::int64_t count, std::uint64_t seed) {
-  const std::vector<float> z = prior_draws(seed, count, vae.latent());
-  return {count, like.height, like.width, like.channels, vae.decode(z.data(), count)};
+ImageStrip draw_samples(Vae& vae, const ImageSet& like, std::int64_t count, std::uint64_t seed,
+                        std::int64_t longest_side) {
+  return decode_shrunk(vae, like, prior_draws(seed, count, vae.latent()), longest_side);
 }
 
 }  // namespace elbo

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -27,6 +28,15 @@ std::string duration(double seconds) {
   if (seconds < 120) return number(seconds, seconds < 10 ? 1 : 0) + " s";
   const auto minutes = static_cast<std::int64_t>(std::lround(seconds / 60));
   return minutes < 120 ? fmt::format("{} min", minutes) : fmt::format("{} h {:02} min", minutes / 60, minutes % 60);
+}
+
+// Whether every class that occurs has as many.
+bool equally_many(const std::vector<std::uint8_t>& labels) {
+  std::array<std::size_t, 256> sizes{};
+  for (const std::uint8_t label : labels) ++sizes[label];
+  std::set<std::size_t> different(sizes.begin(), sizes.end());
+  different.erase(0);
+  return different.size() == 1;
 }
 
 // JSON text in colours; whatever is no JSON comes out as it went in.
@@ -203,7 +213,9 @@ std::string legend(const ReportData& data) {
 std::string latent_space(const ReportData& data) {
   const std::size_t n = data.means.size() / static_cast<std::size_t>(data.latent);
   std::string points = fmt::format("Posterior means of {} test images", grouped(static_cast<std::int64_t>(n)));
-  if (!data.labels.empty()) points += ", equally many of each class; press a class to hide it";
+  if (!data.labels.empty())
+    points += fmt::format(", {} of each class; press a class to hide it",
+                          equally_many(data.labels) ? "equally many" : "some");
   std::string html;
   if (data.latent == 2) {
     html = "<div class=\"side-by-side\">\n<figure class=\"scatter\">\n" + scatter(data, Legend::none).svg() +

@@ -52,8 +52,9 @@ std::vector<Tick> ticks(const Axis& axis, int count, double smallest_step = 0) {
   }
   const double step = std::max(smallest_step, round_step(std::max(axis.high - axis.low, 1e-12), count));
   const int decimals = static_cast<int>(std::clamp(-std::floor(std::log10(step)), 0.0, 9.0));
-  for (double i = std::ceil(axis.low / step - 1e-9); i * step <= axis.high + 1e-9 * step; ++i)
-    out.push_back({i * step, number(i * step, decimals)});
+  const double first = std::ceil(axis.low / step - 1e-9);
+  for (int i = 0; i <= 2 * count && (first + i) * step <= axis.high + 1e-9 * step; ++i)
+    out.push_back({(first + i) * step, number((first + i) * step, decimals)});
   return out;
 }
 
@@ -168,9 +169,11 @@ std::string describe_curves(const std::vector<EpochMetrics>& epochs, const Measu
 
 // ---- Images -------------------------------------------------------------------------------------------
 
-// Images in columns, drawn in whole pixels where they are small.
-double image_scale(std::int64_t images_across, std::int64_t image_width, double room) {
-  const double scale = room / static_cast<double>(images_across * image_width);
+// Images in columns, drawn in whole pixels where they are small; not more than four times as tall as there is room
+// across for each.
+double image_scale(std::int64_t images_across, std::int64_t image_width, std::int64_t image_height, double room) {
+  const auto tallest = static_cast<double>(std::max(image_width, (image_height + 3) / 4));
+  const double scale = room / (static_cast<double>(images_across) * tallest);
   return scale >= 1 ? std::floor(scale) : scale;
 }
 
@@ -376,7 +379,7 @@ Picture curves(const std::vector<EpochMetrics>& epochs) {
 
 Picture originals_and_reconstructions(const ReportData& data) {
   const ImageStrip &above = data.originals, &below = data.reconstructions;
-  const double scale = image_scale(above.count, above.width + 2, 900), left = 110;
+  const double scale = image_scale(above.count, above.width + 2, above.height, 900), left = 110;
   const double step = static_cast<double>(above.width + 2) * scale, tall = static_cast<double>(above.height) * scale;
   const bool named = !data.original_names.empty();
   const double first = named ? 26 : 8, second = first + tall + 2 * scale;
@@ -394,7 +397,7 @@ Picture originals_and_reconstructions(const ReportData& data) {
 
 Picture samples(const ReportData& data) {
   const std::int64_t columns = std::min<std::int64_t>(10, data.samples.count);
-  const double scale = image_scale(columns, data.samples.width + 2, 700);
+  const double scale = image_scale(columns, data.samples.width + 2, data.samples.height, 700);
   const Raster sheet = contact_sheet(data.samples, 0, data.samples.count, columns, 2);
   Picture picture(sheet.width * scale + 16, sheet.height * scale + 16, "Samples from the prior");
   picture.image({8, 8}, scale, sheet);
@@ -404,7 +407,7 @@ Picture samples(const ReportData& data) {
 Picture manifold(const ReportData& data) {
   const std::int64_t side = data.manifold_side;
   const Raster sheet = contact_sheet(data.manifold, 0, side * side, side, 0);
-  const double scale = image_scale(side, data.manifold.width, 640), left = 36, top = 8;
+  const double scale = image_scale(side, data.manifold.width, data.manifold.height, 640), left = 36, top = 8;
   const double right = left + sheet.width * scale, bottom = top + sheet.height * scale;
   Picture picture(
       right + 8, bottom + 40,

@@ -1,0 +1,225 @@
+#include "host/run_folder.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "elbo/error.h"
+#include "host/files.h"
+
+namespace elbo {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+// The fields of a session, by their names in machine.json.
+constexpr std::array<std::pair<const char*, std::string Session::*>, 6> session_fields{
+    {{"version", &Session::version},
+     {"date", &Session::date},
+     {"command", &Session::command},
+     {"device", &Session::device},
+     {"device_description", &Session::device_description},
+     {"machine", &Session::machine}}};
+
+std::string default_folder(const std::string& name, int i) {
+  return i == 1 ? "runs/" + name : fmt::format("runs/{}-{}", name, i);
+}
+
+// NAME.tmp, with a NAME that a run has: what a killed process had begun to write.
+bool is_leftover(const fs::directory_entry& entry) {
+  const fs::path path = entry.path();
+  const std::string kind = path.stem().extension();
+  return path.extension() == ".tmp" && entry.is_regular_file() &&
+         (kind == ".json" || kind == ".jsonl" || kind == ".safetensors" || kind == ".png" || kind == ".html");
+}
+
+bool is_of_same_experiment(const Spec& spec, const std::string& folder) {
+  try {
+    check_same_experiment(spec, read_text(spec_path(folder)), spec_path(folder));
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+std::string processor() {
+  std::string line;
+  for (std::ifstream info("/proc/cpuinfo"); std::getline(info, line);)
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  return "CPU";
+}
+
+}  // namespace
+
+std::string spec_path(const std::string& folder) { return folder + "/spec.json"; }
+std::string metrics_path(const std::string& folder) { return folder + "/metrics.jsonl"; }
+std::string machine_path(const std::string& folder) { return folder + "/machine.json"; }
+
+std::string make_default_folder(const std::string& name) {
+  std::error_code error;
+  fs::create_directories("runs", error);
+  for (int i = 1; !error; ++i) {
+    const std::string folder = default_folder(name, i);
+    if (fs::create_directory(folder, error)) return folder;
+    if (fs::exists(folder)) error.clear();
+  }
+  fail("runs/", name, ": cannot be made: ", error.message());
+}
+
+std::string find_default_folder(const Spec& spec) {
+  int count = 0;
+  while (fs::exists(default_folder(spec.name, count + 1))) ++count;
+  for (int i = count; i >= 1; --i)
+    if (const std::string folder = default_folder(spec.name, i); is_of_same_experiment(spec, folder)) return folder;
+  return default_folder(spec.name, std::max(count, 1));
+}
+
+void check_same_experiment(const Spec& spec, const std::string& stored_json, const std::string& where) {
+  Spec stored = parse_spec(stored_json, where);
+  stored.train.epochs = spec.train.epochs;
+  stored.train.checkpoint_epochs = spec.train.checkpoint_epochs;
+  stored.train.checkpoint_steps = spec.train.checkpoint_steps;
+  stored.data.residency = spec.data.residency;
+  const auto now = ordered_json::parse(to_json(spec)).flatten(), then = ordered_json::parse(to_json(stored)).flatten();
+  if (now == then) return;
+  const auto value = [](const ordered_json& of, const std::string& field) {
+    return of.contains(field) ? of[field].dump() : std::string("absent");
+  };
+  std::string field;
+  for (const auto* side : {&then, &now})
+    for (const auto& [name, unused] : side->items())
+      if (field.empty() && value(now, name) != value(then, name)) field = name;
+  std::string path = field.substr(1);
+  std::ranges::replace(path, '/', '.');
+  fail(where, ": this run was started with another spec: ", path, " was ", value(then, field), ", now it is ",
+       value(now, field),
+       "; only train.epochs, train.checkpoint_* and data.residency may change when a run is resumed ",
+       "(another run is named by --out)");
+}
+
+bool holds_run(const std::string& folder, bool resume, const Spec& spec) {
+  std::error_code error;
+  const fs::file_status status = fs::status(folder, error);
+  if (status.type() == fs::file_type::not_found) return false;
+  require(!error, folder, ": ", error.message());
+  require(fs::is_directory(status), folder, ": is not a folder");
+  const bool empty = std::ranges::all_of(fs::directory_iterator(folder), is_leftover);
+  require(resume || empty, folder,
+          ": the output folder exists; choose another with --out, or continue that run with --resume");
+  const bool started = fs::exists(spec_path(folder));
+  require(started || empty, folder, ": is not the folder of a run: it has no spec.json");
+  if (started) check_same_experiment(spec, read_text(spec_path(folder)), spec_path(folder));
+  return started;
+}
+
+FolderLock::FolderLock(const std::string& folder) : fd_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
+  require(fd_ >= 0, folder, ": cannot be opened: ", std::strerror(errno));
+  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+    ::close(fd_);
+    fail(folder, ": another process is training here");
+  }
+}
+
+FolderLock::~FolderLock() { ::close(fd_); }
+
+void remove_leftovers(const std::string& folder) {
+  std::vector<fs::path> leftovers;
+  for (const char* part : {"", "/checkpoints", "/figures"}) {
+    std::error_code absent;
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder + part, absent))
+      if (is_leftover(entry)) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& path : leftovers) fs::remove(path);
+}
+
+std::vector<EpochMetrics> read_metrics(const std::string& folder, std::int64_t step) {
+  std::vector<EpochMetrics> epochs;
+  if (!fs::exists(metrics_path(folder))) return epochs;
+  const std::string text = read_text(metrics_path(folder));
+  for (std::size_t at = 0, line = 1; at < text.size(); ++line) {
+    const std::size_t end = std::min(text.find('\n', at), text.size());
+    const std::string record = text.substr(at, end - at);
+    at = end + 1;
+    if (record.find_first_not_of(" \t\r") == std::string::npos) continue;
+    try {
+      EpochMetrics m = parse_metrics(record);
+      if (m.step <= step) epochs.push_back(std::move(m));
+    } catch (const Error& e) {
+      if (text.find_first_not_of(" \t\r\n", std::min(at, text.size())) == std::string::npos) break;
+      fail(metrics_path(folder), ":", line, ": ", e.what(), "; without that line the run can be read");
+    }
+  }
+  return epochs;
+}
+
+Machine read_machine(const std::string& folder) {
+  Machine machine;
+  if (!fs::exists(machine_path(folder))) return machine;
+  const auto json = ordered_json::parse(read_text(machine_path(folder)), nullptr, false);
+  const auto add = [&](const ordered_json& from) {
+    Session session;
+    for (const auto& [name, field] : session_fields)
+      if (from.is_object() && from.contains(name) && from[name].is_string()) session.*field = from[name];
+    if (!session.version.empty()) machine.sessions.push_back(std::move(session));
+  };
+  if (json.is_object() && json.contains("earlier") && json["earlier"].is_array())
+    for (const ordered_json& earlier : json["earlier"]) add(earlier);
+  add(json);
+  return machine;
+}
+
+std::string to_json(const Machine& machine) {
+  ordered_json json, earlier = ordered_json::array();
+  for (std::size_t i = 0; i < machine.sessions.size(); ++i) {
+    ordered_json session;
+    for (const auto& [name, field] : session_fields) session[name] = machine.sessions[i].*field;
+    if (i + 1 < machine.sessions.size()) {
+      earlier.push_back(std::move(session));
+    } else {
+      json = std::move(session);
+    }
+  }
+  if (!earlier.empty()) json["earlier"] = std::move(earlier);
+  return json.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+Session begin_session(const std::string& command, const std::string& device, const std::string& description) {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  char date[32];
+  std::strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", &utc);
+  utsname system{};
+  uname(&system);
+  return {
+      ELBO_VERSION,
+      date,
+      command,
+      device,
+      description,
+      fmt::format("{}, {} cores, {} {}", processor(), sysconf(_SC_NPROCESSORS_ONLN), system.sysname, system.release)};
+}
+
+std::string shell_word(const std::string& word) {
+  const auto harmless = [](unsigned char c) { return std::isalnum(c) || std::strchr("_./:=@%+,-", c) != nullptr; };
+  if (!word.empty() && std::ranges::all_of(word, harmless)) return word;
+  std::string quoted = "'";
+  for (const char c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+  return quoted + "'";
+}
+
+}  // namespace elbo
