@@ -362,7 +362,9 @@ const Edit bad_fields[] = {
     {"\"name\"", "\"seed\": -1, \"name\"", "x.json:2: seed: expected an integer from 0 to 9007199254740991, found -1"},
     {"3e-4", "0", "x.json:12: optimizer.learning_rate: expected a number above 0 and at most 1e30, found 0"},
     {"3e-4", "-3e-4", "x.json:12: optimizer.learning_rate: expected a number above 0 and at most 1e30, found -3e-4"},
-    {"3e-4", "1e-60", "x.json:12: optimizer.learning_rate: expected a number above 0 and at most 1e30, found 1e-60"},
+    {"3e-4", "1e-60",
+     "x.json:12: optimizer.learning_rate: expected a number above 0 and at most 1e30, found 1e-60, which is 0 as a "
+     "float"},
     {"3e-4", "1e39", "x.json:12: optimizer.learning_rate: expected a number above 0 and at most 1e30, found 1e39"},
     {"3e-4", "1, \"beta1\": 1", "x.json:12: optimizer.beta1: expected a number from 0 to below 1, found 1"},
     {"3e-4", "1, \"beta2\": 1.5", "x.json:12: optimizer.beta2: expected a number from 0 to below 1, found 1.5"},
