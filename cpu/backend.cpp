@@ -95,7 +95,13 @@ std::byte* CpuBackend::do_allocate(std::size_t bytes, Memory) {
 void CpuBackend::do_free(std::byte* data, Memory) noexcept { std::free(data); }
 void CpuBackend::do_upload(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
 void CpuBackend::do_download(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
-void CpuBackend::do_copy(void* to, const void* from, std::size_t bytes) { std::memmove(to, from, bytes); }
+void CpuBackend::do_copy(void* to, const void* from, std::size_t bytes) {
+  constexpr std::int64_t piece = std::int64_t{1} << 20;
+  team_.run_pieces(static_cast<std::int64_t>(bytes), piece, [=](std::int64_t begin, std::int64_t end) {
+    std::memcpy(static_cast<std::byte*>(to) + begin, static_cast<const std::byte*>(from) + begin,
+                static_cast<std::size_t>(end - begin));
+  });
+}
 void CpuBackend::do_fill(void* to, std::uint8_t byte, std::size_t bytes) { std::memset(to, byte, bytes); }
 
 }  // namespace elbo

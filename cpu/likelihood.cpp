@@ -16,7 +16,8 @@ ELBO_HD float value_of(std::uint8_t stored) { return math::pixel_value<float>(st
 ELBO_HD float value_of(float stored) { return stored; }
 
 // ---- The two likelihoods ------------------------------------------------------------------------------
-// pixel: loss and gradient of one pixel. parts: the same, with loss = linear + log(factor).
+// pixel: loss and gradient of one pixel. parts: the same, with loss = linear + log(factor), so that one logarithm does
+// for the product of many factors.
 
 struct Bernoulli {
   ELBO_HD math::ValueGrad<float> pixel(float logit, float x) const { return math::bernoulli(logit, x); }
@@ -29,8 +30,15 @@ struct Gaussian {
   ELBO_HD math::ValueGrad<float> pixel(float mean, float x) const {
     return math::gaussian(mean, x, half_precision, half_log);
   }
-  ELBO_HD math::BernoulliParts<float> parts(float mean, float x) const {
-    const auto p = pixel(mean, x);
+};
+
+// A loss without factors: each pixel takes its own logarithm, if it has one.
+template <class Loss>
+struct PixelByPixel {
+  Loss loss;
+
+  ELBO_HD math::BernoulliParts<float> parts(float output, float x) const {
+    const auto p = loss.pixel(output, x);
     return {p.value, 1.0f, p.grad};
   }
 };
@@ -87,6 +95,27 @@ void fused(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
   });
 }
 
+// ---- Two passes -------------------------------------------------------------------------------------------
+
+template <class Target, class Loss>
+void two_pass(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
+  LikelihoodLoss value = a;
+  value.grad = {};
+  fused<Target>(team, loss, value);
+  if (!a.grad) return;
+  const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
+  const float* const output = a.output.as<float>();
+  const Target* const target = a.target.as<Target>();
+  float* const grad = a.grad.as<float>();
+  team.run(outputs, [=, scale = a.grad_scale](std::int64_t row) {
+    const Target* const x = target + row / samples * pixels;
+#pragma omp simd
+    for (std::int64_t p = 0; p < pixels; ++p) {
+      grad[row * pixels + p] = loss.parts(output[row * pixels + p], value_of(x[p])).grad * scale;
+    }
+  });
+}
+
 // ---- Unfused: one loop over the batch for each operation --------------------------------------------------
 
 template <class Target, class Loss>
@@ -127,16 +156,21 @@ void unfused(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
 }  // namespace
 
 void CpuBackend::do_likelihood(const LikelihoodLoss& a) {
-  const auto with_target = [&]<class Target>(const auto& loss, const Target*) {
-    a.kernels == Kernels::fused ? fused<Target>(team_, loss, a) : unfused<Target>(team_, loss, a);
+  const auto with_target = [&]<class Target>(const Target*, const auto& loss, const auto& fastest) {
+    switch (a.kernels) {
+      case Kernels::fused: return fused<Target>(team_, fastest, a);
+      case Kernels::fused_log: return fused<Target>(team_, PixelByPixel{loss}, a);
+      case Kernels::two_pass: return two_pass<Target>(team_, fastest, a);
+      case Kernels::unfused: return unfused<Target>(team_, loss, a);
+    }
   };
-  const auto with_loss = [&](const auto& loss) {
-    a.target.dtype == DType::u8 ? with_target(loss, a.target.as<std::uint8_t>())
-                                : with_target(loss, a.target.as<float>());
+  const auto with_loss = [&](const auto& loss, const auto& fastest) {
+    a.target.dtype == DType::u8 ? with_target(a.target.as<std::uint8_t>(), loss, fastest)
+                                : with_target(a.target.as<float>(), loss, fastest);
   };
   switch (a.likelihood) {
-    case Likelihood::bernoulli: return with_loss(Bernoulli{});
-    case Likelihood::gaussian: return with_loss(gaussian(a.variance));
+    case Likelihood::bernoulli: return with_loss(Bernoulli{}, Bernoulli{});
+    case Likelihood::gaussian: return with_loss(gaussian(a.variance), PixelByPixel{gaussian(a.variance)});
   }
 }
 

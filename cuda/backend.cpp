@@ -160,13 +160,13 @@ class CudaBackend : public Backend {
   void do_sample_latent(const SampleLatent& a) override {
     const kernels::LatentSample k{a.stats.as<float>(),      state_of(a.state), a.posterior,  a.z.as<float>(),
                                   a.kl_partial.as<float>(), a.z.shape[0],      a.z.shape[1], a.z.shape[2]};
-    if (a.kernels == Kernels::fused) return kernels::sample_latent_fused(k, stream());
+    if (a.kernels != Kernels::unfused) return kernels::sample_latent_fused(k, stream());
     kernels::sample_latent_unfused(k, a.scratch.as<float>(), stream());
   }
   void do_sample_latent_backward(const SampleLatentBackward& a) override {
     const kernels::LatentGradient k{a.stats.as<float>(),  a.dz.as<float>(), state_of(a.state), a.posterior,  a.kl_scale,
                                     a.dstats.as<float>(), a.dz.shape[0],    a.dz.shape[1],     a.dz.shape[2]};
-    if (a.kernels == Kernels::fused) return kernels::latent_gradient_fused(k, stream());
+    if (a.kernels != Kernels::unfused) return kernels::latent_gradient_fused(k, stream());
     kernels::latent_gradient_unfused(k, a.scratch.as<float>(), stream());
   }
   void do_likelihood(const LikelihoodLoss& a) override {
@@ -219,8 +219,12 @@ class CudaBackend : public Backend {
         a.output.as<float>(),      a.target.as<Target>(), a.variance, a.grad_scale,
         a.nll_partial.as<float>(), a.grad.as<float>(),    rows,       a.output.rows() / rows,
         a.output.columns()};
-    if (a.kernels == Kernels::fused) return kernels::likelihood_fused(a.likelihood, k, stream());
-    kernels::likelihood_unfused(a.likelihood, k, a.scratch.as<float>(), stream());
+    switch (a.kernels) {
+      case Kernels::fused: return kernels::likelihood_fused(a.likelihood, k, stream());
+      case Kernels::fused_log: return kernels::likelihood_fused_log(a.likelihood, k, stream());
+      case Kernels::two_pass: return kernels::likelihood_two_pass(a.likelihood, k, stream());
+      case Kernels::unfused: return kernels::likelihood_unfused(a.likelihood, k, a.scratch.as<float>(), stream());
+    }
   }
 
   // Runs the smallest kernel there is, so that a GPU which this build has no code for is named here and

@@ -19,12 +19,6 @@
 namespace elbo {
 namespace {
 
-// The q-quantile of sorted values, by the nearest rank.
-double quantile(const std::vector<double>& sorted, double q) {
-  const auto rank = static_cast<std::size_t>(std::lround(q * static_cast<double>(sorted.size() - 1)));
-  return sorted[rank];
-}
-
 struct OperationTime {
   PlannedOperation planned;
   double median_us = 0;
@@ -82,6 +76,11 @@ void print_operations(const std::vector<OperationTime>& operations, const std::o
 }
 
 }  // namespace
+
+double quantile(const std::vector<double>& sorted, double q) {
+  const auto rank = static_cast<std::size_t>(std::lround(q * static_cast<double>(sorted.size() - 1)));
+  return sorted[rank];
+}
 
 int bench_step(const BenchOptions& options) {
   const Spec spec = load_spec(options.spec, options.overrides);

@@ -24,4 +24,7 @@ struct BenchOptions {
 // (host/plan.h), and where the GPU is a known one, its floor.
 int bench_step(const BenchOptions&);
 
+// The q-quantile of sorted values, by the nearest rank.
+double quantile(const std::vector<double>& sorted, double q);
+
 }  // namespace elbo

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "host/bench.h"
+#include "host/bench_loss.h"
 #include "host/data/catalog.h"
 #include "host/devices.h"
 #include "host/plan.h"
@@ -116,6 +117,19 @@ int run_command_line(int argc, char** argv) {
       ->capture_default_str();
   step_app.add_option("--json", bench.json, "also write the figures to this file");
 
+  BenchLossOptions losses;
+  CLI::App& loss_app = *bench_app.add_subcommand("loss", "time the rival loss kernels, and compare them with float64");
+  add_device(loss_app, losses.device, losses.backend);
+  loss_app
+      .add_option("--shape", losses.shapes,
+                  "rows x pixels; may be given again (default: 100x784, 65536x784, 512x3x218x178)")
+      ->allow_extra_args(false);
+  loss_app.add_option("--seconds", losses.seconds, "for each rival; at least 30 timings")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  loss_app.add_option("--json", losses.json, "also write the figures to this file");
+  loss_app.add_option("--page", losses.page, "also write a page of pictures to this file");
+
   PlanOptions plan;
   CLI::App& plan_app = *app.add_subcommand("plan", "a training step as a table: shapes, bytes, FLOPs, floors on a GPU");
   add_spec(plan_app, plan.spec, plan.overrides);
@@ -149,6 +163,7 @@ int run_command_line(int argc, char** argv) {
   if (sample_app) return sample_run(query, count, seed, picture);
   if (report_app) return report_run(query);
   if (step_app) return bench_step(bench);
+  if (loss_app) return bench_loss(losses);
   if (plan_app) return print_plan(plan);
   if (list_app) return print(list_data(data_directories(data)));
   if (verify_app) {

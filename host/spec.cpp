@@ -144,9 +144,11 @@ Table table(Spec& s) {
       Field{"objective.beta", &objective.beta, "Weight of the KL; 1 makes the objective the negative ELBO."}.in(
           not_negative),
       Field{"objective.samples", &objective.samples, "Draws of z for each image in training."}.in({1, 1024}),
-      Field{
-          "objective.kernels", choice(objective.kernels, {"fused", "unfused"}),
-          "Loss kernels. fused: value and gradient in one pass. unfused: one launch for each mathematical operation."},
+      Field{"objective.kernels", choice(objective.kernels, {"fused", "fused_log", "two_pass", "unfused"}),
+            "Loss kernels. fused: value and gradient in one pass, one logarithm for many pixels. fused_log: the same, "
+            "one "
+            "for each pixel. two_pass: a pass for the value, one for the gradient. unfused: one launch for each "
+            "mathematical operation."},
       Field{"objective.weight_prior", choice(objective.weight_prior, {"none", "standard_normal"}),
             "standard_normal: adds -log N(weights; 0, I), shared out among the training images."},
 

@@ -6,13 +6,14 @@
 //   nll_partial [rows * samples, tiles(pixels, 4096)].
 // Bytes, fused: reads the output (4) and the target (1 or 4) once, writes the gradient (4): 9 or 12 a pixel,
 //   in 16-byte accesses (4 for u8) where pixels is a multiple of 4 and the buffers are aligned; a thread has
-//   up to four of each under way before it uses the first. Unfused: one launch for each operation,
-//   through a scratch buffer: 30 with u8 targets.
+//   up to four of each under way before it uses the first. Two passes: output and target are read again, 14 or
+//   20. Unfused: one launch for each operation, through a scratch buffer: 30 with u8 targets, 36 with f32.
 // Deterministic: a chunk is summed by one block whose size follows from `pixels` alone, each thread over
 //   its quads in order, then the threads in a fixed tree. Alignment changes the accesses, not the order.
 #include "kernels/likelihood.h"
 
 #include <cmath>
+#include <type_traits>
 
 #include "elbo/backend.h"
 #include "elbo/math/likelihood.h"
@@ -67,11 +68,10 @@ class Sum {
   float sum_ = 0.0f;
 };
 
-// One logarithm for all pixels: that of the product of their factors.
-template <>
-class Sum<Bernoulli> {
+// The same of Bernoulli losses, with one logarithm for all pixels: that of the product of their factors.
+class LogOfProduct {
  public:
-  __device__ explicit Sum(const Bernoulli&) {}
+  __device__ explicit LogOfProduct(const Bernoulli&) {}
   __device__ float add(float logit, float x) {
     const math::BernoulliParts<float> p = math::bernoulli_parts(logit, x);
     linear_ += p.linear;
@@ -110,7 +110,7 @@ struct Chunk {
   }
 };
 
-template <bool aligned, class Loss, class Target>
+template <bool aligned, class Sum, class Loss, class Target>
 __device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelLoss<Target>& a) {
   const Chunk<Target> chunk(a);
   const auto first = [](unsigned k) { return static_cast<int>(4 * (threadIdx.x + k * blockDim.x)); };
@@ -125,7 +125,7 @@ __device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelL
     output[k] = load_quad<aligned>(chunk.output + first(k), count(k));
     target[k] = load_quad<aligned>(chunk.target + first(k), count(k));
   }
-  Sum<Loss> sum(loss);
+  Sum sum(loss);
 #pragma unroll
   for (unsigned k = 0; k < quads_per_thread; ++k) {
     if (first(k) >= chunk.pixels) continue;
@@ -142,12 +142,33 @@ __device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelL
 
 template <bool aligned, class Target>
 __global__ void __launch_bounds__(max_threads) bernoulli_fused(const PixelLoss<Target> a) {
-  loss_and_gradient<aligned>(Bernoulli{}, a);
+  loss_and_gradient<aligned, LogOfProduct>(Bernoulli{}, a);
+}
+
+template <bool aligned, class Target>
+__global__ void __launch_bounds__(max_threads) bernoulli_fused_log(const PixelLoss<Target> a) {
+  loss_and_gradient<aligned, Sum<Bernoulli>>(Bernoulli{}, a);
 }
 
 template <bool aligned, class Target>
 __global__ void __launch_bounds__(max_threads) gaussian_fused(const Gaussian g, const PixelLoss<Target> a) {
-  loss_and_gradient<aligned>(g, a);
+  loss_and_gradient<aligned, Sum<Gaussian>>(g, a);
+}
+
+// ---- The second of two passes -----------------------------------------------------------------------
+
+template <bool aligned, class Loss, class Target>
+__global__ void __launch_bounds__(max_threads) scaled_gradients(const Loss loss, const PixelLoss<Target> a) {
+  const Chunk<Target> chunk(a);
+  for (int first = 4 * threadIdx.x; first < chunk.pixels; first += 4 * blockDim.x) {
+    const int count = aligned ? 4 : chunk.pixels - first;
+    const Quad<float> output = load_quad<aligned>(chunk.output + first, count);
+    const Quad<Target> target = load_quad<aligned>(chunk.target + first, count);
+    Quad<float> grad;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) grad.v[j] = a.grad_scale * loss(output.v[j], pixel(target.v[j])).grad;
+    store_quad<aligned>(a.grad + chunk.at + first, grad, count);
+  }
 }
 
 // ---- Unfused: a block for a chunk, one pixel at a time ----------------------------------------------
@@ -190,6 +211,34 @@ Grid grid_for(const char* launcher, const PixelLoss<Target>& a, cudaStream_t str
   return {blocks_for(launcher, a.rows * a.samples * tiles(a.pixels, pixel_chunk)), threads_for(a.pixels), stream};
 }
 
+template <class Target>
+bool is_aligned_for_quads(const PixelLoss<Target>& a) {
+  return a.pixels % 4 == 0 && is_aligned(a.output, 16) && is_aligned(a.grad, 16) &&
+         is_aligned(a.target, 4 * sizeof(Target));
+}
+
+// BernoulliSum: how the losses of a thread's pixels are added up.
+template <class BernoulliSum, class Target>
+void launch_fused(const char* launcher, Likelihood likelihood, const PixelLoss<Target>& a, cudaStream_t stream) {
+  const Grid grid = grid_for(launcher, a, stream);
+  const bool aligned = is_aligned_for_quads(a);
+  switch (likelihood) {
+    case Likelihood::bernoulli:
+      if constexpr (std::is_same_v<BernoulliSum, LogOfProduct>) {
+        launch("bernoulli_fused", aligned ? bernoulli_fused<true, Target> : bernoulli_fused<false, Target>, grid, a);
+      } else {
+        launch("bernoulli_fused_log", aligned ? bernoulli_fused_log<true, Target> : bernoulli_fused_log<false, Target>,
+               grid, a);
+      }
+      break;
+    case Likelihood::gaussian:
+      require(a.variance > 0, launcher, ": a variance of ", a.variance);
+      launch("gaussian_fused", aligned ? gaussian_fused<true, Target> : gaussian_fused<false, Target>, grid,
+             gaussian_of(a.variance), a);
+      break;
+  }
+}
+
 template <class Loss, class Target>
 void launch_unfused(const Loss& loss, const PixelLoss<Target>& a, float* scratch, const Grid& grid) {
   launch("pixel_values", pixel_values<Loss, Target>, grid, loss, a, scratch);
@@ -204,16 +253,33 @@ void launch_unfused(const Loss& loss, const PixelLoss<Target>& a, float* scratch
 template <class Target>
 void likelihood_fused(Likelihood likelihood, const PixelLoss<Target>& a, cudaStream_t stream) {
   const Range range("likelihood_fused");
-  const Grid grid = grid_for("likelihood_fused", a, stream);
-  const bool aligned = a.pixels % 4 == 0 && is_aligned(a.output, 16) && is_aligned(a.grad, 16) &&
-                       is_aligned(a.target, 4 * sizeof(Target));
+  launch_fused<LogOfProduct>("likelihood_fused", likelihood, a, stream);
+}
+
+template <class Target>
+void likelihood_fused_log(Likelihood likelihood, const PixelLoss<Target>& a, cudaStream_t stream) {
+  const Range range("likelihood_fused_log");
+  launch_fused<Sum<Bernoulli>>("likelihood_fused_log", likelihood, a, stream);
+}
+
+template <class Target>
+void likelihood_two_pass(Likelihood likelihood, const PixelLoss<Target>& a, cudaStream_t stream) {
+  const Range range("likelihood_two_pass");
+  PixelLoss<Target> value = a;
+  value.grad = nullptr;
+  launch_fused<LogOfProduct>("likelihood_two_pass", likelihood, value, stream);
+  if (!a.grad) return;
+  const Grid grid = grid_for("likelihood_two_pass", a, stream);
+  const bool aligned = is_aligned_for_quads(a);
   switch (likelihood) {
     case Likelihood::bernoulli:
-      launch("bernoulli_fused", aligned ? bernoulli_fused<true, Target> : bernoulli_fused<false, Target>, grid, a);
+      launch("scaled_gradients",
+             aligned ? scaled_gradients<true, Bernoulli, Target> : scaled_gradients<false, Bernoulli, Target>, grid,
+             Bernoulli{}, a);
       break;
     case Likelihood::gaussian:
-      require(a.variance > 0, "likelihood_fused: a variance of ", a.variance);
-      launch("gaussian_fused", aligned ? gaussian_fused<true, Target> : gaussian_fused<false, Target>, grid,
+      launch("scaled_gradients",
+             aligned ? scaled_gradients<true, Gaussian, Target> : scaled_gradients<false, Gaussian, Target>, grid,
              gaussian_of(a.variance), a);
       break;
   }
@@ -235,6 +301,10 @@ void likelihood_unfused(Likelihood likelihood, const PixelLoss<Target>& a, float
 
 template void likelihood_fused(Likelihood, const PixelLoss<std::uint8_t>&, cudaStream_t);
 template void likelihood_fused(Likelihood, const PixelLoss<float>&, cudaStream_t);
+template void likelihood_fused_log(Likelihood, const PixelLoss<std::uint8_t>&, cudaStream_t);
+template void likelihood_fused_log(Likelihood, const PixelLoss<float>&, cudaStream_t);
+template void likelihood_two_pass(Likelihood, const PixelLoss<std::uint8_t>&, cudaStream_t);
+template void likelihood_two_pass(Likelihood, const PixelLoss<float>&, cudaStream_t);
 template void likelihood_unfused(Likelihood, const PixelLoss<std::uint8_t>&, float*, cudaStream_t);
 template void likelihood_unfused(Likelihood, const PixelLoss<float>&, float*, cudaStream_t);
 

@@ -20,10 +20,18 @@ struct PixelLoss {
   std::int64_t rows, samples, pixels;
 };
 
+// Value and gradient in one launch. Bernoulli: _fused takes one logarithm for all pixels of a thread, _fused_log one
+// for each pixel. Gaussian: they are the same.
 template <class Target>
 void likelihood_fused(Likelihood, const PixelLoss<Target>&, cudaStream_t);
+template <class Target>
+void likelihood_fused_log(Likelihood, const PixelLoss<Target>&, cudaStream_t);
 
-// scratch: rows * samples * pixels elements.
+// A launch for the value and, unless grad is null, one for the gradient.
+template <class Target>
+void likelihood_two_pass(Likelihood, const PixelLoss<Target>&, cudaStream_t);
+
+// One launch for each mathematical operation. scratch: rows * samples * pixels elements.
 template <class Target>
 void likelihood_unfused(Likelihood, const PixelLoss<Target>&, float* scratch, cudaStream_t);
 

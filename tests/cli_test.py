@@ -504,6 +504,36 @@ class CommandLine(unittest.TestCase):
         sum_of_operations = sum(o["median_us"] for o in figures["operations"])
         self.assertLess(sum_of_operations, 20 * figures["p90_us"])
 
+    def test_bench_loss(self):
+        for device in ("cpu", "sim"):
+            if device == "sim" and not (pathlib.Path(program.ELBO).parent / "libelbo_sim.so").exists():
+                self.assertNotIn("ELBO_REQUIRE_SIM", os.environ)
+                continue
+            result = program.run("bench", "loss", "--device", device, "--shape", "3x2x17", "--shape", "5x4097", "--seconds",
+                                 "0", "--json", "loss.json", "--page", "loss.html", cwd=self.cwd)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            figures = json.loads((self.cwd / "loss.json").read_text())
+            self.assertGreater(figures["copy_bytes_per_second"], 0)
+            for shape in ((3, 34), (5, 4097)):
+                for loss in ("bernoulli", "gaussian"):
+                    seen = [(t["rival"], t["target"]) for t in figures["timings"]
+                            if (t["rows"], t["pixels"], t["loss"]) == (*shape, loss)]
+                    rivals = [(r, t) for t in ("f32", "u8") for r in ("unfused", "two_pass", "fused_log", "fused")]
+                    self.assertEqual(seen, ([("naive", "f32")] if device == "cpu" else []) + rivals)
+            for t in figures["timings"]:
+                self.assertGreater(t["median_us"], 0)
+                self.assertLess(t["value_error"], 1e-6, t)
+                self.assertLess(t["gradient_error"], 1e-6, t)
+                size = {"f32": 4, "u8": 1}[t["target"]]
+                each = {"unfused": 28 + 2 * size, "two_pass": 12 + 2 * size}.get(t["rival"], 8 + size)
+                self.assertEqual(t["bytes"], each * t["rows"] * t["pixels"])
+                self.assertEqual(t["scratch_bytes"], 4 * t["rows"] * t["pixels"] if t["rival"] == "unfused" else 0)
+            self.assertEqual((self.cwd / "loss.html").read_text().count("<svg"), 4)
+        for shape in ("100", "0x5", "5x", "x", "-1x5", "70000x70000", "2x3.5"):
+            result = program.run("bench", "loss", "--device", "cpu", "--shape", shape, cwd=self.cwd)
+            self.assertNotEqual(result.returncode, 0, shape)
+            self.assertIn(shape, result.stderr)
+
     def test_plan(self):
         """Counted by hand: 100-64-(2x2)-64-100, batches of 20."""
         result = program.run("plan", self.spec, "--data", self.data, "--json", "plan.json", cwd=self.cwd)

@@ -20,6 +20,7 @@ PROMISED = {
     "layers.cu": {"bias_add_activateILb1": (2, 1), "activation_gradientILb1": (2, 1)},
     # Four quads a thread, all loaded before the first is stored.
     "likelihood.cu": {"bernoulli_fusedILb1Eh": (4, 4), "bernoulli_fusedILb1Ef": (8, 4),
+                      "bernoulli_fused_logILb1Eh": (4, 4), "bernoulli_fused_logILb1Ef": (8, 4),
                       "gaussian_fusedILb1Eh": (4, 4), "gaussian_fusedILb1Ef": (8, 4)},
     "optimizer.cu": {"update_weightsILb1": (4, 3)},
 }

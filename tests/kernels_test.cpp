@@ -386,38 +386,42 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
   const Array<Target> target_d(target);
   PixelLoss<Target> a{output_d.data(), target_d.data(), variance, scale,  partial_d.data(),
                       grad_d.data(),   rows_,           samples_, pixels_};
-  run([&] { likelihood_fused(likelihood, a, stream_); }, {&partial_d, &grad_d});
   // Up to 16 terms a thread and a tree of at most 8 levels; a term may cancel against its neighbours.
   const double value_error = 2e-6 * std::sqrt(static_cast<double>(pixels_));
-  expect_near(partial_d, value, 1e-6, value_error);
-  expect_near(grad_d, grad, 5e-7, 5e-7);
-  const std::string partial_bits = partial_d.bits(), grad_bits = grad_d.bits();
-
-  // The loss alone, and the gradient in the output's place.
-  PixelLoss<Target> value_only = a;
-  value_only.grad = nullptr;
-  run([&] { likelihood_fused(likelihood, value_only, stream_); }, {&partial_d});
-  EXPECT_TRUE(partial_d.bits() == partial_bits) << "value only";
-  const Array<float> in_place(count_);
-  PixelLoss<Target> alias = a;
-  alias.output = alias.grad = in_place.data();
-  run(
-      [&] {
-        in_place.set(output);
-        likelihood_fused(likelihood, alias, stream_);
-      },
-      {&partial_d, &in_place});
-  EXPECT_TRUE(partial_d.bits() == partial_bits && in_place.bits() == grad_bits) << "in place";
-
-  // Buffers that allow no vector access.
-  const Array<float> output_odd(output, 1), grad_odd(count_, 1);
+  const Array<float> in_place(count_), output_odd(output, 1), grad_odd(count_, 1);
   const Array<Target> target_odd(target, 1);
-  PixelLoss<Target> odd = a;
-  odd.output = output_odd.data();
-  odd.target = target_odd.data();
-  odd.grad = grad_odd.data();
-  run([&] { likelihood_fused(likelihood, odd, stream_); }, {&partial_d, &grad_odd});
-  EXPECT_TRUE(partial_d.bits() == partial_bits && grad_odd.bits() == grad_bits) << "alignment";
+  std::string grad_bits;
+  for (const auto kernel : {likelihood_fused<Target>, likelihood_fused_log<Target>, likelihood_two_pass<Target>}) {
+    run([&] { kernel(likelihood, a, stream_); }, {&partial_d, &grad_d});
+    expect_near(partial_d, value, 1e-6, value_error);
+    expect_near(grad_d, grad, 5e-7, 5e-7);
+    const std::string partial_bits = partial_d.bits();
+    if (grad_bits.empty()) grad_bits = grad_d.bits();
+    EXPECT_TRUE(grad_d.bits() == grad_bits) << "gradients of rivals";
+
+    // The loss alone, and the gradient in the output's place.
+    PixelLoss<Target> value_only = a;
+    value_only.grad = nullptr;
+    run([&] { kernel(likelihood, value_only, stream_); }, {&partial_d});
+    EXPECT_TRUE(partial_d.bits() == partial_bits) << "value only";
+    PixelLoss<Target> alias = a;
+    alias.output = alias.grad = in_place.data();
+    run(
+        [&] {
+          in_place.set(output);
+          kernel(likelihood, alias, stream_);
+        },
+        {&partial_d, &in_place});
+    EXPECT_TRUE(partial_d.bits() == partial_bits && in_place.bits() == grad_bits) << "in place";
+
+    // Buffers that allow no vector access.
+    PixelLoss<Target> odd = a;
+    odd.output = output_odd.data();
+    odd.target = target_odd.data();
+    odd.grad = grad_odd.data();
+    run([&] { kernel(likelihood, odd, stream_); }, {&partial_d, &grad_odd});
+    EXPECT_TRUE(partial_d.bits() == partial_bits && grad_odd.bits() == grad_bits) << "alignment";
+  }
 
   // One launch for each operation.
   PixelLoss<Target> unfused = a;

@@ -26,6 +26,7 @@ namespace {
 constexpr Activation activations[] = {Activation::identity, Activation::relu, Activation::tanh, Activation::softplus};
 constexpr Posterior posteriors[] = {Posterior::log_variance, Posterior::sigma};
 constexpr Kernels both_kernels[] = {Kernels::fused, Kernels::unfused};
+constexpr Kernels all_kernels[] = {Kernels::fused, Kernels::fused_log, Kernels::two_pass, Kernels::unfused};
 constexpr Likelihood likelihoods[] = {Likelihood::bernoulli, Likelihood::gaussian};
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -588,7 +589,7 @@ LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, co
 std::vector<LikelihoodCase> likelihood_variants() {
   std::vector<LikelihoodCase> all;
   for (Likelihood likelihood : likelihoods) {
-    for (Kernels kernels : both_kernels) {
+    for (Kernels kernels : all_kernels) {
       for (const bool bytes : {true, false}) {
         all.push_back({likelihood, kernels, bytes, true, false});
         all.push_back({likelihood, kernels, bytes, true, true});
@@ -634,7 +635,7 @@ TEST_P(Ops, LikelihoodValueAndGradient) {
 // The product of factors must neither overflow (all 2, at logit 0) nor be lost (all 1).
 TEST_P(Ops, BernoulliAtTheEndsOfItsRange) {
   const PixelCase c{2, 1, 4097};
-  for (Kernels kernels : both_kernels) {
+  for (Kernels kernels : all_kernels) {
     for (const float logit : {0.0f, 90.0f, -90.0f, 1e6f, -1e6f}) {
       for (const std::uint8_t x : {0, 255}) {
         Lab& d = next();

@@ -8,4 +8,7 @@ namespace elbo {
 
 std::string report_page(const ReportData&);
 
+// The beginning of such a page, up to and with <body>; for others than the report.
+std::string page_begin(const std::string& title);
+
 }  // namespace elbo

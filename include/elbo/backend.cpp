@@ -146,7 +146,7 @@ void Backend::gather_batch(const GatherBatch& g) {
 }
 
 std::int64_t scratch_size(Kernels kernels, std::int64_t rows, std::int64_t samples, std::int64_t columns) {
-  return kernels == Kernels::fused ? 0 : rows * samples * columns;
+  return kernels == Kernels::unfused ? rows * samples * columns : 0;
 }
 
 void Backend::sample_latent(const SampleLatent& a) {

@@ -137,6 +137,7 @@ struct GatherBatch {
   Tensor target;  // u8  [R, D] out: pixels in 0..255; 0 or 255 when binarised
 };
 
+// fused_log and two_pass are the likelihood's; the latent kernels are fused unless they are unfused.
 struct SampleLatent {
   Tensor stats;  // f32 [R, 2L]: mu, then s (see Posterior)
   Tensor state;  // StepState
@@ -186,7 +187,7 @@ struct OptimizerStep {
   math::OptimizerSettings settings;
 };
 
-// f32 elements that the unfused kernels need as scratch; 0 when fused.
+// f32 elements that the unfused kernels need as scratch; 0 for the others.
 std::int64_t scratch_size(Kernels, std::int64_t rows, std::int64_t samples, std::int64_t columns);
 
 class Backend {

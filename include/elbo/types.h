@@ -12,8 +12,13 @@ enum class Posterior : std::uint8_t { log_variance, sigma };
 
 enum class Likelihood : std::uint8_t { bernoulli, gaussian };
 
-// Loss kernels: value and gradient in one pass, or one launch per mathematical operation.
-enum class Kernels : std::uint8_t { fused, unfused };
+// Loss kernels, rivals behind one launcher.
+enum class Kernels : std::uint8_t {
+  fused,      // value and gradient in one pass; Bernoulli: one logarithm for the product of many pixels' factors
+  fused_log,  // the same, with a logarithm for each pixel
+  two_pass,   // a pass for the value, then one for the gradient
+  unfused,    // one launch for each mathematical operation
+};
 
 enum class Precision : std::uint8_t { fp32, tf32, bf16 };
 
