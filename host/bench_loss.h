@@ -40,8 +40,8 @@ struct LossBench {
 };
 
 // Rivals: unfused, two_pass, fused_log and fused (see Kernels), and on the CPU `naive`: one thread's loop over std::exp
-// and std::log1p. The others' inputs rotate through more memory than a cache holds. Each timing is one call on a CPU and ten on a
-// GPU.
+// and std::log1p. The others' inputs rotate through more memory than a cache holds. Each timing is one call on a CPU
+// and ten on a GPU.
 LossBench measure_losses(const BenchLossOptions&);
 
 // One page that opens offline: for every loss and size, bars against the copy bandwidth.
