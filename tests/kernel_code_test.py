@@ -1,17 +1,24 @@
-"""The 16-byte accesses that the kernels promise are in the code that nvcc makes of them.
+"""What the kernels promise is in the code that nvcc makes of them: 16-byte accesses, and no more registers, shared memory
+and spills than tests/kernel_budget.csv allows.
 
 Usage: kernel_code_test.py NVCC. Exits with 77 where there is no such compiler.
+
+A kernel that needs another budget gets it with the reason in the commit:
+    tools/kernels/resources.py --csv tests/kernel_budget.csv
 """
 import collections
+import csv
+import functools
 import pathlib
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools" / "kernels"))
+
+import resources
 
 # Kernel (a pattern for its mangled name) -> the least number of 16-byte loads and stores in it. ILb1: aligned.
 PROMISED = {
@@ -26,12 +33,9 @@ PROMISED = {
 }
 
 
+@functools.lru_cache
 def ptx(source):
-    with tempfile.TemporaryDirectory() as folder:
-        output = pathlib.Path(folder) / "kernel.ptx"
-        subprocess.run([sys.argv[1], "-std=c++20", "-arch=sm_90", "--fmad=false", "-I", ROOT, "-I", ROOT / "include",
-                        "-ptx", ROOT / "kernels" / source, "-o", output], check=True)
-        return output.read_text()
+    return resources.make_ptx(sys.argv[1], source)
 
 
 def wide_accesses(code):
@@ -56,6 +60,20 @@ class KernelCode(unittest.TestCase):
                     self.assertEqual(len(found), 1, f"{source} has no 16-byte access in {kernel}")
                     self.assertGreaterEqual(found[0][0], loads, f"{source}: loads of 16 bytes in {kernel}")
                     self.assertGreaterEqual(found[0][1], stores, f"{source}: stores of 16 bytes in {kernel}")
+
+    def test_budget(self):
+        with open(ROOT / "tests" / "kernel_budget.csv") as file:
+            budget = {(r["source"], r["kernel"]): r for r in csv.DictReader(file)}
+        for source in resources.sources():
+            for row in resources.resources(sys.argv[1], source, ptx=ptx(source)):
+                with self.subTest(row["kernel"]):
+                    allowed = budget.pop((source, row["kernel"]), None)
+                    self.assertIsNotNone(allowed, "it has no budget")
+                    for what in ("registers", "shared", "stack", "spills"):
+                        self.assertLessEqual(row[what], int(allowed[what]), what)
+                    self.assertGreaterEqual(row["blocks"], int(allowed["blocks"]), "resident blocks on a multiprocessor")
+                    self.assertEqual((row["stack"], row["spills"]), (0, 0))
+        self.assertEqual(budget, {}, "budgets of kernels that are no more")
 
 
 if __name__ == "__main__":
