@@ -1,5 +1,6 @@
 #include "cuda/backend.h"
 
+#include <cuda_profiler_api.h>
 #include <cuda_runtime.h>
 
 #include <vector>
@@ -85,6 +86,10 @@ class CudaBackend : public Backend {
             cat(properties_.name, ", sm_", properties_.major, properties_.minor, ", driver ", version(driver)), free};
   }
 
+  void collect(bool on) override {
+    synchronize();
+    check_cuda(on ? cudaProfilerStart() : cudaProfilerStop(), "collect");
+  }
   void synchronize() override { check_cuda(cudaStreamSynchronize(stream()), "synchronize"); }
 
   std::unique_ptr<Recording> record(std::function<void()> calls) override {

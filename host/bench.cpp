@@ -38,7 +38,8 @@ std::vector<OperationTime> time_operations(const BenchOptions& options, const Ba
   for (std::int64_t i = 0; i < steps; ++i) {
     device.backend->start_timing();
     trainer.run_until(trainer.step() + 1);
-    const std::vector<Backend::RangeTime> ranges = device.backend->stop_timing();
+    std::vector<Backend::RangeTime> ranges = device.backend->stop_timing();
+    std::erase_if(ranges, [](const Backend::RangeTime& r) { return !r.innermost; });
     require(ranges.size() == operations.size(), "the step has ", ranges.size(), " operations, its plan ",
             operations.size());
     for (std::size_t k = 0; k < ranges.size(); ++k) {

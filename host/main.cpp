@@ -18,6 +18,7 @@
 #include "host/data/catalog.h"
 #include "host/devices.h"
 #include "host/plan.h"
+#include "host/profile.h"
 #include "host/run.h"
 #include "host/run_folder.h"
 
@@ -139,6 +140,18 @@ int run_command_line(int argc, char** argv) {
   plan_app.add_option("--tflops", plan.tflops, "TFLOP/s of matrix products, instead of the GPU's");
   plan_app.add_option("--json", plan.json, "also write the table to this file");
 
+  ProfileOptions profiling;
+  CLI::App& profile_app = *app.add_subcommand("profile", "a few training steps, for a profiler or as a trace");
+  add_spec(profile_app, profiling.spec, profiling.overrides);
+  add_device(profile_app, profiling.device, profiling.backend);
+  add_data(profile_app, profiling.data);
+  profile_app.add_option("--warmup", profiling.warmup, "steps before those")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
+  profile_app.add_option("--steps", profiling.steps, "how many")->check(CLI::Range(1.0, 1e6))->capture_default_str();
+  profile_app.add_option("--trace", profiling.trace,
+                         "time them call by call, and write a Chrome or Perfetto trace here");
+
   CLI::App& data_app = *app.add_subcommand("data", "the data sets: what is there, and is it right");
   data_app.require_subcommand(1);
   std::string data;
@@ -164,6 +177,7 @@ int run_command_line(int argc, char** argv) {
   if (report_app) return report_run(query);
   if (step_app) return bench_step(bench);
   if (loss_app) return bench_loss(losses);
+  if (profile_app) return profile(profiling);
   if (plan_app) return print_plan(plan);
   if (list_app) return print(list_data(data_directories(data)));
   if (verify_app) {

@@ -504,6 +504,22 @@ class CommandLine(unittest.TestCase):
         sum_of_operations = sum(o["median_us"] for o in figures["operations"])
         self.assertLess(sum_of_operations, 20 * figures["p90_us"])
 
+    def test_profile(self):
+        result = program.run("profile", self.spec, "--data", self.data, "--device", "cpu", "--warmup", "4", "--steps", "2",
+                             "--trace", "trace.json", cwd=self.cwd)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        events = json.loads((self.cwd / "trace.json").read_text())["traceEvents"]
+        steps = [e for e in events if e["name"] == "train_step"]
+        self.assertEqual(len(steps), 2)
+        self.assertLessEqual(steps[0]["ts"] + steps[0]["dur"], steps[1]["ts"])
+        for step in steps:
+            inside = [e for e in events if step["ts"] <= e["ts"] < step["ts"] + step["dur"]]
+            paths = [e["args"]["path"] for e in inside]
+            self.assertIn("train_step/encode_backward/dense0/dense_backward", paths)
+            self.assertEqual(sum("bytes" in e["args"] for e in inside), 15)
+        result = program.run("profile", self.spec, "--data", self.data, "--device", "cpu", "--steps", "0", cwd=self.cwd)
+        self.assertNotEqual(result.returncode, 0)
+
     def test_bench_loss(self):
         for device in ("cpu", "sim"):
             if device == "sim" and not (pathlib.Path(program.ELBO).parent / "libelbo_sim.so").exists():

@@ -1,5 +1,6 @@
 // The CUDA device beyond its operations: recordings, the ring, errors, profiling ranges. On the simulated
 // runtime, in which work runs as early or as late as CUDA's rules allow, so that a missing wait shows.
+#include <cuda_profiler_api.h>
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 #include <nvtx3/nvToolsExt.h>
@@ -274,6 +275,16 @@ TEST_P(CudaDevice, ProfilingRangesNest) {
   EXPECT_TRUE(ranges.open.empty());
   EXPECT_EQ(ranges.unmatched_pops, 0);
   ranges = {};
+}
+
+TEST_P(CudaDevice, AProfilerIsToldWhatToCollect) {
+  const auto device = create_cuda_backend({});
+  const cusim::Profiling before = cusim::profiling();
+  device->collect(true);
+  EXPECT_EQ(cusim::profiling().starts, before.starts + 1);
+  EXPECT_EQ(cusim::profiling().stops, before.stops);
+  device->collect(false);
+  EXPECT_EQ(cusim::profiling().stops, before.stops + 1);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 STANDARD = r"[a-z_]+"  # <vector>, <cmath>
 SYSTEM = r"(dlfcn|fcntl|pthread|sched|signal|time|unistd|cpuid|immintrin)\.h|sys/\w+\.h|linux/\w+\.h"
-CUDA_RUNTIME = r"cuda_(runtime|runtime_api|fp16|bf16)\.h|nvtx3/.*"
+CUDA_RUNTIME = r"cuda_(runtime|runtime_api|profiler_api|fp16|bf16)\.h|nvtx3/.*"
 CONTRACT = r"elbo/.*"
 
 # Room -> the includes it may have, each a pattern for the whole of what stands between <> or "". The first room

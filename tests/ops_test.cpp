@@ -385,12 +385,20 @@ TEST_P(Ops, RangesAreTimed) {
     const Backend::Range last(*d, "last");
   }
   const std::vector<Backend::RangeTime> times = d->stop_timing();
-  std::vector<std::string> paths;
-  for (const Backend::RangeTime& t : times) paths.push_back(t.path);
-  EXPECT_EQ(paths,
-            (std::vector<std::string>{"outer/inner0/dense_forward", "outer/inner1/dense_forward", "outer/last"}));
-  for (const Backend::RangeTime& t : times) EXPECT_GE(t.microseconds, 0.0) << t.path;
-  EXPECT_GT(times[0].microseconds + times[1].microseconds, 0.0);
+  std::vector<std::string> all, innermost;
+  for (const Backend::RangeTime& t : times) {
+    all.push_back(t.path);
+    if (t.innermost) innermost.push_back(t.path);
+    EXPECT_GE(t.microseconds, 0.0) << t.path;
+    EXPECT_GE(t.start, 0.0) << t.path;
+    EXPECT_LE(t.start + t.microseconds, times[0].microseconds * 1.001 + 1) << t.path << " ends within `outer`";
+  }
+  using Paths = std::vector<std::string>;
+  EXPECT_EQ(all, (Paths{"outer", "outer/inner0", "outer/inner0/dense_forward", "outer/inner1",
+                        "outer/inner1/dense_forward", "outer/last"}));
+  EXPECT_EQ(innermost, (Paths{"outer/inner0/dense_forward", "outer/inner1/dense_forward", "outer/last"}));
+  EXPECT_EQ(times[0].start, 0.0);
+  EXPECT_GT(times[0].microseconds, 0.0);
   EXPECT_THROW(d->stop_timing(), Error);
 }
 

@@ -236,7 +236,8 @@ std::vector<Backend::RangeTime> Backend::stop_timing() {
   synchronize();
   std::vector<RangeTime> times;
   for (const Timing::Entry& e : timing->entries)
-    if (e.innermost) times.push_back({e.path, timing->stopwatch->microseconds(e.begin, e.end)});
+    times.push_back({e.path, timing->stopwatch->microseconds(0, e.begin),
+                     timing->stopwatch->microseconds(e.begin, e.end), e.innermost});
   return times;
 }
 

@@ -241,15 +241,19 @@ class Backend {
     Backend& backend_;
   };
 
-  // What the device took for the calls in a range that has no other in it, from the end of what was queued before.
+  // What the device took for the calls in a range, from the end of what was queued before it.
   struct RangeTime {
     std::string path;  // "train_step/encode/dense0/dense_forward"
+    double start = 0;  // microseconds since the first range began
     double microseconds = 0;
+    bool innermost = true;  // no other range is in it
   };
-  // Between the two calls every range is timed; stop_timing() waits for the work, and returns the innermost ranges in
-  // their order. Calls that are recorded meanwhile cannot be timed.
+  // Between the two calls every range is timed; stop_timing() waits for the work, and returns them in the order in
+  // which they began. Calls that are recorded meanwhile cannot be timed.
   void start_timing();
   std::vector<RangeTime> stop_timing();
+  // Tells a profiler that watches this process to collect from now on, or no more (cudaProfilerStart and Stop).
+  virtual void collect(bool) {}
 
  protected:
   explicit Backend(BackendOptions options) : options_(options) {}
