@@ -5,7 +5,7 @@ set(root ${CPACK_TEMPORARY_INSTALL_DIRECTORY})
 set(c_library "^(ld-linux.*|lib(c|m|dl|rt|pthread|resolv|util|mvec|anl|nss_.*))\\.so")
 set(cuda "^lib(cuda|cudart|cublas|cublasLt|cudnn|nv).*\\.so")
 
-file(GLOB programs ${root}/bin/*)
+file(GLOB programs ${root}/bin/* ${root}/lib/elbo/tests/*)
 file(GLOB plugins ${root}/lib/elbo/*.so)
 file(GET_RUNTIME_DEPENDENCIES
   EXECUTABLES ${programs} LIBRARIES ${plugins}

@@ -13,6 +13,20 @@ if(TARGET elbo_cuda)
   install(TARGETS elbo_cuda LIBRARY DESTINATION lib/elbo)
 endif()
 
+# What tools/gpu_check.sh needs, so that a package can be checked on a machine that has nothing but a GPU.
+if(ELBO_TESTS)
+  foreach(test ops_test trainer_test)
+    set_target_properties(${test} PROPERTIES INSTALL_RPATH "$ORIGIN/../..")
+    target_link_options(${test} PRIVATE LINKER:--disable-new-dtags)
+    install(TARGETS ${test} RUNTIME DESTINATION lib/elbo/tests)
+  endforeach()
+endif()
+install(PROGRAMS ${PROJECT_SOURCE_DIR}/tools/gpu_check.sh DESTINATION share/elbo/tools)
+install(FILES ${PROJECT_SOURCE_DIR}/tools/gpu_check.py ${PROJECT_SOURCE_DIR}/tools/elbo_torch.py
+        DESTINATION share/elbo/tools)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/tools/compare DESTINATION share/elbo/tools
+        FILES_MATCHING PATTERN "*.py" PATTERN "*.json" PATTERN "__pycache__" EXCLUDE)
+
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/experiments DESTINATION share/elbo FILES_MATCHING PATTERN "*.json")
 find_file(ELBO_FONT_FILE DejaVuSans.ttf PATH_SUFFIXES fonts/truetype/dejavu fonts/dejavu fonts/TTF
           PATHS /usr/share /usr/local/share REQUIRED)

@@ -50,12 +50,14 @@ stage_package() {
   (
     cd "$unpacked"
     env -i bin/elbo devices
-    if ldd bin/elbo | grep '=>' | grep -v "=> $unpacked/" | grep -vE 'lib(c|m|dl|rt|pthread)\.so'; then
+    if ldd bin/elbo lib/elbo/tests/* | grep '=>' | grep -v "=> $unpacked/" | grep -vE 'lib(c|m|dl|rt|pthread)\.so'; then
       echo "the package takes these libraries from the machine" >&2
       exit 1
     fi
     env -i bin/elbo run share/elbo/experiments/fashion-2d.json --device cpu --set train.epochs=1 --out run
     test -s run/report.html
+    env -i PATH=/usr/bin:/bin share/elbo/tools/gpu_check.sh --out check
+    grep -q '| tests | done |' check/summary.md
   )
   rm -r "$unpacked"
 }
