@@ -1,0 +1,46 @@
+"""The table that tools/profile.sh makes of ncu's CSV."""
+
+import pathlib
+import subprocess
+import sys
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+METRICS = ["gpu__time_duration.sum", "dram__bytes_read.sum", "dram__bytes_write.sum",
+           "dram__throughput.avg.pct_of_peak_sustained_elapsed", "launch__registers_per_thread",
+           "sm__warps_active.avg.pct_of_peak_sustained_active"]
+
+
+def line(*values):
+    return ",".join(f'"{v}"' for v in values) + "\n"
+
+
+def table(text):
+    return subprocess.run([sys.executable, ROOT / "tools/kernels/ncu_table.py"], input=text, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+class NcuTable(unittest.TestCase):
+    def test_rows_are_means_in_the_order_of_time(self):
+        text = "==PROF== Connected\n" + line("ID", "Kernel Name", *METRICS)
+        text += line("", "", "ns", "Mbyte", "Kbyte", "%", "register/thread", "%")
+        text += line(0, "small(float *)", "1,000", "0.5", "250", "10", "20", "30")
+        text += line(1, "large(const float *)", "3,000", "6", "3,000", "90", "60", "50")
+        text += line(2, "small(float *)", "3,000", "1.5", "750", "30", "20", "50")
+        rows = [row.split() for row in table(text).stdout.splitlines()]
+        self.assertEqual(rows[1:], [["small", "2", "4.0", "2.00", "1.00", "0.50", "750.0", "20.0", "20", "40.0"],
+                                    ["large", "1", "3.0", "3.00", "6.00", "3.00", "3000.0", "90.0", "60", "50.0"]])
+
+    def test_something_else_is_refused(self):
+        done = table("==ERROR== no kernels were profiled\n")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("no output of `ncu", done.stderr)
+
+    def test_what_is_missing_is_said(self):
+        done = subprocess.run([ROOT / "tools/profile.sh", "vtune", "x.json"], stderr=subprocess.PIPE, text=True)
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("tools/profile.sh ncu SPEC", done.stderr)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Turns `ncu --csv --page raw` on standard input into a table: a row for each kernel, in the order of their time.
+
+Columns: launches; microseconds, all together and each; megabytes read from and written to memory, each; GB/s; percent of
+the memory's peak; registers a thread; percent of a multiprocessor's warps that were active.
+"""
+
+import csv
+import sys
+
+UNITS = {"ns": 1e-9, "nsecond": 1e-9, "us": 1e-6, "usecond": 1e-6, "ms": 1e-3, "msecond": 1e-3, "s": 1, "second": 1,
+         "byte": 1, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}
+
+
+def read(lines):
+    """A dictionary for each launch: the metric's name -> its value, seconds and bytes where it has such a unit."""
+    lines = list(lines)
+    begin = next((i for i, line in enumerate(lines) if line.startswith('"ID"')), None)
+    if begin is None:
+        raise SystemExit("this is no output of `ncu --csv --page raw`: there is no header that begins with \"ID\"")
+    rows = list(csv.DictReader(lines[begin:]))
+    units, launches = rows[0], rows[1:]
+    for launch in launches:
+        for metric, value in launch.items():
+            try:
+                launch[metric] = float(value.replace(",", "")) * UNITS.get(units[metric], 1)
+            except (ValueError, AttributeError):
+                pass
+    return launches
+
+
+def table(launches):
+    kernels = {}
+    for launch in launches:
+        kernels.setdefault(launch["Kernel Name"].split("(")[0], []).append(launch)
+
+    def mean(of, metric):
+        return sum(launch.get(metric) or 0 for launch in of) / len(of)
+
+    rows = []
+    for name, of in kernels.items():
+        time = mean(of, "gpu__time_duration.sum")
+        moved = [mean(of, f"dram__bytes_{way}.sum") for way in ("read", "write")]
+        rows.append((time * len(of), f"{name:<48}{len(of):>9}{1e6 * time * len(of):>10.1f}{1e6 * time:>9.2f}"
+                     f"{1e-6 * moved[0]:>9.2f}{1e-6 * moved[1]:>9.2f}{1e-9 * sum(moved) / time:>9.1f}"
+                     f"{mean(of, 'dram__throughput.avg.pct_of_peak_sustained_elapsed'):>8.1f}"
+                     f"{mean(of, 'launch__registers_per_thread'):>6.0f}"
+                     f"{mean(of, 'sm__warps_active.avg.pct_of_peak_sustained_active'):>9.1f}"))
+    header = (f"{'kernel':<48}{'launches':>9}{'us':>10}{'us each':>9}{'MB read':>9}{'written':>9}{'GB/s':>9}{'% peak':>8}"
+              f"{'regs':>6}{'% warps':>9}")
+    return "\n".join([header, *(line for _, line in sorted(rows, reverse=True))])
+
+
+if __name__ == "__main__":
+    print(table(read(sys.stdin)))
