@@ -19,7 +19,7 @@ struct BenchLossOptions {
   std::string device = "auto";
   BackendOptions backend;
   std::vector<std::string> shapes;  // empty: those of the device
-  double seconds = 1;               // for each rival, at least 30 timings
+  double seconds = 1;               // for each rival, and at least 30 timings (7 where they take more than 5 s)
   std::string json, page;           // also write the figures, a page of pictures, here
 };
 

@@ -125,7 +125,7 @@ int run_command_line(int argc, char** argv) {
       .add_option("--shape", losses.shapes,
                   "rows x pixels; may be given again (default: 100x784, 65536x784, 512x3x218x178)")
       ->allow_extra_args(false);
-  loss_app.add_option("--seconds", losses.seconds, "for each rival; at least 30 timings")
+  loss_app.add_option("--seconds", losses.seconds, "for each rival; at least 30 timings, 7 of slow ones")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
   loss_app.add_option("--json", losses.json, "also write the figures to this file");
