@@ -1,6 +1,7 @@
 // The reconstruction loss and its gradient: Bernoulli from logits, Gaussian with a given variance.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "cpu/device.h"
 #include "elbo/math/likelihood.h"
@@ -159,7 +160,7 @@ void CpuBackend::do_likelihood(const LikelihoodLoss& a) {
   const auto with_target = [&]<class Target>(const Target*, const auto& loss, const auto& fastest) {
     switch (a.kernels) {
       case Kernels::fused: return fused<Target>(team_, fastest, a);
-      case Kernels::fused_log: return fused<Target>(team_, PixelByPixel{loss}, a);
+      case Kernels::fused_log: return fused<Target>(team_, PixelByPixel<std::decay_t<decltype(loss)>>{loss}, a);
       case Kernels::two_pass: return two_pass<Target>(team_, fastest, a);
       case Kernels::unfused: return unfused<Target>(team_, loss, a);
     }
@@ -170,7 +171,7 @@ void CpuBackend::do_likelihood(const LikelihoodLoss& a) {
   };
   switch (a.likelihood) {
     case Likelihood::bernoulli: return with_loss(Bernoulli{}, Bernoulli{});
-    case Likelihood::gaussian: return with_loss(gaussian(a.variance), PixelByPixel{gaussian(a.variance)});
+    case Likelihood::gaussian: return with_loss(gaussian(a.variance), PixelByPixel<Gaussian>{gaussian(a.variance)});
   }
 }
 

@@ -336,11 +336,11 @@ Picture bars(const LossBench& bench, const std::vector<LossTiming>& group) {
   const double at_roof = left + width * roof / most;
   for (std::size_t i = 0; i < group.size(); ++i) {
     const LossTiming& t = group[i];
-    const double y = top + row * static_cast<double>(i), long_ = width * gigabytes(t) / most;
+    const double y = top + row * static_cast<double>(i), length = width * gigabytes(t) / most;
     picture.text({left - 10, y + 15}, fmt::format("{}, {}", t.rival, t.target), {13, Ink::text, Anchor::end});
-    picture.box({left, y + 3}, long_, row - 8, t.rival == "fused" ? Ink::test : Ink::inactive);
+    picture.box({left, y + 3}, length, row - 8, t.rival == "fused" ? Ink::test : Ink::inactive);
     picture.text(
-        {std::max(left + long_, at_roof > left + long_ && at_roof < left + long_ + 170 ? at_roof : 0) + 8, y + 15},
+        {std::max(left + length, at_roof > left + length && at_roof < left + length + 170 ? at_roof : 0) + 8, y + 15},
         fmt::format("{:.1f} µs, {:.1f} GB/s", t.median_us, gigabytes(t)), {12, Ink::muted});
   }
   picture.line({at_roof, top - 4}, {at_roof, height - 8}, {Ink::text, 1, true});

@@ -88,7 +88,7 @@ void load_weights(Vae& vae, const TensorFile& file, const std::string& name) {
 
 Progress restore(Trainer& trainer, const TensorFile& file, const std::string& name) {
   Vae& vae = trainer.vae;
-  const Progress progress = read_progress(file, name);
+  Progress progress = read_progress(file, name);
   load_weights(vae, file, name);
   for (const auto& [part, flat] : {std::pair{"first", vae.first}, std::pair{"second", vae.second}})
     for (const Parameter& p : vae.layout())

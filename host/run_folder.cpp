@@ -41,7 +41,7 @@ std::string default_folder(const std::string& name, int i) {
 
 // NAME.tmp, with a NAME that a run has: what a killed process had begun to write.
 bool is_leftover(const fs::directory_entry& entry) {
-  const fs::path path = entry.path();
+  const fs::path& path = entry.path();
   const std::string kind = path.stem().extension();
   return path.extension() == ".tmp" && entry.is_regular_file() &&
          (kind == ".json" || kind == ".jsonl" || kind == ".safetensors" || kind == ".png" || kind == ".html");
@@ -73,7 +73,7 @@ std::string make_default_folder(const std::string& name) {
   std::error_code error;
   fs::create_directories("runs", error);
   for (int i = 1; !error; ++i) {
-    const std::string folder = default_folder(name, i);
+    std::string folder = default_folder(name, i);
     if (fs::create_directory(folder, error)) return folder;
     if (fs::exists(folder)) error.clear();
   }
@@ -84,7 +84,7 @@ std::string find_default_folder(const Spec& spec) {
   int count = 0;
   while (fs::exists(default_folder(spec.name, count + 1))) ++count;
   for (int i = count; i >= 1; --i)
-    if (const std::string folder = default_folder(spec.name, i); is_of_same_experiment(spec, folder)) return folder;
+    if (std::string folder = default_folder(spec.name, i); is_of_same_experiment(spec, folder)) return folder;
   return default_folder(spec.name, std::max(count, 1));
 }
 

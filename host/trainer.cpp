@@ -186,7 +186,7 @@ std::string Trainer::find_fault(std::uint64_t bad) {
   for (std::size_t i = vae.layout().size(); i-- > 0;)
     trail.emplace_back(view(vae.gradients, vae.layout()[i]), "the gradient of " + vae.layout()[i].name);
   for (const auto& [tensor, name] : trail)
-    if (const std::string found = at(tensor, name); !found.empty()) return found;
+    if (std::string found = at(tensor, name); !found.empty()) return found;
   for (const Parameter& p : vae.layout())
     if (const float most = largest(device_, view(vae.gradients, p)); !std::isfinite(most * most))
       return cat("the gradient of ", p.name, " is too large (", most, ")");
