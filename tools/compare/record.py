@@ -8,6 +8,9 @@ import platform
 import shlex
 import statistics
 import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def origin():
@@ -19,8 +22,25 @@ def origin():
     return {
         "machine": f"{cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": shlex.join([pathlib.Path(sys.executable).name, *sys.argv]),
+        "command": command(),
     }
+
+
+def command():
+    """As it would be typed in the project's folder: a path of this machine is of no use elsewhere. Of one outside the
+    project the last part is kept; a temporary file, in which another program wanted the result, is left out."""
+    words = [pathlib.Path(sys.executable).name]
+    for word in sys.argv:
+        path = pathlib.Path(word)
+        if not path.is_absolute():
+            words.append(word)
+        elif path.is_relative_to(ROOT):
+            words.append(str(path.relative_to(ROOT)))
+        elif not path.is_relative_to(tempfile.gettempdir()):
+            words.append(path.name)
+        elif words[-1].startswith("--"):
+            words.pop()
+    return shlex.join(words)
 
 
 def write_json(path, result):
