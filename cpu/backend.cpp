@@ -7,7 +7,6 @@
 #include <cstring>
 #include <fstream>
 #include <string>
-#include <utility>
 
 #include "cpu/device.h"
 #include "cpu/limits.h"
@@ -23,37 +22,6 @@ std::string processor() {
   return "unknown CPU";
 }
 
-// Work is done when a call returns, so a recording is the calls themselves ...
-class Calls final : public Recording {
- public:
-  explicit Calls(std::function<void()> calls) : calls_(std::move(calls)) {}
-  void replay() override { calls_(); }
-
- private:
-  std::function<void()> calls_;
-};
-
-// ... and a ring is the slots themselves.
-class Slots final : public Ring {
- public:
-  Slots(Backend& backend, std::int64_t slots, std::int64_t rows, std::int64_t pixels)
-      : slots_(static_cast<std::uint64_t>(slots)),
-        slot_bytes_(static_cast<std::uint64_t>(rows * pixels)),
-        buffer_(backend, static_cast<std::size_t>(slots * rows * pixels), Memory::pinned,
-                "the ring of batches (a smaller train.batch_size needs less)"),
-        device_{buffer_.data(), DType::u8, {slots * rows, pixels}} {}
-
-  std::byte* acquire(std::uint64_t batch) override { return buffer_.data() + batch % slots_ * slot_bytes_; }
-  void submit() override {}
-  void release() override {}
-  Tensor device() const override { return device_; }
-
- private:
-  std::uint64_t slots_, slot_bytes_;
-  Buffer buffer_;
-  Tensor device_;
-};
-
 }  // namespace
 
 std::unique_ptr<Backend> create_cpu_backend(const BackendOptions& options) {
@@ -67,16 +35,6 @@ DeviceInfo CpuBackend::info() const {
   return {"cpu",
           cat(processor(), ", ", team_.threads(), team_.threads() == 1 ? " thread, " : " threads, ", Gemm::library()),
           usable_memory(), team_.threads()};
-}
-
-std::unique_ptr<Recording> CpuBackend::record(std::function<void()> calls) {
-  return std::make_unique<Calls>(std::move(calls));
-}
-
-std::unique_ptr<Ring> CpuBackend::open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) {
-  require(slots > 0 && rows > 0 && pixels > 0, "open_ring: ", slots, " slots of ", rows, " rows of ", pixels,
-          " pixels");
-  return std::make_unique<Slots>(*this, slots, rows, pixels);
 }
 
 // ---- Memory ---------------------------------------------------------------------------------------------

@@ -12,8 +12,6 @@ class CpuBackend final : public Backend {
 
   DeviceInfo info() const override;
   void synchronize() override {}
-  std::unique_ptr<Recording> record(std::function<void()> calls) override;
-  std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) override;
 
  protected:
   std::byte* do_allocate(std::size_t bytes, Memory) override;

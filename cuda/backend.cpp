@@ -55,16 +55,6 @@ struct ChosenGpu {
 // An operation's StepState, as the kernels take it.
 StepState* state_of(const Tensor& t) { return reinterpret_cast<StepState*>(t.as<std::uint8_t>()); }
 
-// Calls that are made anew at every replay.
-class Calls : public Recording {
- public:
-  explicit Calls(std::function<void()> calls) : calls_(std::move(calls)) {}
-  void replay() override { calls_(); }
-
- private:
-  std::function<void()> calls_;
-};
-
 class CudaBackend : public Backend {
  public:
   explicit CudaBackend(const BackendOptions& options)
@@ -93,7 +83,7 @@ class CudaBackend : public Backend {
   void synchronize() override { check_cuda(cudaStreamSynchronize(stream()), "synchronize"); }
 
   std::unique_ptr<Recording> record(std::function<void()> calls) override {
-    if (!options().record) return std::make_unique<Calls>(std::move(calls));
+    if (!options().record) return Backend::record(std::move(calls));
     return capture_graph(stream(), calls);
   }
   std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) override {
@@ -193,13 +183,14 @@ class CudaBackend : public Backend {
     kernels::advance(state, schedule, fault, stream());
   }
 
-  // Events in the stream: a range's time is the device's, not that of the calls.
+  // Events in the stream: a range's time is the device's, not that of the calls. They are kept for the next timing,
+  // since to make one takes as long as to launch a kernel.
   std::unique_ptr<Stopwatch> do_open_stopwatch() override {
     struct Events : Stopwatch {
-      explicit Events(cudaStream_t s) : stream(s) {}
+      Events(cudaStream_t s, std::vector<Event>& events) : stream(s), marks(events) {}
       void mark() override {
-        marks.push_back(make_timing_event());
-        check_cuda(cudaEventRecord(marks.back().get(), stream), "mark");
+        if (marked == marks.size()) marks.push_back(make_timing_event());
+        check_cuda(cudaEventRecord(marks[marked++].get(), stream), "mark");
       }
       double microseconds(std::size_t from, std::size_t to) override {
         float milliseconds = 0;
@@ -207,9 +198,10 @@ class CudaBackend : public Backend {
         return 1e3 * static_cast<double>(milliseconds);
       }
       cudaStream_t stream;
-      std::vector<Event> marks;
+      std::vector<Event>& marks;
+      std::size_t marked = 0;
     };
-    return std::make_unique<Events>(stream());
+    return std::make_unique<Events>(stream(), timing_events_);
   }
   void push_range(const char* name) override { kernels::push_range(name); }
   void pop_range() override { kernels::pop_range(); }
@@ -251,6 +243,7 @@ class CudaBackend : public Backend {
   ChosenGpu gpu_;
   Stream stream_;
   Gemm gemm_;
+  std::vector<Event> timing_events_;
   cudaDeviceProp properties_{};
 };
 

@@ -76,6 +76,25 @@ void print_operations(const std::vector<OperationTime>& operations, const std::o
   fmt::print("{:<42}{:>10.1f}\n", "sum", total);
 }
 
+// The sorted times of a step, in microseconds: recorded, in blocks of `block` steps.
+std::vector<double> time_steps(Backend& device, const Spec& spec, const ImageSet& images, const BenchOptions& options,
+                               std::uint32_t block) {
+  Trainer trainer(device, spec, images);
+  auto step = static_cast<std::uint32_t>(options.warmup);
+  trainer.run_until(step);
+  trainer.check();
+  std::vector<double> microseconds;
+  while (static_cast<std::int64_t>(microseconds.size()) * block < options.steps) {
+    const auto begin = std::chrono::steady_clock::now();
+    trainer.run_until(step += block);
+    trainer.check();
+    const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - begin;
+    microseconds.push_back(time.count() / block);
+  }
+  std::ranges::sort(microseconds);
+  return microseconds;
+}
+
 }  // namespace
 
 double quantile(const std::vector<double>& sorted, double q) {
@@ -90,22 +109,8 @@ int bench_step(const BenchOptions& options) {
   backend_options.precision = spec.train.precision;
   const OpenedDevice device = open_device(options.device, backend_options);
   const DeviceInfo info = device.backend->info();
-  Trainer trainer(*device.backend, spec, data.train);
-
   const std::uint32_t block = info.name == "cpu" ? 1 : 10;
-  auto step = static_cast<std::uint32_t>(options.warmup);
-  trainer.run_until(step);
-  trainer.check();
-  std::vector<double> microseconds;
-  while (static_cast<std::int64_t>(microseconds.size()) * block < options.steps) {
-    const auto begin = std::chrono::steady_clock::now();
-    trainer.run_until(step += block);
-    trainer.check();
-    const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - begin;
-    microseconds.push_back(time.count() / block);
-  }
-  std::ranges::sort(microseconds);
-
+  const std::vector<double> microseconds = time_steps(*device.backend, spec, data.train, options, block);
   const double median = quantile(microseconds, 0.5), p10 = quantile(microseconds, 0.1),
                p90 = quantile(microseconds, 0.9);
   fmt::print("{}: a training step of {} images on {}\n", spec.name, spec.train.batch_size, info.description);

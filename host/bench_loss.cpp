@@ -131,13 +131,16 @@ class Bench {
       : options_(options), opened_(open_device(options.device, options.backend)), device_(*opened_.backend) {
     result_.device = device_.info();
     is_cpu_ = result_.device.name == "cpu";
+    is_sim_ = result_.device.name == "sim";
   }
 
   LossBench run() {
     measure_copy();
     std::vector<std::string> shapes = options_.shapes;
-    if (shapes.empty()) shapes = {"100x784", "65536x784", "512x3x218x178"};
-    if (options_.shapes.empty() && result_.device.name == "sim") shapes = {"100x784"};
+    if (shapes.empty()) {
+      shapes = {"100x784"};
+      if (!is_sim_) shapes.insert(shapes.end(), {"65536x784", "512x3x218x178"});
+    }
     for (const std::string& text : shapes) measure_shape(parse_loss_shape(text));
     return result_;
   }
@@ -146,7 +149,7 @@ class Bench {
   int calls_each() const { return is_cpu_ ? 1 : 10; }
 
   void measure_copy() {
-    const std::size_t bytes = result_.device.name == "sim" ? std::size_t{1} << 20 : rotated_bytes;
+    const std::size_t bytes = is_sim_ ? std::size_t{1} << 20 : rotated_bytes;
     const Buffer from(device_, bytes, Memory::device, "a copy"), to(device_, bytes, Memory::device, "a copy");
     const Tensor a{from.data(), DType::u8, {static_cast<std::int64_t>(bytes)}}, b{to.data(), DType::u8, a.shape};
     device_.fill(a, 1);
@@ -208,10 +211,10 @@ class Bench {
     const Shape logits{shape.rows, shape.pixels};
     const std::size_t set_bytes = static_cast<std::size_t>(logits.count()) * (8 + size_of(target));
     const std::size_t sets = std::clamp<std::size_t>(rotated_bytes / set_bytes + 1, 1, 512);
-    std::vector<LossLike> rotated(result_.device.name == "sim" ? 1 : sets);
+    std::vector<Buffers> rotated(is_sim_ ? 1 : sets);
     Tensor scratch;
     const auto layout = [&](Arena& arena) {
-      for (LossLike& l : rotated) {
+      for (Buffers& l : rotated) {
         l.output = arena.take(logits);
         l.target = arena.take(logits, target);
         l.grad = arena.take(logits);
@@ -225,7 +228,7 @@ class Bench {
     Arena arena(device_, measure.used(), "the rotated inputs");
     layout(arena);
     timing.scratch_bytes = scratch ? static_cast<double>(scratch.bytes()) : 0;
-    for (const LossLike& l : rotated) {
+    for (const Buffers& l : rotated) {
       device_.upload(l.output, inputs.outputs.data());
       device_.upload(l.target, target == DType::u8 ? static_cast<const void*>(inputs.pixels.data())
                                                    : static_cast<const void*>(inputs.targets.data()));
@@ -233,7 +236,7 @@ class Bench {
 
     std::size_t next = 0;
     const auto call = [&] {
-      const LossLike& l = rotated[next++ % rotated.size()];
+      const Buffers& l = rotated[next++ % rotated.size()];
       device_.likelihood({.output = l.output,
                           .target = l.target,
                           .likelihood = likelihood,
@@ -254,14 +257,14 @@ class Bench {
     return {times, value};
   }
 
-  struct LossLike {
+  struct Buffers {
     Tensor output, target, grad, nll;
   };
 
   BenchLossOptions options_;
   OpenedDevice opened_;
   Backend& device_;
-  bool is_cpu_ = false;
+  bool is_cpu_ = false, is_sim_ = false;  // the simulated device is for tests, and slow
   LossBench result_;
 };
 
@@ -351,21 +354,23 @@ Picture bars(const LossBench& bench, const std::vector<LossTiming>& group) {
 }  // namespace
 
 LossShape parse_loss_shape(const std::string& text) {
-  LossShape shape;
-  std::int64_t sizes = 0;
-  for (const char *at = text.data(), *end = at + text.size();; ++sizes) {
-    std::int64_t n = 0;
-    const auto [next, error] = std::from_chars(at, end, n);
-    const bool good = error == std::errc() && n >= 1 && (next == end || *next == 'x') &&
-                      (sizes < 2 || n <= std::numeric_limits<std::int32_t>::max() / shape.pixels);
-    require(good, "--shape ", text, ": expected rows x pixels, as in 100x784 or 512x3x218x178");
-    (sizes == 0 ? shape.rows : shape.pixels) = sizes < 2 ? n : shape.pixels * n;
-    if (next == end) break;
-    at = next + 1;
+  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
+  const auto refuse = [&] {
+    fail("--shape ", text, ": expected rows x pixels, as in 100x784 or 512x3x218x178; at most 2^31 - 1 in all");
+  };
+  std::vector<std::int64_t> sizes;
+  std::int64_t count = 1;
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t end = std::min(text.find('x', at), text.size());
+    std::int64_t size = 0;
+    const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, size);
+    if (error != std::errc() || stop != text.data() + end || size < 1 || size > most / count) refuse();
+    sizes.push_back(size);
+    count *= size;
+    at = end + 1;
   }
-  require(sizes >= 1 && shape.rows <= std::numeric_limits<std::int32_t>::max() / shape.pixels, "--shape ", text,
-          ": expected rows x pixels, at most 2^31 - 1 in all");
-  return shape;
+  if (sizes.size() < 2) refuse();
+  return {sizes[0], count / sizes[0]};
 }
 
 LossBench measure_losses(const BenchLossOptions& options) { return Bench(options).run(); }

@@ -35,6 +35,9 @@ std::string join(int argc, char** argv) {
 void add_device(CLI::App& app, std::string& device, BackendOptions& backend) {
   app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
   app.add_option("--threads", backend.threads, "CPU threads; 0: one for each core")->check(CLI::Range(0, 1024));
+}
+
+void add_no_graph(CLI::App& app, BackendOptions& backend) {
   app.add_flag_callback(
       "--no-graph", [&backend] { backend.record = false; },
       "issue every call of a step anew instead of replaying a recording");
@@ -80,6 +83,7 @@ int run_command_line(int argc, char** argv) {
   CLI::App& run_app = *app.add_subcommand("run", "train an experiment and report on it");
   add_spec(run_app, run.spec, run.overrides);
   add_device(run_app, run.device, run.backend);
+  add_no_graph(run_app, run.backend);
   add_data(run_app, run.data);
   run_app.add_option("--out", run.out, "the run's folder (default: runs/NAME)");
   std::string resume = "last";
@@ -111,6 +115,7 @@ int run_command_line(int argc, char** argv) {
   CLI::App& step_app = *bench_app.add_subcommand("step", "time training steps");
   add_spec(step_app, bench.spec, bench.overrides);
   add_device(step_app, bench.device, bench.backend);
+  add_no_graph(step_app, bench.backend);
   add_data(step_app, bench.data);
   step_app.add_option("--steps", bench.steps, "how many to time")->check(CLI::Range(1.0, 1e9))->capture_default_str();
   step_app.add_option("--warmup", bench.warmup, "steps before that")
@@ -144,6 +149,7 @@ int run_command_line(int argc, char** argv) {
   CLI::App& profile_app = *app.add_subcommand("profile", "a few training steps, for a profiler or as a trace");
   add_spec(profile_app, profiling.spec, profiling.overrides);
   add_device(profile_app, profiling.device, profiling.backend);
+  add_no_graph(profile_app, profiling.backend);
   add_data(profile_app, profiling.data);
   profile_app.add_option("--warmup", profiling.warmup, "steps before those")
       ->check(CLI::Range(0.0, 1e9))

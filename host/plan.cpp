@@ -24,30 +24,6 @@ class PlanBackend final : public Backend {
 
   DeviceInfo info() const override { return {"plan", "a plan, not a device", ~std::size_t{0} >> 1}; }
   void synchronize() override {}
-  std::unique_ptr<Recording> record(std::function<void()> calls) override {
-    struct Calls : Recording {
-      std::function<void()> calls;
-      void replay() override { calls(); }
-    };
-    auto recording = std::make_unique<Calls>();
-    recording->calls = std::move(calls);
-    return recording;
-  }
-  std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) override {
-    struct Slots : Ring {
-      Buffer memory;
-      Tensor tensor;
-      std::byte* acquire(std::uint64_t) override { return memory.data(); }
-      void submit() override {}
-      void release() override {}
-      Tensor device() const override { return tensor; }
-    };
-    auto ring = std::make_unique<Slots>();
-    ring->memory = Buffer(*this, static_cast<std::size_t>(slots * rows * pixels), Memory::pinned,
-                          "the ring of batches (a smaller train.batch_size needs less)");
-    ring->tensor = {ring->memory.data(), DType::u8, {slots * rows, pixels}};
-    return ring;
-  }
 
  protected:
   std::byte* do_allocate(std::size_t bytes, Memory) override { return static_cast<std::byte*>(std::malloc(bytes)); }
@@ -78,8 +54,8 @@ class PlanBackend final : public Backend {
 
   // ---- Batch, latent, loss, update ------------------------------------------------------------------
   void do_gather_batch(const GatherBatch& a) override {
-    add(cat(a.input.shape, " of ", a.source.shape), {a.target, a.target, a.input},
-        0);  // the target is read and written
+    // As many bytes of the source are read as of the target are written.
+    add(cat(a.input.shape, " of ", a.source.shape), {a.target, a.target, a.input}, 0);
   }
   void do_sample_latent(const SampleLatent& a) override { add(cat(a.z.shape), {a.stats, a.z, a.kl_partial}, 0); }
   void do_sample_latent_backward(const SampleLatentBackward& a) override {

@@ -170,7 +170,7 @@ Tensor Pass::encode(Vae& vae, std::int64_t rows) const {
   const Backend::Range range(vae.device(), "encode");
   Tensor x = input.first(rows);
   for (std::size_t i = 0; i < vae.encoder().size(); ++i) {
-    const Backend::Range layer(vae.device(), name_of_layer(i));
+    const Backend::Range layer(vae.device(), name_of_layer(i).c_str());
     const DenseLayer& l = vae.encoder()[i];
     vae.device().dense_forward(x, l.weight, l.bias, l.activation, encoded[i].first(rows));
     x = encoded[i].first(rows);
@@ -183,7 +183,7 @@ Tensor Pass::decode(Vae& vae, std::int64_t rows) const {
   const std::int64_t outputs = rows * z.shape[1];
   Tensor x = z.first(rows).reshaped({outputs, vae.latent()});
   for (std::size_t i = 0; i < vae.decoder().size(); ++i) {
-    const Backend::Range layer(vae.device(), name_of_layer(i));
+    const Backend::Range layer(vae.device(), name_of_layer(i).c_str());
     const DenseLayer& l = vae.decoder()[i];
     vae.device().dense_forward(x, l.weight, l.bias, l.activation, decoded[i].first(outputs));
     x = decoded[i].first(outputs);
@@ -199,7 +199,7 @@ Tensor backward(Backend& device, const std::vector<DenseLayer>& layers, const Te
                 const std::vector<Tensor>& outputs, Tensor dy, const Tensor (&buffers)[2], bool want_dx) {
   const std::int64_t rows = dy.rows();
   for (std::size_t i = layers.size(); i-- > 0;) {
-    const Backend::Range layer(device, name_of_layer(i));
+    const Backend::Range layer(device, name_of_layer(i).c_str());
     const DenseLayer& l = layers[i];
     const Tensor in = i > 0 ? outputs[i - 1].first(rows) : x;
     Tensor dx;

@@ -379,7 +379,7 @@ TEST_P(Ops, RangesAreTimed) {
   {
     const Backend::Range outer(*d, "outer");
     for (int i = 0; i < 2; ++i) {
-      const Backend::Range inner(*d, "inner" + std::to_string(i));
+      const Backend::Range inner(*d, i == 0 ? "inner0" : "inner1");
       d->dense_forward(x, weight, bias, Activation::relu, y);
     }
     const Backend::Range last(*d, "last");

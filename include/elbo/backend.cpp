@@ -85,6 +85,51 @@ void Backend::fill(const Tensor& to, std::uint8_t byte) {
   if (to.bytes()) do_fill(to.data, byte, to.bytes());
 }
 
+// ---- Replay and streaming -----------------------------------------------------------------------------------
+
+namespace {
+
+class Calls final : public Recording {
+ public:
+  explicit Calls(std::function<void()> calls) : calls_(std::move(calls)) {}
+  void replay() override { calls_(); }
+
+ private:
+  std::function<void()> calls_;
+};
+
+class Slots final : public Ring {
+ public:
+  Slots(Backend& backend, std::int64_t slots, std::int64_t rows, std::int64_t pixels)
+      : slots_(static_cast<std::uint64_t>(slots)),
+        slot_bytes_(static_cast<std::uint64_t>(rows * pixels)),
+        buffer_(backend, static_cast<std::size_t>(slots * rows * pixels), Memory::pinned,
+                "the ring of batches (a smaller train.batch_size needs less)"),
+        device_{buffer_.data(), DType::u8, {slots * rows, pixels}} {}
+
+  std::byte* acquire(std::uint64_t batch) override { return buffer_.data() + batch % slots_ * slot_bytes_; }
+  void submit() override {}
+  void release() override {}
+  Tensor device() const override { return device_; }
+
+ private:
+  std::uint64_t slots_, slot_bytes_;
+  Buffer buffer_;
+  Tensor device_;
+};
+
+}  // namespace
+
+std::unique_ptr<Recording> Backend::record(std::function<void()> calls) {
+  return std::make_unique<Calls>(std::move(calls));
+}
+
+std::unique_ptr<Ring> Backend::open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) {
+  require(slots > 0 && rows > 0 && pixels > 0, "open_ring: ", slots, " slots of ", rows, " rows of ", pixels,
+          " pixels");
+  return std::make_unique<Slots>(*this, slots, rows, pixels);
+}
+
 // ---- Layers -----------------------------------------------------------------------------------------------
 
 void Backend::dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
@@ -241,8 +286,8 @@ std::vector<Backend::RangeTime> Backend::stop_timing() {
   return times;
 }
 
-void Backend::enter(const std::string& name) {
-  push_range(name.c_str());
+void Backend::enter(const char* name) {
+  push_range(name);
   if (!timing_) return;
   Timing& t = *timing_;
   std::string path = name;

@@ -207,8 +207,9 @@ class Backend {
   // ---- Replay and streaming -------------------------------------------------------------------------
   // `calls` queues operations of this backend and nothing else; it may be called now, later, or never
   // again, so everything it refers to must outlive the recording.
-  virtual std::unique_ptr<Recording> record(std::function<void()> calls) = 0;
-  virtual std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) = 0;
+  // Both are here as a device has them whose memory is the host's and whose work is done when a call returns.
+  virtual std::unique_ptr<Recording> record(std::function<void()> calls);
+  virtual std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels);
 
   // ---- Layers -----------------------------------------------------------------------------------------
   // y [R, O] = activation(x [R, I] weight' + bias [O]), weight [O, I]. All f32.
@@ -232,7 +233,7 @@ class Backend {
   // A nested range, shown by Nsight: dense_forward in dense0 in encode in train_step.
   class Range {
    public:
-    Range(Backend& b, const std::string& name) : backend_(b) { backend_.enter(name); }
+    Range(Backend& b, const char* name) : backend_(b) { backend_.enter(name); }
     ~Range() { backend_.leave(); }
     Range(const Range&) = delete;
     Range& operator=(const Range&) = delete;
@@ -304,7 +305,7 @@ class Backend {
 
  private:
   friend class Buffer;
-  void enter(const std::string& name);
+  void enter(const char* name);
   void leave();
 
   // The timing under way. A range's marks are its begin and its end, if nothing is within it.
