@@ -254,6 +254,16 @@ class CommandLine(unittest.TestCase):
                              env={**os.environ, "ELBO_PLUGINS": str(self.root)})
         self.refused(result, "libelbo_fake.so", "another version of elbo")
 
+    def test_a_gpu_that_does_not_work_is_not_passed_over(self):
+        """A plug-in that is there and wrong: `auto` says so and names the way around it."""
+        libraries = subprocess.run(["ldd", program.ELBO], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
+        folder = pathlib.Path(tempfile.mkdtemp(dir=self.root))
+        shutil.copy(next(path for path in libraries if path.startswith("/") and "libz." in path),
+                    folder / "libelbo_cuda.so")
+        result = program.run("run", self.spec, "--data", self.data, cwd=self.cwd,
+                             env={**os.environ, "ELBO_PLUGINS": str(folder)})
+        self.refused(result, "another version of elbo", "--device cpu does without the GPU")
+
     def test_the_best_device_there_is(self):
         has_gpu = "not available" not in program.run("devices", cwd=self.cwd).stdout
         result = program.run("run", self.spec, "--data", self.data, "--set", "train.epochs=1", cwd=self.cwd)

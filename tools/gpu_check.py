@@ -87,6 +87,14 @@ class Check:
         path.unlink()
         return result
 
+    @staticmethod
+    def attempt(measure):
+        """What it gives, or the error: one that fails leaves the others of its section."""
+        try:
+            return measure()
+        except RuntimeError as error:  # a data set that is not here, most likely
+            return {"error": str(error)}
+
     # ---- Sections ------------------------------------------------------------------------------------------------
 
     def machine(self):
@@ -123,11 +131,9 @@ class Check:
         steps = ["--steps", "500" if self.has_gpu else "2", "--warmup", "50" if self.has_gpu else "1"]
         for name, spec in STEPS.items():
             for precision in ("fp32", "tf32") if self.has_gpu else ("fp32",):
-                command = [self.elbo, "bench", "step", spec, "--device", self.device, "--set", f"train.precision={precision}", *steps, *self.data]
-                try:
-                    result["step"][f"{name} {precision}"] = self.json_of(command, 60)
-                except RuntimeError as error:  # a data set that is not here, most likely
-                    result["step"][f"{name} {precision}"] = {"error": str(error)}
+                command = [self.elbo, "bench", "step", spec, "--device", self.device, "--set",
+                           f"train.precision={precision}", *steps, *self.data]
+                result["step"][f"{name} {precision}"] = self.attempt(lambda: self.json_of(command, 60))
         return result
 
     def baselines(self):
@@ -142,28 +148,25 @@ class Check:
             for mode in (["--optimizer", "default"], ["--optimizer", "fused"], ["--optimizer", "fused", "--compile"]):
                 for precision in ("fp32", "tf32"):
                     label = f"{name} {precision} {' '.join(m.lstrip('-') for m in mode)}"
-                    command = [sys.executable, script, spec, "--device", "cuda", "--precision", precision, *mode, *self.data]
-                    try:
-                        result[label] = self.json_of(command, 90)
-                    except RuntimeError as error:
-                        result[label] = {"error": str(error)}
+                    command = [sys.executable, script, spec, "--device", "cuda", "--precision", precision, *mode,
+                               *self.data]
+                    result[label] = self.attempt(lambda: self.json_of(command, 90))
         return result
 
     def training(self):
-        result = {}
-        names = ["mnist-2d", "freyface-8d"] if self.has_gpu else ["fashion-2d"]
-        for name in names:
+        def train(name):
             folder = self.out / f"{name}.tmp"
             shutil.rmtree(folder, ignore_errors=True)
-            few = [] if self.has_gpu else ["--set", "train.epochs=1"]
+            device, few = (self.device, []) if self.has_gpu else ("cpu", ["--set", "train.epochs=1"])
             try:
-                self.run([self.elbo, "run", SHARE / f"experiments/{name}.json", "--out", folder.resolve(), "--device",
-                          self.device if self.has_gpu else "cpu", *few, *self.data], 120)
-                result[name] = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-            except RuntimeError as error:
-                result[name] = {"error": str(error)}
-            shutil.rmtree(folder, ignore_errors=True)
-        return result
+                self.run([self.elbo, "run", SHARE / f"experiments/{name}.json", "--out", folder.resolve(), "--device", device,
+                          *few, *self.data], 120)
+                return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+        names = ["mnist-2d", "freyface-8d"] if self.has_gpu else ["fashion-2d"]
+        return {name: self.attempt(lambda: train(name)) for name in names}
 
     def sanitizer(self):
         if not self.has_gpu:
@@ -171,15 +174,12 @@ class Check:
         tool = shutil.which("compute-sanitizer", path=os.environ.get("PATH", "") + ":/usr/local/cuda/bin")
         if not tool:
             raise NotRun("there is no compute-sanitizer")
-        result = {}
-        for name in ("memcheck", "racecheck", "initcheck", "synccheck"):
-            try:
-                said = self.run([tool, "--tool", name, "--error-exitcode", "9", self.programs / "ops_test",
-                                 "--gtest_filter=*/cuda-*TooMuchMemory*"], 90)
-                result[name] = said.strip().splitlines()[-1]
-            except RuntimeError as error:
-                result[name] = {"error": str(error)}
-        return result
+        def check(name):
+            said = self.run([tool, "--tool", name, "--error-exitcode", "9", self.programs / "ops_test",
+                             "--gtest_filter=*/cuda-*TooMuchMemory*"], 90)
+            return said.strip().splitlines()[-1]
+
+        return {name: self.attempt(lambda: check(name)) for name in SANITIZERS}
 
     def ncu(self):
         if not self.has_gpu:
@@ -220,7 +220,7 @@ class Check:
                 not failed)
         else:
             add("tests on the GPU", "all pass", None, None)
-        for name in ("memcheck", "racecheck", "initcheck", "synccheck"):
+        for name in SANITIZERS:
             said = results.get("sanitizer", {}).get(name)
             add(f"compute-sanitizer {name}", "no error", said if isinstance(said, str) else None, isinstance(said, str))
         for target in ("f32", "u8"):
@@ -261,6 +261,7 @@ class Check:
         return text
 
 
+SANITIZERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 SECTIONS = ["machine", "tests", "bench", "baselines", "training", "sanitizer", "ncu"]
 
 
