@@ -3,6 +3,8 @@
 #include <cuda_profiler_api.h>
 #include <cuda_runtime.h>
 
+#include <map>
+#include <tuple>
 #include <vector>
 
 #include "cuda/gemm.h"
@@ -82,9 +84,9 @@ class CudaBackend : public Backend {
   }
   void synchronize() override { check_cuda(cudaStreamSynchronize(stream()), "synchronize"); }
 
-  std::unique_ptr<Recording> record(std::function<void()> calls) override {
-    if (!options().record) return Backend::record(std::move(calls));
-    return capture_graph(stream(), calls);
+  std::unique_ptr<Recording> record(std::function<void()> calls, std::size_t under_way) override {
+    if (!options().record) return Backend::record(std::move(calls), under_way);
+    return capture_graph(stream(), calls, under_way);
   }
   std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) override {
     return open_cuda_ring(*this, stream(), slots, rows, pixels);
@@ -127,7 +129,7 @@ class CudaBackend : public Backend {
 
   // ---- Layers ---------------------------------------------------------------------------------------
   void do_matmul(const Matmul& p) override {
-    gemm_.multiply({p.a, p.b, p.c, p.m, p.n, p.k, p.transpose_a, p.transpose_b});
+    std::ignore = gemm_.multiply({p.a, p.b, p.c, p.m, p.n, p.k, p.transpose_a, p.transpose_b});
   }
   void do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns,
                           Activation activation) override {
@@ -139,11 +141,33 @@ class CudaBackend : public Backend {
   void do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) override {
     kernels::column_sum(x, sum, rows, columns, stream());
   }
-  void do_dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
-                        const Tensor& y) override {
-    if (activation != Activation::identity) return Backend::do_dense_forward(x, weight, bias, activation, y);
-    gemm_.multiply({x.as<float>(), weight.as<float>(), y.as<float>(), x.rows(), weight.rows(), x.columns(), false, true,
-                    bias.as<float>()});
+  // One product each for y, (dweight, dbias) and dx, where the library can do the rest on the way.
+  void do_dense_forward(const DenseForward& a) override {
+    const bool relu = a.activation == Activation::relu;
+    Product y{a.x.as<float>(), a.weight.as<float>(), a.y.as<float>(), a.x.rows(),
+              a.weight.rows(), a.x.columns(),        false,           true};
+    y.bias = a.bias.as<float>();
+    y.relu = relu;
+    if (relu && a.mask) y.relu_mask = a.mask.as<std::uint8_t>();
+    const bool done = (relu || a.activation == Activation::identity) && try_multiply(y);
+    if (y.relu_mask) has_mask_[y.relu_mask] = done;
+    if (!done) Backend::do_dense_forward(a);
+  }
+  void do_dense_backward(const DenseBackward& a) override {
+    const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
+    const float *const x = a.x.as<float>(), *const dz = a.dz.as<float>();
+    Product dweight{dz, x, a.dweight.as<float>(), out, in, rows, true, false};
+    dweight.row_sums = a.dbias.as<float>();
+    if (!try_multiply(dweight)) {
+      do_column_sum(dz, a.dbias.as<float>(), rows, out);
+      do_matmul({dz, x, dweight.c, out, in, rows, true, false});
+    }
+    if (!a.dx) return;
+    Product dx{dz, a.weight.as<float>(), a.dx.as<float>(), rows, in, out, false, false};
+    if (a.activation == Activation::relu && a.mask && has_mask_[a.mask.data]) dx.mask = a.mask.as<std::uint8_t>();
+    if (dx.mask && try_multiply(dx)) return;
+    do_matmul({dz, dx.b, dx.c, rows, in, out, false, false});
+    if (a.activation != Activation::identity) do_activation_backward(x, dx.c, rows * in, a.activation);
   }
 
   // ---- Batch, latent, loss, update ------------------------------------------------------------------
@@ -168,19 +192,14 @@ class CudaBackend : public Backend {
     if (a.target.dtype == DType::u8) return likelihood_of<std::uint8_t>(a);
     likelihood_of<float>(a);
   }
-  void do_accumulate(const Accumulate& a) override {
-    kernels::accumulate(
-        {a.nll_partial.as<float>(), a.kl_partial.as<float>(), state_of(a.state), a.sums.as<double>(), a.rows,
-         a.nll_partial.rows(), a.nll_partial.columns(), a.kl_partial.rows(), a.kl_partial.columns()},
-        stream());
-  }
-  void do_optimizer_step(const OptimizerStep& a) override {
-    kernels::optimizer_update({a.parameters.as<float>(), a.gradients.as<float>(), a.first.as<float>(),
-                               a.second.as<float>(), state_of(a.state), a.settings, a.parameters.count()},
-                              stream());
-  }
+  void do_accumulate(const Accumulate& a) override { kernels::accumulate(totals_of(a), stream()); }
+  void do_optimizer_step(const OptimizerStep& a) override { kernels::optimizer_update(update_of(a), stream()); }
   void do_advance(StepState* state, const Schedule& schedule, std::uint64_t* fault) override {
     kernels::advance(state, schedule, fault, stream());
+  }
+
+  void do_finish_step(const FinishStep& a) override {
+    kernels::finish_step(totals_of(a.losses), update_of(a.update), a.schedule, a.fault.as<std::uint64_t>(), stream());
   }
 
   // Events in the stream: a range's time is the device's, not that of the calls. They are kept for the next timing,
@@ -208,6 +227,18 @@ class CudaBackend : public Backend {
 
  private:
   cudaStream_t stream() const { return stream_.get(); }
+
+  bool try_multiply(const Product& p) { return options().epilogues && gemm_.multiply(p); }
+
+  static kernels::Totals totals_of(const Accumulate& a) {
+    return {a.nll_partial.as<float>(), a.kl_partial.as<float>(), state_of(a.state),   a.sums.as<double>(),   a.rows,
+            a.nll_partial.rows(),      a.nll_partial.columns(),  a.kl_partial.rows(), a.kl_partial.columns()};
+  }
+  static kernels::Update update_of(const OptimizerStep& a) {
+    return {a.parameters.as<float>(), a.gradients.as<float>(), a.first.as<float>(),
+            a.second.as<float>(),     state_of(a.state),       a.settings,
+            a.parameters.count()};
+  }
 
   template <class Target>
   void likelihood_of(const LikelihoodLoss& a) {
@@ -243,6 +274,8 @@ class CudaBackend : public Backend {
   ChosenGpu gpu_;
   Stream stream_;
   Gemm gemm_;
+  // Masks of forward passes: whether the product made it, or relu was left to a kernel, which makes none.
+  std::map<const void*, bool> has_mask_;
   std::vector<Event> timing_events_;
   cudaDeviceProp properties_{};
 };

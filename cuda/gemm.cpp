@@ -10,8 +10,8 @@
 #include <map>
 #include <optional>
 
+#include "elbo/backend.h"
 #include "kernels/launcher.h"
-#include "kernels/layers.h"
 
 namespace elbo {
 namespace {
@@ -64,19 +64,23 @@ Layout layout(std::int64_t rows, std::int64_t columns) {
 
 cublasComputeType_t compute_type(Precision p) {
   switch (p) {
-    case Precision::fp32: return CUBLAS_COMPUTE_32F_PEDANTIC;  // every product in fp32, off the tensor cores
+    case Precision::fp32: return CUBLAS_COMPUTE_32F;  // every product in fp32, off the tensor cores
     case Precision::tf32: return CUBLAS_COMPUTE_32F_FAST_TF32;
     default: fail("the cuda device multiplies in fp32 or tf32; set train.precision to one of them");
   }
 }
 
-// What an algorithm depends on: one is chosen once for each.
-struct Key {
-  std::int64_t m, n, k;
-  bool transpose_a, transpose_b, bias;
-  std::uint32_t align_a, align_b, align_c, align_bias;
-  auto operator<=>(const Key&) const = default;
-};
+cublasLtEpilogue_t epilogue_of(const Product& p) {
+  if (p.row_sums) return CUBLASLT_EPILOGUE_BGRADB;  // our A is its B
+  if (p.mask) return CUBLASLT_EPILOGUE_DRELU;
+  if (p.relu_mask) return CUBLASLT_EPILOGUE_RELU_AUX_BIAS;
+  if (p.relu) return CUBLASLT_EPILOGUE_RELU_BIAS;
+  return p.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+}
+
+// The epilogue's vector, added or made; and its matrix of bits.
+const void* vector_of(const Product& p) { return p.row_sums ? p.row_sums : p.bias; }
+const void* bits_of(const Product& p) { return p.mask ? p.mask : p.relu_mask; }
 
 std::uint32_t alignment(const void* p) {
   std::uint32_t bytes = 16;
@@ -84,24 +88,39 @@ std::uint32_t alignment(const void* p) {
   return bytes;
 }
 
+// What an algorithm depends on: one is chosen once for each.
+struct Key {
+  std::int64_t m, n, k;
+  bool transpose_a, transpose_b;
+  cublasLtEpilogue_t epilogue;
+  std::uint32_t align_a, align_b, align_c, align_vector, align_bits;
+  auto operator<=>(const Key&) const = default;
+};
+
 Key key_of(const Product& p) {
   return {p.m,
           p.n,
           p.k,
           p.transpose_a,
           p.transpose_b,
-          p.bias != nullptr,
+          epilogue_of(p),
           alignment(p.a),
           alignment(p.b),
           alignment(p.c),
-          p.bias ? alignment(p.bias) : 16};
+          alignment(vector_of(p)),
+          alignment(bits_of(p))};
 }
 
 struct Plan {
   Description description;
   Layout first, second, result;  // in cuBLASLt's order: B, A, C
   cublasLtMatmulAlgo_t algorithm{};
-  bool adds_bias = false;
+
+  // A plan serves products with other addresses, as aligned as the first one's.
+  void point_to(const Product& p) const {
+    if (vector_of(p)) set(description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, vector_of(p));
+    if (bits_of(p)) set(description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, bits_of(p));
+  }
 };
 
 }  // namespace
@@ -113,27 +132,22 @@ struct Gemm::Library {
   }
   ~Library() { cudaFree(workspace); }
 
-  const Plan& plan_for(const Product& p) {
+  // Null where cuBLASLt has no algorithm for it.
+  const Plan* plan_for(const Product& p) {
     const Key key = key_of(p);
-    const auto found = plans.find(key);
-    if (found != plans.end()) return found->second;
-    std::optional<Plan> plan = make_plan(key, p.bias);
-    if (!plan && p.bias) plan = make_plan(key, nullptr);
-    require(plan.has_value(), "cuBLASLt has no algorithm for [", p.m, ", ", p.k, "] x [", p.k, ", ", p.n, "]");
-    return plans.emplace(key, std::move(*plan)).first->second;
+    auto found = plans.find(key);
+    if (found == plans.end()) found = plans.emplace(key, make_plan(key, p)).first;
+    return found->second ? &*found->second : nullptr;
   }
 
-  // Nothing where cuBLASLt has no algorithm for it.
-  std::optional<Plan> make_plan(const Key& key, const float* bias) const {
+  std::optional<Plan> make_plan(const Key& key, const Product& p) const {
     Plan plan;
-    plan.adds_bias = bias != nullptr;
     check_cublas(cublasLtMatmulDescCreate(&plan.description.handle, compute, CUDA_R_32F), "cublasLtMatmulDescCreate");
     set(plan.description, CUBLASLT_MATMUL_DESC_TRANSA, key.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(plan.description, CUBLASLT_MATMUL_DESC_TRANSB, key.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-    if (bias) {
-      set(plan.description, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-      set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
-    }
+    set(plan.description, CUBLASLT_MATMUL_DESC_EPILOGUE, key.epilogue);
+    if (bits_of(p)) set(plan.description, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, 8 * mask_bytes(key.n));
+    plan.point_to(p);  // the choice of an algorithm heeds their alignment
     plan.first = key.transpose_b ? layout(key.n, key.k) : layout(key.k, key.n);
     plan.second = key.transpose_a ? layout(key.k, key.m) : layout(key.m, key.k);
     plan.result = layout(key.m, key.n);
@@ -150,7 +164,8 @@ struct Gemm::Library {
     const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(lt.handle, plan.description.handle, plan.first.handle, plan.second.handle,
                                        plan.result.handle, plan.result.handle, preference.handle, 1, &best, &count);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && count == 0)) return std::nullopt;
+    const bool unknown = status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
+    if (unknown || (status == CUBLAS_STATUS_SUCCESS && count == 0)) return std::nullopt;
     check_cublas(status, "cublasLtMatmulAlgoGetHeuristic");
     plan.algorithm = best.algo;
     return plan;
@@ -160,25 +175,27 @@ struct Gemm::Library {
   cudaStream_t stream;
   LtHandle lt;
   void* workspace = nullptr;
-  std::map<Key, Plan> plans;
+  std::map<Key, std::optional<Plan>> plans;
 };
 
 Gemm::Gemm(Precision precision, cudaStream_t stream) : library_(std::make_unique<Library>(precision, stream)) {}
 Gemm::~Gemm() = default;
 
-void Gemm::multiply(const Product& p) {
+bool Gemm::multiply(const Product& p) {
   require(p.m > 0 && p.n > 0 && p.k > 0, "multiply: [", p.m, ", ", p.k, "] x [", p.k, ", ", p.n, "]");
   const kernels::Range range("multiply");
-  const Plan& plan = library_->plan_for(p);
-  if (plan.adds_bias) set(plan.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, p.bias);
-  const float one = 1.0f, zero = 0.0f;
-  check_cublas(cublasLtMatmul(library_->lt.handle, plan.description.handle, &one, p.b, plan.first.handle, p.a,
-                              plan.second.handle, &zero, p.c, plan.result.handle, p.c, plan.result.handle,
-                              &plan.algorithm, library_->workspace, workspace_bytes, library_->stream),
-               "cublasLtMatmul");
-  if (p.bias && !plan.adds_bias) {
-    kernels::bias_activation(p.c, p.bias, p.m, p.n, Activation::identity, library_->stream);
+  const Plan* const plan = library_->plan_for(p);
+  if (!plan) {
+    require(p.has_epilogue(), "cuBLASLt has no algorithm for [", p.m, ", ", p.k, "] x [", p.k, ", ", p.n, "]");
+    return false;
   }
+  plan->point_to(p);
+  const float one = 1.0f, zero = 0.0f;
+  check_cublas(cublasLtMatmul(library_->lt.handle, plan->description.handle, &one, p.b, plan->first.handle, p.a,
+                              plan->second.handle, &zero, p.c, plan->result.handle, p.c, plan->result.handle,
+                              &plan->algorithm, library_->workspace, workspace_bytes, library_->stream),
+               "cublasLtMatmul");
+  return true;
 }
 
 }  // namespace elbo

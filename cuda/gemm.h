@@ -10,15 +10,21 @@
 
 namespace elbo {
 
-// C [m, n] = op(A) op(B) + bias: row-major, f32, each pointer aligned to 4 bytes. op transposes where its
-// flag is set: A is [m, k], or [k, m] when transposed; B is [k, n], or [n, k]. bias [n] is added to every
-// row; null: none.
+// C [m, n] = op(A) op(B): row-major, f32, each pointer aligned to 4 bytes. op transposes where its flag is
+// set: A is [m, k], or [k, m] when transposed; B is [k, n], or [n, k].
 struct Product {
   const float *a, *b;
   float* c;
   std::int64_t m, n, k;
   bool transpose_a, transpose_b;
-  const float* bias = nullptr;
+  // What may be done on the way, one of these lines; cuBLASLt calls it an epilogue.
+  const float* bias = nullptr;         // [n], added to every row of C ...
+  bool relu = false;                   // ... and then negative elements become 0, and so may NaN ...
+  std::uint8_t* relu_mask = nullptr;   // ... and which were positive is kept here, [m, mask_bytes(n)]
+  const std::uint8_t* mask = nullptr;  // such a mask: elements of C become 0 where it says that one was not positive
+  float* row_sums = nullptr;           // [m], out: the sums of op(A)'s rows
+
+  bool has_epilogue() const { return bias || relu || mask || row_sums; }
 };
 
 class Gemm {
@@ -29,9 +35,10 @@ class Gemm {
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
 
-  // Deterministic: equal operands give equal bits. Legal while the stream is being captured; allocates
-  // nothing on the device.
-  void multiply(const Product&);
+  // False, with nothing queued, where the library has no algorithm for a product with this epilogue; a plain product
+  // that it cannot do is an Error. Deterministic: equal operands give equal bits. Legal while the stream is being
+  // captured; allocates nothing on the device.
+  [[nodiscard]] bool multiply(const Product&);
 
  private:
   struct Library;

@@ -1,6 +1,6 @@
 #include "cuda/graph.h"
 
-#include <array>
+#include <vector>
 
 #include "cuda/handles.h"
 
@@ -38,10 +38,12 @@ class Capture {
 
 class GraphRecording : public Recording {
  public:
-  GraphRecording(cudaStream_t stream, const std::function<void()>& calls) : stream_(stream) {
+  GraphRecording(cudaStream_t stream, const std::function<void()>& calls, std::size_t under_way)
+      : stream_(stream), done_(under_way) {
     Capture capture(stream);
     calls();
     const Graph graph = capture.finish();
+    check_cuda(cudaGraphGetNodes(graph.get(), nullptr, &nodes_), "cudaGraphGetNodes");
     cudaGraphExec_t exec = nullptr;
     check_cuda(cudaGraphInstantiate(&exec, graph.get(), 0), "cudaGraphInstantiate");
     exec_ = GraphExec(exec);
@@ -56,18 +58,21 @@ class GraphRecording : public Recording {
     check_cuda(cudaEventRecord(done.get(), stream_), "replay");
     ++replays_;
   }
+  std::size_t nodes() const override { return nodes_; }
 
  private:
   cudaStream_t stream_;
   GraphExec exec_;
-  std::array<Event, 8> done_;  // the ends of the last replays
+  std::vector<Event> done_;  // the ends of the last replays
+  std::size_t nodes_ = 0;
   std::size_t replays_ = 0;
 };
 
 }  // namespace
 
-std::unique_ptr<Recording> capture_graph(cudaStream_t stream, const std::function<void()>& calls) {
-  return std::make_unique<GraphRecording>(stream, calls);
+std::unique_ptr<Recording> capture_graph(cudaStream_t stream, const std::function<void()>& calls,
+                                         std::size_t under_way) {
+  return std::make_unique<GraphRecording>(stream, calls, under_way);
 }
 
 }  // namespace elbo

@@ -11,6 +11,7 @@ namespace elbo {
 
 // Runs `calls` once while `stream` is being captured: they are recorded, not done. What they throw is
 // thrown, and the stream is as before.
-std::unique_ptr<Recording> capture_graph(cudaStream_t stream, const std::function<void()>& calls);
+std::unique_ptr<Recording> capture_graph(cudaStream_t stream, const std::function<void()>& calls,
+                                         std::size_t under_way);
 
 }  // namespace elbo

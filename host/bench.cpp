@@ -76,15 +76,14 @@ void print_operations(const std::vector<OperationTime>& operations, const std::o
   fmt::print("{:<42}{:>10.1f}\n", "sum", total);
 }
 
-// The sorted times of a step, in microseconds: recorded, in blocks of `block` steps.
-std::vector<double> time_steps(Backend& device, const Spec& spec, const ImageSet& images, const BenchOptions& options,
-                               std::uint32_t block) {
-  Trainer trainer(device, spec, images);
+// The sorted times of a step, in microseconds: in blocks of `block` steps, at least `timings` of them.
+std::vector<double> time_steps(Trainer& trainer, const BenchOptions& options, std::uint32_t block,
+                               std::size_t timings) {
   auto step = static_cast<std::uint32_t>(options.warmup);
   trainer.run_until(step);
   trainer.check();
   std::vector<double> microseconds;
-  while (static_cast<std::int64_t>(microseconds.size()) * block < options.steps) {
+  while (static_cast<std::int64_t>(microseconds.size()) * block < options.steps || microseconds.size() < timings) {
     const auto begin = std::chrono::steady_clock::now();
     trainer.run_until(step += block);
     trainer.check();
@@ -109,13 +108,21 @@ int bench_step(const BenchOptions& options) {
   backend_options.precision = spec.train.precision;
   const OpenedDevice device = open_device(options.device, backend_options);
   const DeviceInfo info = device.backend->info();
-  const std::uint32_t block = info.name == "cpu" ? 1 : 10;
-  const std::vector<double> microseconds = time_steps(*device.backend, spec, data.train, options, block);
+  const bool on_gpu = info.name == "cuda";
+  const std::uint32_t block = on_gpu ? 40 : 1;
+  std::size_t nodes = 0;
+  std::vector<double> microseconds;
+  {
+    Trainer trainer(*device.backend, spec, data.train);
+    nodes = trainer.graph_nodes();
+    microseconds = time_steps(trainer, options, block, on_gpu ? 30 : 1);
+  }
   const double median = quantile(microseconds, 0.5), p10 = quantile(microseconds, 0.1),
                p90 = quantile(microseconds, 0.9);
   fmt::print("{}: a training step of {} images on {}\n", spec.name, spec.train.batch_size, info.description);
   fmt::print("median {:.1f} us   p10 {:.1f}   p90 {:.1f}   ({} timings of {} steps)   {:.0f} images/s\n", median, p10,
              p90, microseconds.size(), block, 1e6 * static_cast<double>(spec.train.batch_size) / median);
+  if (nodes > 0) fmt::print("{} nodes in the graph of a step\n", nodes);
   const std::optional<Gpu> gpu = gpu_in(info.description);
   const std::vector<OperationTime> operations =
       time_operations(options, backend_options, spec, data.train, std::min<std::int64_t>(options.steps, 100));
@@ -131,7 +138,8 @@ int bench_step(const BenchOptions& options) {
                                 {"p10_us", p10},
                                 {"p90_us", p90},
                                 {"timings", microseconds.size()},
-                                {"steps_per_timing", block}};
+                                {"steps_per_timing", block},
+                                {"graph_nodes", nodes}};
     for (const OperationTime& o : operations) {
       j["operations"].push_back({{"name", o.planned.name},
                                  {"shapes", o.planned.shapes},

@@ -19,7 +19,7 @@ struct BenchOptions {
 };
 
 // Times training steps of a spec, on its own data: median, 10th and 90th percentile in microseconds. On a GPU steps
-// are timed in blocks of ten, since to wait after each would measure the waiting. Then every operation of the step, in
+// are timed in blocks of 40, since to wait after each would measure the waiting. Then every operation of the step, in
 // steps that are issued call by call: its median, the rates that this makes of the plan's bytes and products
 // (host/plan.h), and where the GPU is a known one, its floor.
 int bench_step(const BenchOptions&);

@@ -43,6 +43,12 @@ void add_no_graph(CLI::App& app, BackendOptions& backend) {
       "issue every call of a step anew instead of replaying a recording");
 }
 
+void add_no_epilogues(CLI::App& app, BackendOptions& backend) {
+  app.add_flag_callback(
+      "--no-epilogues", [&backend] { backend.epilogues = false; },
+      "on a GPU: bias, activation and their gradients in kernels of their own, not in the products");
+}
+
 void add_data(CLI::App& app, std::string& data) {
   app.add_option("--data", data, "folder of the data sets (default: $ELBO_DATA, ./data, /usr/share/datasets)");
 }
@@ -116,6 +122,7 @@ int run_command_line(int argc, char** argv) {
   add_spec(step_app, bench.spec, bench.overrides);
   add_device(step_app, bench.device, bench.backend);
   add_no_graph(step_app, bench.backend);
+  add_no_epilogues(step_app, bench.backend);
   add_data(step_app, bench.data);
   step_app.add_option("--steps", bench.steps, "how many to time")->check(CLI::Range(1.0, 1e9))->capture_default_str();
   step_app.add_option("--warmup", bench.warmup, "steps before that")
@@ -150,6 +157,7 @@ int run_command_line(int argc, char** argv) {
   add_spec(profile_app, profiling.spec, profiling.overrides);
   add_device(profile_app, profiling.device, profiling.backend);
   add_no_graph(profile_app, profiling.backend);
+  add_no_epilogues(profile_app, profiling.backend);
   add_data(profile_app, profiling.data);
   profile_app.add_option("--warmup", profiling.warmup, "steps before those")
       ->check(CLI::Range(0.0, 1e9))

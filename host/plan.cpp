@@ -34,17 +34,15 @@ class PlanBackend final : public Backend {
   void do_fill(void*, std::uint8_t, std::size_t) override {}
 
   // ---- Layers ---------------------------------------------------------------------------------------
-  void do_dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation,
-                        const Tensor& y) override {
-    add(cat(x.shape, " x [", weight.columns(), ", ", weight.rows(), "]"), {x, weight, bias, y}, product(x, weight));
+  void do_dense_forward(const DenseForward& a) override {
+    add(cat(a.x.shape, " x [", a.weight.columns(), ", ", a.weight.rows(), "]"), {a.x, a.weight, a.bias, a.y, a.mask},
+        product(a.x, a.weight));
   }
-  void do_dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation activation,
-                         const Tensor& dy, const Tensor& dweight, const Tensor& dbias, const Tensor& dx) override {
-    std::vector<Tensor> moved = {x, dy, dweight, dbias};
-    if (activation != Activation::identity) moved.push_back(y);
-    if (dx) moved.insert(moved.end(), {weight, dx});
-    add(cat(dy.shape, "' x ", x.shape, dx ? cat(", ", dy.shape, " x ", weight.shape) : ""), moved,
-        (dx ? 2 : 1) * product(x, weight));
+  void do_dense_backward(const DenseBackward& a) override {
+    std::vector<Tensor> moved = {a.x, a.dz, a.dweight, a.dbias};
+    if (a.dx) moved.insert(moved.end(), {a.weight, a.mask, a.dx});
+    add(cat(a.dz.shape, "' x ", a.x.shape, a.dx ? cat(", ", a.dz.shape, " x ", a.weight.shape) : ""), moved,
+        (a.dx ? 2 : 1) * product(a.x, a.weight));
   }
   // Unused: the layers above are planned whole.
   void do_matmul(const Matmul&) override {}
@@ -67,19 +65,25 @@ class PlanBackend final : public Backend {
   void do_accumulate(const Accumulate& a) override {
     add(cat(a.nll_partial.shape, ", ", a.kl_partial.shape), {a.nll_partial, a.kl_partial, a.sums, a.sums}, 0);
   }
-  void do_optimizer_step(const OptimizerStep& a) override {
-    std::vector<Tensor> moved = {a.gradients, a.parameters, a.parameters, a.first, a.first};
-    if (a.settings.type == Optimizer::adam) moved.insert(moved.end(), {a.second, a.second});
-    add(cat(a.parameters.shape), moved, 0);
-  }
+  void do_optimizer_step(const OptimizerStep& a) override { add(cat(a.parameters.shape), moved(a), 0); }
   void do_advance(StepState*, const Schedule&, std::uint64_t*) override {
     operations.push_back({path(), "", 2.0 * sizeof(StepState), 0});
+  }
+  void do_finish_step(const FinishStep& a) override {
+    std::vector<Tensor> all = moved(a.update);
+    all.insert(all.end(), {a.losses.nll_partial, a.losses.kl_partial, a.losses.sums, a.losses.sums});
+    add(cat(a.update.parameters.shape), all, 0);
   }
 
   void push_range(const char* name) override { ranges_.emplace_back(name); }
   void pop_range() override { ranges_.pop_back(); }
 
  private:
+  static std::vector<Tensor> moved(const OptimizerStep& a) {
+    std::vector<Tensor> all = {a.gradients, a.parameters, a.parameters, a.first, a.first};
+    if (a.settings.type == Optimizer::adam) all.insert(all.end(), {a.second, a.second});
+    return all;
+  }
   static double product(const Tensor& x, const Tensor& weight) {
     return 2.0 * static_cast<double>(x.rows()) * static_cast<double>(weight.count());
   }

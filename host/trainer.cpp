@@ -4,6 +4,11 @@
 #include <cmath>
 
 namespace elbo {
+namespace {
+
+constexpr std::uint32_t steps_a_launch = 4;  // of a recording that takes several
+
+}  // namespace
 
 Trainer::Trainer(Backend& device, const Spec& spec, const ImageSet& images)
     : vae(device, spec, images.image_size()),
@@ -29,7 +34,14 @@ Trainer::Trainer(Backend& device, const Spec& spec, const ImageSet& images)
     optimizer_.weight_decay += 1.0f / static_cast<float>(images.count);
   reset_figures();
   set_step(0);
-  recording_ = device.record([this] { queue_step(); });
+  one_step_ = device.record([this] { queue_step(); });
+  if (one_step_->nodes() > 0 && stream_.resident()) {
+    // To launch a graph takes the host a while, and the device; the images need nothing of the host.
+    const auto several = [this] {
+      for (std::uint32_t i = 0; i < steps_a_launch; ++i) queue_step();
+    };
+    several_steps_ = device.record(several, 2);
+  }
 }
 
 // One step of stochastic gradient variational Bayes (algorithm 1 of arXiv 1312.6114).
@@ -64,7 +76,6 @@ void Trainer::queue_step() {
                       .nll_partial = pass_.nll_partial,
                       .grad = doutput,
                       .scratch = pass_.scratch});
-  device_.accumulate({pass_.nll_partial, pass_.kl_partial, state_, sums, rows});
 
   const Tensor dz = pass_.decode_backward(vae, doutput);
   const Tensor& free = pass_.gradient[dz.data == pass_.gradient[0].data ? 1 : 0];
@@ -78,15 +89,23 @@ void Trainer::queue_step() {
                                   .dstats = dstats,
                                   .scratch = pass_.scratch});
   pass_.encode_backward(vae, dstats);
-  device_.optimizer_step({vae.parameters, vae.gradients, vae.first, vae.second, state_, optimizer_});
-  device_.advance(state_, schedule_, fault_);
+  device_.finish_step({.losses = {pass_.nll_partial, pass_.kl_partial, state_, sums, rows},
+                       .update = {vae.parameters, vae.gradients, vae.first, vae.second, state_, optimizer_},
+                       .schedule = schedule_,
+                       .fault = fault_});
 }
 
 void Trainer::run_until(std::uint32_t end) {
-  for (; step_ < end; ++step_) {
-    stream_.begin_step(step_);
-    recording_->replay();
-    stream_.end_step();
+  while (step_ < end) {
+    if (several_steps_ && end - step_ >= steps_a_launch) {
+      several_steps_->replay();
+      step_ += steps_a_launch;
+    } else {
+      stream_.begin_step(step_);
+      one_step_->replay();
+      stream_.end_step();
+      ++step_;
+    }
     throw_if_diverged();
   }
 }

@@ -25,8 +25,8 @@ class Trainer {
   Trainer(Backend&, const Spec&, const ImageSet& images);
 
   // Queues training steps up to and without `end`, and returns without waiting for the last of them. Throws Diverged,
-  // naming step and layer, at most 8 steps after a number stopped being finite (later, if the device is further behind:
-  // without a recording nothing holds the host back).
+  // naming step and layer, at most 12 steps after a number stopped being finite (later, if the device is further
+  // behind: without a recording nothing holds the host back).
   void run_until(std::uint32_t end);
   std::uint32_t step() const { return step_; }
   std::uint32_t batches_per_epoch() const { return stream_.batches_per_epoch(); }
@@ -43,6 +43,7 @@ class Trainer {
   Vae vae;
   Tensor sums;  // f64 [2 + L]: see Backend::accumulate
   const Pass& pass() const { return pass_; }
+  std::size_t graph_nodes() const { return one_step_->nodes(); }  // of one step; 0 where it is no graph
 
  private:
   void queue_step();
@@ -60,7 +61,7 @@ class Trainer {
   Schedule schedule_;
   math::OptimizerSettings optimizer_;
   std::uint32_t step_ = 0;
-  std::unique_ptr<Recording> recording_;
+  std::unique_ptr<Recording> one_step_, several_steps_;
 };
 
 // Sums over a data set, made into averages.

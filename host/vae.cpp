@@ -135,16 +135,20 @@ Pass::Pass(Vae& vae, std::int64_t rows, std::int64_t samples, Kernels kernels) {
     const std::int64_t pixels = vae.pixels(), latent = vae.latent(), outputs = rows * samples;
     input = a.take({rows, pixels});
     target = a.take({rows, pixels}, DType::u8);
-    encoded.clear();
-    decoded.clear();
+    for (std::vector<Tensor>* v : {&encoded, &decoded, &encoded_masks, &decoded_masks}) v->clear();
+    const auto take_mask = [&](const DenseLayer& l, std::int64_t r) {
+      return l.activation == Activation::relu ? a.take({r, mask_bytes(l.weight.rows())}, DType::u8) : Tensor{};
+    };
     std::int64_t widest = 0;
     for (const DenseLayer& l : vae.encoder()) {
       encoded.push_back(a.take({rows, l.weight.rows()}));
+      encoded_masks.push_back(take_mask(l, rows));
       widest = std::max(widest, rows * l.weight.rows());
     }
     z = a.take({rows, samples, latent});
     for (const DenseLayer& l : vae.decoder()) {
       decoded.push_back(a.take({outputs, l.weight.rows()}));
+      decoded_masks.push_back(take_mask(l, outputs));
       widest = std::max({widest, outputs * l.weight.columns(), outputs * l.weight.rows()});
     }
     kl_partial = a.take({tiles(rows, latent_tile), latent});
@@ -164,66 +168,70 @@ namespace {
 // Its profiling range's.
 std::string name_of_layer(std::size_t i) { return "dense" + std::to_string(i); }
 
+// Walks `layers` from x; returns the last one's output, which has as many rows as x.
+Tensor forward(Backend& device, const std::vector<DenseLayer>& layers, Tensor x, const std::vector<Tensor>& outputs,
+               const std::vector<Tensor>& masks) {
+  const std::int64_t rows = x.rows();
+  for (std::size_t i = 0; i < layers.size(); ++i) {
+    const Backend::Range range(device, name_of_layer(i).c_str());
+    const DenseLayer& l = layers[i];
+    device.dense_forward({.x = x,
+                          .weight = l.weight,
+                          .bias = l.bias,
+                          .activation = l.activation,
+                          .y = outputs[i].first(rows),
+                          .mask = masks[i] ? masks[i].first(rows) : Tensor{}});
+    x = outputs[i].first(rows);
+  }
+  return x;
+}
+
+// Walks `layers` backwards from dz, alternating between two gradient buffers. Returns the gradient of the first
+// layer's input, if `want_dx`.
+Tensor backward(Backend& device, const std::vector<DenseLayer>& layers, const Tensor& x,
+                const std::vector<Tensor>& outputs, const std::vector<Tensor>& masks, Tensor dz,
+                const Tensor (&buffers)[2], bool want_dx) {
+  for (std::size_t i = layers.size(); i-- > 0;) {
+    const Backend::Range range(device, name_of_layer(i).c_str());
+    const DenseLayer& l = layers[i];
+    DenseBackward a{.x = x, .weight = l.weight, .dz = dz, .dweight = l.dweight, .dbias = l.dbias, .mask = {}, .dx = {}};
+    if (i > 0) {
+      a.x = outputs[i - 1];
+      a.activation = layers[i - 1].activation;
+      a.mask = masks[i - 1];
+    }
+    if (i > 0 || want_dx) {
+      a.dx = buffers[dz.data == buffers[0].data ? 1 : 0];
+      a.dx.shape = a.x.shape;
+    }
+    device.dense_backward(a);
+    dz = a.dx;
+  }
+  return dz;
+}
+
 }  // namespace
 
 Tensor Pass::encode(Vae& vae, std::int64_t rows) const {
   const Backend::Range range(vae.device(), "encode");
-  Tensor x = input.first(rows);
-  for (std::size_t i = 0; i < vae.encoder().size(); ++i) {
-    const Backend::Range layer(vae.device(), name_of_layer(i).c_str());
-    const DenseLayer& l = vae.encoder()[i];
-    vae.device().dense_forward(x, l.weight, l.bias, l.activation, encoded[i].first(rows));
-    x = encoded[i].first(rows);
-  }
-  return x;
+  return forward(vae.device(), vae.encoder(), input.first(rows), encoded, encoded_masks);
 }
 
 Tensor Pass::decode(Vae& vae, std::int64_t rows) const {
   const Backend::Range range(vae.device(), "decode");
-  const std::int64_t outputs = rows * z.shape[1];
-  Tensor x = z.first(rows).reshaped({outputs, vae.latent()});
-  for (std::size_t i = 0; i < vae.decoder().size(); ++i) {
-    const Backend::Range layer(vae.device(), name_of_layer(i).c_str());
-    const DenseLayer& l = vae.decoder()[i];
-    vae.device().dense_forward(x, l.weight, l.bias, l.activation, decoded[i].first(outputs));
-    x = decoded[i].first(outputs);
-  }
-  return x;
+  const Tensor x = z.first(rows).reshaped({rows * z.shape[1], vae.latent()});
+  return forward(vae.device(), vae.decoder(), x, decoded, decoded_masks);
 }
-
-namespace {
-
-// Walks `layers` backwards from dy, alternating between two gradient buffers. Returns the gradient of the first
-// layer's input, if `want_dx`.
-Tensor backward(Backend& device, const std::vector<DenseLayer>& layers, const Tensor& x,
-                const std::vector<Tensor>& outputs, Tensor dy, const Tensor (&buffers)[2], bool want_dx) {
-  const std::int64_t rows = dy.rows();
-  for (std::size_t i = layers.size(); i-- > 0;) {
-    const Backend::Range layer(device, name_of_layer(i).c_str());
-    const DenseLayer& l = layers[i];
-    const Tensor in = i > 0 ? outputs[i - 1].first(rows) : x;
-    Tensor dx;
-    if (i > 0 || want_dx) {
-      dx = buffers[dy.data == buffers[0].data ? 1 : 0];
-      dx.shape = in.shape;
-    }
-    device.dense_backward(in, l.weight, outputs[i].first(rows), l.activation, dy, l.dweight, l.dbias, dx);
-    dy = dx;
-  }
-  return dy;
-}
-
-}  // namespace
 
 Tensor Pass::decode_backward(Vae& vae, const Tensor& doutput) const {
   const Backend::Range range(vae.device(), "decode_backward");
   const Tensor x = z.reshaped({doutput.rows(), vae.latent()});
-  return backward(vae.device(), vae.decoder(), x, decoded, doutput, gradient, true).reshaped(z.shape);
+  return backward(vae.device(), vae.decoder(), x, decoded, decoded_masks, doutput, gradient, true).reshaped(z.shape);
 }
 
 void Pass::encode_backward(Vae& vae, const Tensor& dstats) const {
   const Backend::Range range(vae.device(), "encode_backward");
-  backward(vae.device(), vae.encoder(), input, encoded, dstats, gradient, false);
+  backward(vae.device(), vae.encoder(), input, encoded, encoded_masks, dstats, gradient, false);
 }
 
 }  // namespace elbo

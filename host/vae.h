@@ -63,11 +63,12 @@ struct Pass {
   Pass(Vae&, std::int64_t rows, std::int64_t samples, Kernels);
 
   Arena arena;
-  Tensor input;                 // f32 [R, D]
-  Tensor target;                // u8  [R, D]
-  std::vector<Tensor> encoded;  // outputs of the encoder's layers; the last is stats [R, 2L]
-  Tensor z;                     // f32 [R, S, L]
-  std::vector<Tensor> decoded;  // outputs of the decoder's layers; the last is [R * S, D]
+  Tensor input;                                      // f32 [R, D]
+  Tensor target;                                     // u8  [R, D]
+  std::vector<Tensor> encoded;                       // outputs of the encoder's layers; the last is stats [R, 2L]
+  Tensor z;                                          // f32 [R, S, L]
+  std::vector<Tensor> decoded;                       // outputs of the decoder's layers; the last is [R * S, D]
+  std::vector<Tensor> encoded_masks, decoded_masks;  // of the layers whose activation is relu; see DenseForward
   Tensor kl_partial, nll_partial;
   Tensor gradient[2];  // two buffers that the backward pass alternates between, each as large as any layer
   Tensor scratch;      // of the unfused kernels
@@ -75,8 +76,8 @@ struct Pass {
   // The first `rows` of input -> stats [rows, 2L]; the first `rows` of z -> output [rows * S, D].
   Tensor encode(Vae&, std::int64_t rows) const;
   Tensor decode(Vae&, std::int64_t rows) const;
-  // Back from the gradient of the output, which is overwritten, to that of z [R, S, L]; from the gradient of
-  // stats, in neither or any of `gradient`, to the weights' gradients.
+  // Back from the gradient of the output to that of z [R, S, L]; from the gradient of stats to the weights' gradients.
+  // Either may lie in one of `gradient`, which both overwrite.
   Tensor decode_backward(Vae&, const Tensor& doutput) const;
   void encode_backward(Vae&, const Tensor& dstats) const;
 };

@@ -33,4 +33,7 @@ void accumulate(const Totals&, cudaStream_t);
 // Moves `state` on to the next step; *fault = the first bad step, if there is one.
 void advance(StepState* state, const Schedule&, std::uint64_t* fault, cudaStream_t);
 
+// All three in one launch.
+void finish_step(const Totals&, const Update&, const Schedule&, std::uint64_t* fault, cudaStream_t);
+
 }  // namespace elbo::kernels

@@ -526,7 +526,7 @@ class CommandLine(unittest.TestCase):
             inside = [e for e in events if step["ts"] <= e["ts"] < step["ts"] + step["dur"]]
             paths = [e["args"]["path"] for e in inside]
             self.assertIn("train_step/encode_backward/dense0/dense_backward", paths)
-            self.assertEqual(sum("bytes" in e["args"] for e in inside), 15)
+            self.assertEqual(sum("bytes" in e["args"] for e in inside), 13)
         result = program.run("profile", self.spec, "--data", self.data, "--device", "cpu", "--steps", "0", cwd=self.cwd)
         self.assertNotEqual(result.returncode, 0)
 
@@ -566,7 +566,7 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         plan = json.loads((self.cwd / "plan.json").read_text())
         operations = {o["name"]: o for o in plan["operations"]}
-        self.assertEqual(len(operations), 15)
+        self.assertEqual(len(operations), 13)
         products = {"encode/dense0": 2 * 20 * 100 * 64, "encode/dense1": 2 * 20 * 64 * 4,
                     "decode/dense0": 2 * 20 * 2 * 64, "decode/dense1": 2 * 20 * 64 * 100}
         for layer, flops in products.items():
@@ -574,13 +574,15 @@ class CommandLine(unittest.TestCase):
             back = operations[f"{layer.replace('/', '_backward/')}/dense_backward"]["flops"]
             self.assertEqual(back, flops if layer == "encode/dense0" else 2 * flops)
         weights = (100 * 64 + 64) + (64 * 4 + 4) + (2 * 64 + 64) + (64 * 100 + 100)
-        self.assertEqual(operations["optimizer_step"]["bytes"], 28 * weights)
-        self.assertEqual(operations["encode/dense0/dense_forward"]["bytes"], 4 * (20 * 100 + 100 * 64 + 64 + 20 * 64))
+        losses = 20 * 4 + 2 * 4 + 2 * (2 + 2) * 8  # the partial sums of 20 images, of a tile of 2 latent units; the sums
+        self.assertEqual(operations["finish_step"]["bytes"], 28 * weights + losses)
+        self.assertEqual(operations["encode/dense0/dense_forward"]["bytes"], 4 * (20 * 100 + 100 * 64 + 64 + 20 * 64)
+                         + 20 * 128 // 8)  # a bit of its mask for each output, in rows of 128
         self.assertEqual(operations["likelihood"]["bytes"], 20 * 100 * (4 + 1 + 4) + 20 * 4)
         self.assertAlmostEqual(plan["floor_us"], sum(o["floor_us"] for o in plan["operations"]))
 
         slow = program.run("plan", self.spec, "--data", self.data, "--bandwidth", "1", "--tflops", "0.001", cwd=self.cwd)
-        self.assertRegex(slow.stdout, r"optimizer_step +\[13416\] +375.6 +0.00 +375.648  memory")
+        self.assertRegex(slow.stdout, r"finish_step +\[13416\] +375.8 +0.00 +375.800  memory")
         self.assertRegex(slow.stdout, r"encode/dense0/dense_forward .* 256.000  products")
         unknown = program.run("plan", self.spec, "--data", self.data, "--gpu", "H1000", cwd=self.cwd)
         self.assertNotEqual(unknown.returncode, 0)

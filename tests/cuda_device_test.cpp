@@ -171,10 +171,10 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
     const Tensor nll = t.z.reshaped({rows, latent}).first(rows);  // stands for a loss: one chunk a column
     const auto step = device->record([&] {
       device->gather_batch({t.data, t.state, Indexing::shuffled, Binarize::dynamic, t.input, t.target});
-      device->dense_forward(t.input, t.w, t.b, Activation::identity, t.stats);
+      device->dense_forward({t.input, t.w, t.b, Activation::identity, t.stats, {}});
       device->sample_latent({.stats = t.stats, .state = t.state, .z = t.z, .kl_partial = t.kl, .scratch = {}});
       device->accumulate({nll, t.kl, t.state, t.sums, rows});
-      device->dense_backward(t.input, t.w, t.stats, Activation::identity, t.stats, t.dw, t.db, {});
+      device->dense_backward({t.input, t.w, t.stats, t.dw, t.db, Activation::identity, {}, {}});
       const Shape flat{t.w.count()};
       device->optimizer_step({t.w.reshaped(flat),
                               t.dw.reshaped(flat),
@@ -264,8 +264,12 @@ TEST_P(CudaDevice, ProfilingRangesNest) {
   {
     const Backend::Range step(*device, "train_step");
     const Backend::Range layer(*device, "encode");
-    device->dense_forward({p, DType::f32, {1, 2}}, {p + 2, DType::f32, {1, 2}}, {p + 4, DType::f32, {1}},
-                          Activation::relu, {p + 5, DType::f32, {1, 1}});
+    device->dense_forward({{p, DType::f32, {1, 2}},
+                           {p + 2, DType::f32, {1, 2}},
+                           {p + 4, DType::f32, {1}},
+                           Activation::tanh,
+                           {p + 5, DType::f32, {1, 1}},
+                           {}});
   }
   device->synchronize();
   const std::vector<std::string> expected = {"train_step", "train_step/encode", "train_step/encode/dense_forward",

@@ -676,6 +676,50 @@ INSTANTIATE_TEST_SUITE_P(Sizes, OptimizerTest,
                                          OptimizerCase{Optimizer::adagrad, 7, 1},
                                          OptimizerCase{Optimizer::sgd, 1025, 0}, OptimizerCase{Optimizer::sgd, 6, 1}));
 
+// In whatever order blocks and threads come: the same bits as those of the three kernels that it stands for.
+TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
+  const Schedule schedule{.batches_per_epoch = 3, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f};
+  const std::vector<float> nll = gaussian_values(33 * 2, 31, 100.0f), kl = gaussian_values(2 * 3, 32);
+  const Array<float> p_d(count_, offset_), g_d(g_, offset_), m_d(count_, offset_), v_d(count_, offset_), nll_d(nll),
+      kl_d(kl);
+  const Array<double> sums_d(5);
+  const Array<StepState> state_d(1);
+  const Array<std::uint64_t> fault_d(1);
+  const auto outcome = [&] { return p_d.bits() + m_d.bits() + v_d.bits() + sums_d.bits() + fault_d.bits(); };
+  for (const float last : {g_.back(), nan_value}) {
+    std::vector<float> g = g_;
+    g.back() = last;
+    g_d.set(g);
+    const Totals totals{nll_d.data(), kl_d.data(), state_d.data(), sums_d.data(), 33, 33, 2, 2, 3};
+    const Update update{
+        p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), settings_, static_cast<int64_t>(count_)};
+    const auto set = [&] {
+      p_d.set(p_), m_d.set(v_), v_d.set(v_);
+      sums_d.set({1, 2, 3, 4, 5});
+      state_d.set({some_state()});
+      fault_d.set({StepState::none});
+    };
+    run(
+        [&] {
+          set();
+          finish_step(totals, update, schedule, fault_d.data(), stream_);
+        },
+        {&p_d, &m_d, &v_d, &sums_d, &fault_d});
+    const std::string at_once = outcome();
+    const StepState state = state_d.get()[0];
+    set();
+    accumulate(totals, stream_);
+    optimizer_update(update, stream_);
+    advance(state_d.data(), schedule, fault_d.data(), stream_);
+    synchronize();
+    EXPECT_TRUE(at_once == outcome());
+    EXPECT_EQ(state.step, some_state().step + 1);
+    EXPECT_EQ(state.bad_step, state_d.get()[0].bad_step);
+    EXPECT_EQ(fault_d.get()[0], std::isnan(last) ? some_state().step : StepState::none);
+    EXPECT_EQ(state.blocks_done, 0u);
+  }
+}
+
 struct TotalsCase {
   int64_t rows, samples, chunks, latent;
 };

@@ -60,6 +60,8 @@ struct Expected {
   std::vector<double> value, magnitude;
 
   explicit Expected(std::int64_t n) : value(at(n)), magnitude(at(n)) {}
+  // These values; an error of 1 counts as 1.
+  explicit Expected(const Floats& values) : value(values.begin(), values.end()), magnitude(values.size(), 1.0) {}
   void add(std::int64_t i, double term) {
     value[at(i)] += term;
     magnitude[at(i)] += std::abs(term);
@@ -147,6 +149,7 @@ class Ops : public testing::TestWithParam<const char*> {
   void SetUp() override {
     try {
       lab_ = std::make_unique<Lab>(GetParam());
+      bare_lab_ = std::make_unique<Lab>(GetParam(), BackendOptions{.epilogues = false});
     } catch (const Error& e) {
       const bool required =
           std::string(GetParam()) == "cpu" || (std::string(GetParam()) == "sim" && std::getenv("ELBO_REQUIRE_SIM"));
@@ -155,14 +158,15 @@ class Ops : public testing::TestWithParam<const char*> {
     }
   }
   Lab& lab() { return *lab_; }
-  // The lab, emptied for the next case.
-  Lab& next() {
-    lab_->clear();
-    return *lab_;
+  // The lab, emptied for the next case; or the one whose products do nothing else on the way.
+  Lab& next(bool epilogues = true) {
+    Lab& lab = epilogues ? *lab_ : *bare_lab_;
+    lab.clear();
+    return lab;
   }
 
  private:
-  std::unique_ptr<Lab> lab_;
+  std::unique_ptr<Lab> lab_, bare_lab_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Devices, Ops, testing::Values("cpu", "sim", "cuda"),
@@ -203,12 +207,12 @@ TEST_P(Ops, TooMuchMemoryIsAnErrorThatSaysWhatFor) {
 // ---- Layers -----------------------------------------------------------------------------------------------------
 
 struct Dense {
-  Floats x, weight, bias, dy;
+  Floats x, weight, bias, dz;
   explicit Dense(const DenseCase& c)
       : x(normals(c.rows * c.in, 1)),
         weight(normals(c.out * c.in, 2, 1.0f / std::sqrt(static_cast<float>(c.in)))),
         bias(normals(c.out, 3)),
-        dy(normals(c.rows * c.out, 4)) {}
+        dz(normals(c.rows * c.out, 4)) {}
 };
 
 // Summing n products in fp32, in any order, errs by a few times 6e-8 of the sum of their magnitudes; 2e-6
@@ -225,48 +229,79 @@ TEST_P(Ops, DenseForward) {
       for (std::int64_t k = 0; k < c.in; ++k) linear.add(i, double{v.x[at(r * c.in + k)]} * v.weight[at(o * c.in + k)]);
     }
     for (Activation activation : activations) {
-      Lab& d = next();
-      const Tensor y = d.make({c.rows, c.out});
-      d->dense_forward(d.put({c.rows, c.in}, v.x), d.put({c.out, c.in}, v.weight), d.put({c.out}, v.bias), activation,
-                       y);
       Expected want = linear;
       for (double& value : want.value) value = math::activate(activation, value);
-      expect_close(d.get(y), want, product_tolerance, cat("y, activation ", static_cast<int>(activation)));
+      for (const bool epilogues : {true, false}) {
+        for (const bool with_mask : {true, false}) {
+          Lab& d = next(epilogues);
+          const Tensor y = d.make({c.rows, c.out});
+          d->dense_forward({.x = d.put({c.rows, c.in}, v.x),
+                            .weight = d.put({c.out, c.in}, v.weight),
+                            .bias = d.put({c.out}, v.bias),
+                            .activation = activation,
+                            .y = y,
+                            .mask = with_mask ? d.make({c.rows, mask_bytes(c.out)}, DType::u8) : Tensor{}});
+          expect_close(d.get(y), want, product_tolerance, cat("y, activation ", static_cast<int>(activation)));
+        }
+      }
     }
   }
 }
 
+// x comes from a layer below, whose weight is the identity, so that it is activation(before) and there is a mask.
 TEST_P(Ops, DenseBackward) {
   for (const DenseCase& c : dense_cases) {
     const Dense v(c);
+    Floats identity(at(c.in * c.in));
+    for (std::int64_t i = 0; i < c.in; ++i) identity[at(i * c.in + i)] = 1;
     for (Activation activation : activations) {
-      Floats y = normals(c.rows * c.out, 5);
-      for (float& value : y) value = math::activate(activation, value);
-      Expected dz(c.rows * c.out), want_weight(c.out * c.in), want_bias(c.out), want_x(c.rows * c.in);
+      Floats x = v.x;
+      for (float& value : x) value = math::activate(activation, value);
+      Expected want_weight(c.out * c.in), want_bias(c.out), want_x(c.rows * c.in);
       for (std::int64_t i = 0; i < c.rows * c.out; ++i) {
         const std::int64_t r = i / c.out, o = i % c.out;
-        const double g = v.dy[at(i)] * math::activation_slope(activation, double{y[at(i)]});
-        dz.add(i, g);
+        const double g = v.dz[at(i)];
         want_bias.add(o, g);
         for (std::int64_t k = 0; k < c.in; ++k) {
-          want_weight.add(o * c.in + k, g * v.x[at(r * c.in + k)]);
+          want_weight.add(o * c.in + k, g * x[at(r * c.in + k)]);
           want_x.add(r * c.in + k, g * v.weight[at(o * c.in + k)]);
         }
-        dz.magnitude[at(i)] = std::abs(double{v.dy[at(i)]});  // 1 - y^2 has lost digits where y is near 1
       }
-      // So a slope errs by one part in 1e7 of 1, not of itself: hence a magnitude of 1 for each row.
-      for (double& m : want_bias.magnitude) m += static_cast<double>(c.rows);
-      for (double& m : want_weight.magnitude) m += static_cast<double>(c.rows);
-      for (double& m : want_x.magnitude) m += 1;
+      // A slope errs by one part in 1e7 of 1, not of itself (1 - x^2 has lost digits where x is near 1), so that the
+      // magnitudes stay as they are.
+      for (std::int64_t i = 0; i < c.rows * c.in; ++i)
+        want_x.value[at(i)] *= math::activation_slope(activation, double{x[at(i)]});
+      // An error of x, of one part in 1e7 of 1, enters by its factor.
+      for (std::int64_t i = 0; i < c.out * c.in; ++i) want_weight.magnitude[at(i)] += want_bias.magnitude[at(i / c.in)];
 
-      for (const bool with_dx : {true, false}) {
-        Lab& d = next();
-        const Tensor dy = d.put({c.rows, c.out}, v.dy), dweight = d.make({c.out, c.in}), dbias = d.make({c.out});
+      struct Way {
+        bool epilogues, mask, dx;
+      };
+      for (const auto [epilogues, with_mask, with_dx] :
+           {Way{true, true, true}, Way{true, false, true}, Way{false, true, true}, Way{true, false, false}}) {
+        Lab& d = next(epilogues);
+        const Tensor below = d.make({c.rows, c.in});
+        const Tensor mask = with_mask ? d.make({c.rows, mask_bytes(c.in)}, DType::u8) : Tensor{};
+        d->dense_forward({.x = d.put({c.rows, c.in}, v.x),
+                          .weight = d.put({c.in, c.in}, identity),
+                          .bias = d.put({c.in}, Floats(at(c.in))),
+                          .activation = activation,
+                          .y = below,
+                          .mask = mask});
+        const Tensor dz = d.put({c.rows, c.out}, v.dz), dweight = d.make({c.out, c.in}), dbias = d.make({c.out});
         const Tensor dx = with_dx ? d.make({c.rows, c.in}) : Tensor{};
-        d->dense_backward(d.put({c.rows, c.in}, v.x), d.put({c.out, c.in}, v.weight), d.put({c.rows, c.out}, y),
-                          activation, dy, dweight, dbias, dx);
-        const std::string which = cat("activation ", static_cast<int>(activation), ", out ", c.out);
-        expect_close(d.get(dy), dz, 1e-6, "dy after, " + which);
+        d->dense_backward({.x = below,
+                           .weight = d.put({c.out, c.in}, v.weight),
+                           .dz = dz,
+                           .dweight = dweight,
+                           .dbias = dbias,
+                           .activation = activation,
+                           .mask = mask,
+                           .dx = dx});
+        const std::string which =
+            cat("activation ", static_cast<int>(activation), ", ", c.in, " to ", c.out, ", epilogues ", epilogues);
+        expect_close(d.get(below), Expected(x), 1e-6, "x, " + which);
+        expect_same_bits(d.get(dz), v.dz, "dz after, " + which);
         expect_close(d.get(dbias), want_bias, product_tolerance, "dbias, " + which);
         expect_close(d.get(dweight), want_weight, product_tolerance, "dweight, " + which);
         if (with_dx) expect_close(d.get(dx), want_x, product_tolerance, "dx, " + which);
@@ -275,25 +310,32 @@ TEST_P(Ops, DenseBackward) {
   }
 }
 
+// What the optimiser and the loss look for. relu may hide one where the product's library does it (DenseForward).
 TEST_P(Ops, DenseKeepsNan) {
   const DenseCase c{5, 7, 9};
-  for (Activation activation : activations) {
-    Lab& d = next();
-    Dense v(c);
-    v.x[2 * 7 + 3] = nan;
-    const Tensor x = d.put({5, 7}, v.x), weight = d.put({9, 7}, v.weight), y = d.make({5, 9});
-    d->dense_forward(x, weight, d.put({9}, v.bias), activation, y);
-    const Floats got = d.get(y);
-    for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(std::isnan(got[i]), i / 9 == 2) << i;
+  for (const bool epilogues : {true, false}) {
+    for (Activation activation : activations) {
+      Lab& d = next(epilogues);
+      Dense v(c);
+      v.x[2 * 7 + 3] = nan;
+      const Tensor x = d.put({5, 7}, v.x), weight = d.put({9, 7}, v.weight), y = d.make({5, 9});
+      d->dense_forward({x, weight, d.put({9}, v.bias), activation, y, {}});
+      const Floats got = d.get(y);
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        const bool may_hide = activation == Activation::relu && epilogues;
+        EXPECT_TRUE(std::isnan(got[i]) == (i / 9 == 2) || may_hide) << i;
+        EXPECT_TRUE(i / 9 == 2 || !std::isnan(got[i])) << i;
+      }
 
-    v.dy[2 * 9 + 4] = nan;
-    const Tensor dweight = d.make({9, 7}), dbias = d.make({9}), dx = d.make({5, 7});
-    const Tensor finite_x = d.put({5, 7}, normals(35, 1)), ones = d.put({5, 9}, Floats(45, 0.5f));
-    d->dense_backward(finite_x, weight, ones, activation, d.put({5, 9}, v.dy), dweight, dbias, dx);
-    const Floats bias = d.get(dbias), w = d.get(dweight), back = d.get(dx);
-    for (std::size_t i = 0; i < bias.size(); ++i) EXPECT_EQ(std::isnan(bias[i]), i == 4);
-    for (std::size_t i = 0; i < w.size(); ++i) EXPECT_EQ(std::isnan(w[i]), i / 7 == 4);
-    for (std::size_t i = 0; i < back.size(); ++i) EXPECT_EQ(std::isnan(back[i]), i / 7 == 2);
+      v.dz[2 * 9 + 4] = nan;
+      const Tensor dweight = d.make({9, 7}), dbias = d.make({9}), dx = d.make({5, 7});
+      const Tensor halves = d.put({5, 7}, Floats(35, 0.5f));
+      d->dense_backward({halves, weight, d.put({5, 9}, v.dz), dweight, dbias, activation, {}, dx});
+      const Floats bias = d.get(dbias), w = d.get(dweight), back = d.get(dx);
+      for (std::size_t i = 0; i < bias.size(); ++i) EXPECT_EQ(std::isnan(bias[i]), i == 4);
+      for (std::size_t i = 0; i < w.size(); ++i) EXPECT_EQ(std::isnan(w[i]), i / 7 == 4);
+      for (std::size_t i = 0; i < back.size(); ++i) EXPECT_EQ(std::isnan(back[i]), i / 7 == 2);
+    }
   }
 }
 
@@ -380,7 +422,7 @@ TEST_P(Ops, RangesAreTimed) {
     const Backend::Range outer(*d, "outer");
     for (int i = 0; i < 2; ++i) {
       const Backend::Range inner(*d, i == 0 ? "inner0" : "inner1");
-      d->dense_forward(x, weight, bias, Activation::relu, y);
+      d->dense_forward({x, weight, bias, Activation::relu, y, {}});
     }
     const Backend::Range last(*d, "last");
   }
@@ -875,6 +917,67 @@ TEST_P(Ops, AdvanceMovesOnAndReportsFaults) {
   EXPECT_EQ(*fault.as<std::uint64_t>(), 5u);
 }
 
+// All at once gives the bits of one after the other, on sizes that leave blocks with tails and without.
+TEST_P(Ops, FinishStepEqualsItsParts) {
+  const Schedule schedule{4, 0, 0.9f, 0.999f};
+  Buffer page(*lab(), sizeof(std::uint64_t), Memory::pinned, "fault");
+  const Tensor fault{page.data(), DType::u64, {1}};
+  enum class Plant { nothing, loss, kl, gradient, an_earlier_fault };
+  for (const std::int64_t n : {std::int64_t{1}, std::int64_t{1023}, std::int64_t{1024}, std::int64_t{5001}}) {
+    for (const Plant plant : {Plant::nothing, Plant::loss, Plant::kl, Plant::gradient, Plant::an_earlier_fault}) {
+      struct Outcome {
+        Floats parameters, first, second;
+        std::vector<double> sums;
+        StepState state;
+        std::uint64_t fault;
+      };
+      const auto finish = [&](bool at_once) {
+        Lab& d = next();
+        Floats nll = normals(300, 1, 50.0f, 300.0f), kl = normals(10 * 3, 2), g = normals(n, 3);
+        StepState before = some_state(5);
+        if (plant == Plant::loss) nll[299] = infinity;
+        if (plant == Plant::kl) kl[17] = nan;
+        if (plant == Plant::gradient) g[at(n - 1)] = nan;
+        if (plant == Plant::an_earlier_fault) before.bad_update = before.bad_step = 2;
+        const Tensor state = d.put(before);
+        const FinishStep a{
+            {d.put({150, 2}, nll), d.put({5, 6}, kl), state, d.put({8}, std::vector<double>(8, 0.5)), 150},
+            {d.put({n}, normals(n, 4)), d.put({n}, g), d.put({n}, Floats(at(n), 0.25f)),
+             d.put({n}, Floats(at(n), 0.25f)), state, settings_for(Optimizer::adam, 0.0f)},
+            schedule,
+            fault};
+        *fault.as<std::uint64_t>() = StepState::none;
+        if (at_once) {
+          d->finish_step(a);
+        } else {
+          d->accumulate(a.losses);
+          d->optimizer_step(a.update);
+          d->advance(state, schedule, fault);
+        }
+        d->synchronize();
+        return Outcome{d.get(a.update.parameters),   d.get(a.update.first), d.get(a.update.second),
+                       d.get<double>(a.losses.sums), d.state(state),        *fault.as<std::uint64_t>()};
+      };
+      const Outcome once = finish(true), parts = finish(false);
+      const std::string which = cat(n, " parameters, planted ", static_cast<int>(plant));
+      expect_same_bits(once.parameters, parts.parameters, "parameters, " + which);
+      expect_same_bits(once.first, parts.first, "first, " + which);
+      expect_same_bits(once.second, parts.second, "second, " + which);
+      expect_same_bits(once.sums, parts.sums, "sums, " + which);
+      EXPECT_EQ(once.state.step, 6u);
+      EXPECT_EQ(once.state.bad_step, parts.state.bad_step) << which;
+      EXPECT_EQ(once.state.bad_update, parts.state.bad_update) << which;
+      EXPECT_EQ(once.state.correction2, parts.state.correction2) << which;
+      EXPECT_EQ(once.state.blocks_done, 0u) << which;
+      EXPECT_EQ(once.fault, parts.fault) << which;
+      const std::uint64_t bad = plant == Plant::nothing ? StepState::none : plant == Plant::an_earlier_fault ? 2 : 5;
+      EXPECT_EQ(once.fault, bad) << which;
+      EXPECT_EQ(once.parameters == normals(n, 4), bad != StepState::none && (plant != Plant::gradient || n == 1))
+          << which;
+    }
+  }
+}
+
 // ---- A whole step -------------------------------------------------------------------------------------------------
 
 // A small network's training step, to be run eagerly or recorded.
@@ -900,29 +1003,30 @@ class SmallStep {
   }
   void run() {
     Lab& d = lab_;
-    const auto forward = [&](std::size_t i, const Tensor& x, Activation a, const Tensor& y) {
-      d->dense_forward(x, weight_[i].first, bias_[i].first, a, y);
+    const auto forward = [&](std::size_t i, const Tensor& x, Activation a, const Tensor& y, const Tensor& mask) {
+      d->dense_forward({x, weight_[i].first, bias_[i].first, a, y, mask});
     };
-    const auto backward = [&](std::size_t i, const Tensor& x, const Tensor& y, Activation a, const Tensor& dy,
+    const auto backward = [&](std::size_t i, const Tensor& x, Activation a, const Tensor& mask, const Tensor& dz,
                               const Tensor& dx) {
-      d->dense_backward(x, weight_[i].first, y, a, dy, weight_[i].second, bias_[i].second, dx);
+      d->dense_backward({x, weight_[i].first, dz, weight_[i].second, bias_[i].second, a, mask, dx});
     };
     const Tensor flat_z = z_.reshaped({R * S, L}), flat_dz = dz_.reshaped({R * S, L});
     d->gather_batch({source_, state, Indexing::shuffled, Binarize::dynamic, input_, target_});
-    forward(0, input_, Activation::relu, hidden_);
-    forward(1, hidden_, Activation::identity, stats_);
+    forward(0, input_, Activation::relu, hidden_, mask_);
+    forward(1, hidden_, Activation::identity, stats_, {});
     d->sample_latent({stats_, state, Posterior::log_variance, Kernels::fused, z_, kl_, {}});
-    forward(2, flat_z, Activation::tanh, decoded_);
-    forward(3, decoded_, Activation::identity, output_);
+    forward(2, flat_z, Activation::tanh, decoded_, {});
+    forward(3, decoded_, Activation::identity, output_, {});
     d->likelihood({output_, target_, Likelihood::bernoulli, Kernels::fused, 1.0f, 1.0f / (R * S), nll_, output_, {}});
-    d->accumulate({nll_, kl_, state, sums, R});
-    backward(3, decoded_, output_, Activation::identity, output_, ddecoded_);
-    backward(2, flat_z, decoded_, Activation::tanh, ddecoded_, flat_dz);
+    backward(3, decoded_, Activation::tanh, {}, output_, ddecoded_);
+    backward(2, flat_z, Activation::identity, {}, ddecoded_, flat_dz);
     d->sample_latent_backward({stats_, dz_, state, Posterior::log_variance, Kernels::fused, 1.0f / R, dstats_, {}});
-    backward(1, hidden_, stats_, Activation::identity, dstats_, dhidden_);
-    backward(0, input_, hidden_, Activation::relu, dhidden_, {});
-    d->optimizer_step({parameters, gradients, first, second, state, settings_for(Optimizer::adam, 0.0f)});
-    d->advance(state, schedule, {fault_.data(), DType::u64, {1}});
+    backward(1, hidden_, Activation::relu, mask_, dstats_, dhidden_);
+    backward(0, input_, Activation::identity, {}, dhidden_, {});
+    d->finish_step({{nll_, kl_, state, sums, R},
+                    {parameters, gradients, first, second, state, settings_for(Optimizer::adam, 0.0f)},
+                    schedule,
+                    {fault_.data(), DType::u64, {1}}});
   }
 
  private:
@@ -937,6 +1041,7 @@ class SmallStep {
 
  private:
   Tensor source_ = lab_.put({N, D}, pixels(N*D, 2)), input_ = lab_.make({R, D}), target_ = lab_.make({R, D}, DType::u8);
+  Tensor mask_ = lab_.make({R, mask_bytes(H)}, DType::u8);
   Tensor hidden_ = lab_.make({R, H}), stats_ = lab_.make({R, 2 * L}), z_ = lab_.make({R, S, L}),
          kl_ = lab_.make({1, L});
   Tensor decoded_ = lab_.make({R * S, H}), output_ = lab_.make({R * S, D}), nll_ = lab_.make({R * S, 1});
@@ -988,13 +1093,19 @@ TEST_P(Ops, WrongShapesNameTheOperation) {
   const Tensor t23 = d.make({2, 3}), t43 = d.make({4, 3}), t4 = d.make({4}), t24 = d.make({2, 4}), t3 = d.make({3});
   const Tensor state = d.put(some_state()), bytes = d.make({2, 3}, DType::u8), z = d.make({2, 1, 2}),
                kl = d.make({1, 2});
-  expect_error("dense_forward", [&] { d->dense_forward(t23, t43, t3, Activation::relu, t24); });
-  expect_error("dense_forward", [&] { d->dense_forward(t23, t43, t4, Activation::relu, t23); });
-  expect_error("dense_forward", [&] {
-    d->dense_forward(t23, t43, Tensor{nullptr, DType::f32, {4}}, Activation::relu, t24);
-  });
-  expect_error("dense_backward", [&] { d->dense_backward(t23, t43, t24, Activation::relu, t24, t43, t3, {}); });
-  expect_error("dense_backward", [&] { d->dense_backward(t23, t43, t24, Activation::relu, t24, t43, t4, t24); });
+  const auto forward = [&](const Tensor& bias, const Tensor& y, const Tensor& mask) {
+    d->dense_forward({t23, t43, bias, Activation::relu, y, mask});
+  };
+  expect_error("dense_forward", [&] { forward(t3, t24, {}); });
+  expect_error("dense_forward", [&] { forward(t4, t23, {}); });
+  expect_error("dense_forward", [&] { forward(t4, t24, bytes); });
+  expect_error("dense_forward", [&] { forward({nullptr, DType::f32, {4}}, t24, {}); });
+  const auto backward = [&](const Tensor& dbias, const Tensor& mask, const Tensor& dx) {
+    d->dense_backward({t23, t43, t24, t43, dbias, Activation::relu, mask, dx});
+  };
+  expect_error("dense_backward", [&] { backward(t3, {}, {}); });
+  expect_error("dense_backward", [&] { backward(t4, {}, t24); });
+  expect_error("dense_backward", [&] { backward(t4, bytes, t23); });
   expect_error("gather_batch", [&] { d->gather_batch({t23, state, Indexing::shuffled, Binarize::none, t23, bytes}); });
   expect_error("gather_batch", [&] {
     d->gather_batch({bytes, state, Indexing::shuffled, Binarize::none, t43, bytes});
@@ -1017,6 +1128,11 @@ TEST_P(Ops, WrongShapesNameTheOperation) {
   expect_error("accumulate", [&] { d->accumulate({d.make({2, 1}), kl, state, t4, 2}); });
   expect_error("optimizer_step", [&] { d->optimizer_step({t4, t4, t3, t4, state, {}}); });
   expect_error("advance", [&] { d->advance(t4, {}, d.make({1}, DType::u64)); });
+  const Accumulate losses{d.make({2, 1}), kl, state, d.make({4}, DType::f64), 2};
+  const OptimizerStep update{t4, t4, t4, t4, state, {}};
+  expect_error("finish_step", [&] { d->finish_step({losses, update, {}, t4}); });
+  const Tensor other_state = d.put(some_state()), fault = d.make({1}, DType::u64);
+  expect_error("finish_step", [&] { d->finish_step({losses, {t4, t4, t4, t4, other_state, {}}, {}, fault}); });
 }
 
 // ---- The CPU alone --------------------------------------------------------------------------------------------------

@@ -114,6 +114,28 @@ void warp_in_step() {
   expect(download(out, 1), {32.0f});
 }
 
+// ---- The last block to come sums what all of them left --------------------------------------------------------
+
+template <bool fenced>
+__global__ void sum_by_the_last_block(float* partial, unsigned* done, float* out) {
+  if (threadIdx.x != 0) return;
+  partial[blockIdx.x] = 1.0f;
+  if (fenced) __threadfence();
+  if (atomicAdd(done, 1u) != gridDim.x - 1) return;
+  if (fenced) __threadfence();
+  float sum = 0.0f;
+  for (unsigned i = 0; i < gridDim.x; ++i) sum += partial[i];
+  *out = sum;
+}
+
+template <bool fenced>
+void total_by_the_last_block() {
+  const Device<float> partial = raw(8), out = raw(1);
+  const Device<unsigned> done = upload(std::vector<unsigned>{0});
+  launch("sum_by_the_last_block", sum_by_the_last_block<fenced>, {8, 32}, partial.get(), done.get(), out.get());
+  expect(download(out, 1), {8.0f});
+}
+
 // ---- Who takes part in a barrier or a shuffle -------------------------------------------------------------------
 
 __global__ void barriers_in_branches(float* out) {
@@ -318,6 +340,7 @@ void forked_step(bool forked_too_early) {
 
 const std::map<std::string, std::function<void()>> bugs{
     // Nothing is wrong with these.
+    {"control_last_block_with_a_fence", [] { total_by_the_last_block<true>(); }},
     {"control_block_sum", block_sums<Fault::none>},
     {"control_warp_in_step", warp_in_step<true>},
     {"control_exit_before_barrier",
@@ -435,6 +458,7 @@ const std::map<std::string, std::function<void()>> bugs{
        const Device<float> x = filled(64, 0.0f), y = raw(60);
        check(cudaMemcpy(y.get(), x.get(), 64 * sizeof(float), cudaMemcpyDeviceToDevice));
      }},
+    {"last_block_without_a_fence", [] { total_by_the_last_block<false>(); }},
     {"no_wait_for_the_copy", [] { ring(false, true, true); }},
     {"slot_refilled_too_early", [] { ring(true, false, false); }},
     {"baked_scalar", [] { replayed_step(true); }},

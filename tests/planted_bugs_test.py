@@ -23,6 +23,7 @@ MUST_CATCH = {
     "race_between_threads": "tsan",
     "race_in_place": "reverse random tsan",
     "float_atomics": "reverse random",
+    "last_block_without_a_fence": "tsan",
     "global_written_past_its_end": "asan",
     "global_read_past_its_end": "asan",
     "shared_written_past_its_end": "asan",

@@ -120,7 +120,7 @@ class Slots final : public Ring {
 
 }  // namespace
 
-std::unique_ptr<Recording> Backend::record(std::function<void()> calls) {
+std::unique_ptr<Recording> Backend::record(std::function<void()> calls, std::size_t) {
   return std::make_unique<Calls>(std::move(calls));
 }
 
@@ -132,46 +132,45 @@ std::unique_ptr<Ring> Backend::open_ring(std::int64_t slots, std::int64_t rows, 
 
 // ---- Layers -----------------------------------------------------------------------------------------------
 
-void Backend::dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
-                            const Tensor& y) {
-  const std::int64_t rows = x.rows(), in = x.columns(), out = weight.rows();
-  check("dense_forward", "x", x, DType::f32, {rows, in});
-  check("dense_forward", "weight", weight, DType::f32, {out, in});
-  check("dense_forward", "bias", bias, DType::f32, {out});
-  check("dense_forward", "y", y, DType::f32, {rows, out});
+void Backend::dense_forward(const DenseForward& a) {
+  const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
+  check("dense_forward", "x", a.x, DType::f32, {rows, in});
+  check("dense_forward", "weight", a.weight, DType::f32, {out, in});
+  check("dense_forward", "bias", a.bias, DType::f32, {out});
+  check("dense_forward", "y", a.y, DType::f32, {rows, out});
+  if (a.mask) check("dense_forward", "mask", a.mask, DType::u8, {rows, mask_bytes(out)});
   const Range range(*this, "dense_forward");
-  do_dense_forward(x, weight, bias, activation, y);
+  do_dense_forward(a);
 }
 
-void Backend::do_dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation,
-                               const Tensor& y) {
-  const std::int64_t rows = x.rows(), in = x.columns(), out = weight.rows();
-  do_matmul({x.as<float>(), weight.as<float>(), y.as<float>(), rows, out, in, false, true});
-  do_bias_activation(y.as<float>(), bias.as<float>(), rows, out, activation);
+void Backend::do_dense_forward(const DenseForward& a) {
+  const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
+  do_matmul({a.x.as<float>(), a.weight.as<float>(), a.y.as<float>(), rows, out, in, false, true});
+  do_bias_activation(a.y.as<float>(), a.bias.as<float>(), rows, out, a.activation);
 }
 
-void Backend::dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation activation,
-                             const Tensor& dy, const Tensor& dweight, const Tensor& dbias, const Tensor& dx) {
-  const std::int64_t rows = x.rows(), in = x.columns(), out = weight.rows();
-  check("dense_backward", "x", x, DType::f32, {rows, in});
-  check("dense_backward", "weight", weight, DType::f32, {out, in});
-  check("dense_backward", "y", y, DType::f32, {rows, out});
-  check("dense_backward", "dy", dy, DType::f32, {rows, out});
-  check("dense_backward", "dweight", dweight, DType::f32, {out, in});
-  check("dense_backward", "dbias", dbias, DType::f32, {out});
-  if (dx) check("dense_backward", "dx", dx, DType::f32, {rows, in});
+void Backend::dense_backward(const DenseBackward& a) {
+  const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
+  check("dense_backward", "x", a.x, DType::f32, {rows, in});
+  check("dense_backward", "weight", a.weight, DType::f32, {out, in});
+  check("dense_backward", "dz", a.dz, DType::f32, {rows, out});
+  check("dense_backward", "dweight", a.dweight, DType::f32, {out, in});
+  check("dense_backward", "dbias", a.dbias, DType::f32, {out});
+  if (a.mask) check("dense_backward", "mask", a.mask, DType::u8, {rows, mask_bytes(in)});
+  if (a.dx) check("dense_backward", "dx", a.dx, DType::f32, {rows, in});
   const Range range(*this, "dense_backward");
-  do_dense_backward(x, weight, y, activation, dy, dweight, dbias, dx);
+  do_dense_backward(a);
 }
 
-void Backend::do_dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation activation,
-                                const Tensor& dy, const Tensor& dweight, const Tensor& dbias, const Tensor& dx) {
-  const std::int64_t rows = x.rows(), in = x.columns(), out = weight.rows();
-  float* const dz = dy.as<float>();  // the gradient before the activation takes dy's place
-  if (activation != Activation::identity) do_activation_backward(y.as<float>(), dz, dy.count(), activation);
-  do_column_sum(dz, dbias.as<float>(), rows, out);
-  do_matmul({dz, x.as<float>(), dweight.as<float>(), out, in, rows, true, false});
-  if (dx) do_matmul({dz, weight.as<float>(), dx.as<float>(), rows, in, out, false, false});
+void Backend::do_dense_backward(const DenseBackward& a) {
+  const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
+  const float* const dz = a.dz.as<float>();
+  do_column_sum(dz, a.dbias.as<float>(), rows, out);
+  do_matmul({dz, a.x.as<float>(), a.dweight.as<float>(), out, in, rows, true, false});
+  if (!a.dx) return;
+  do_matmul({dz, a.weight.as<float>(), a.dx.as<float>(), rows, in, out, false, false});
+  if (a.activation != Activation::identity)
+    do_activation_backward(a.x.as<float>(), a.dx.as<float>(), rows * in, a.activation);
 }
 
 // ---- Batch, latent, loss, update ------------------------------------------------------------------------------
@@ -227,24 +226,36 @@ void Backend::likelihood(const LikelihoodLoss& a) {
   do_likelihood(a);
 }
 
-void Backend::accumulate(const Accumulate& a) {
+namespace {
+
+void check_accumulate(const Accumulate& a, const char* operation = "accumulate") {
   const std::int64_t latent = a.kl_partial.columns();
-  require(a.rows > 0 && a.nll_partial.rows() % a.rows == 0, "accumulate: ", a.nll_partial.rows(),
+  require(a.rows > 0 && a.nll_partial.rows() % a.rows == 0, operation, ": ", a.nll_partial.rows(),
           " losses are not a whole number for each of ", a.rows, " rows");
-  check("accumulate", "kl_partial", a.kl_partial, DType::f32, {tiles(a.rows, latent_tile), latent});
-  check("accumulate", "sums", a.sums, DType::f64, {2 + latent});
-  check_state("accumulate", a.state);
+  check(operation, "kl_partial", a.kl_partial, DType::f32, {tiles(a.rows, latent_tile), latent});
+  check(operation, "sums", a.sums, DType::f64, {2 + latent});
+  check_state(operation, a.state);
+}
+
+void check_update(const OptimizerStep& a, const char* operation = "optimizer_step") {
+  const Shape flat{a.parameters.count()};
+  check(operation, "parameters", a.parameters, DType::f32, flat);
+  check(operation, "gradients", a.gradients, DType::f32, flat);
+  check(operation, "first", a.first, DType::f32, flat);
+  check(operation, "second", a.second, DType::f32, flat);
+  check_state(operation, a.state);
+}
+
+}  // namespace
+
+void Backend::accumulate(const Accumulate& a) {
+  check_accumulate(a);
   const Range range(*this, "accumulate");
   do_accumulate(a);
 }
 
 void Backend::optimizer_step(const OptimizerStep& a) {
-  const Shape flat{a.parameters.count()};
-  check("optimizer_step", "parameters", a.parameters, DType::f32, flat);
-  check("optimizer_step", "gradients", a.gradients, DType::f32, flat);
-  check("optimizer_step", "first", a.first, DType::f32, flat);
-  check("optimizer_step", "second", a.second, DType::f32, flat);
-  check_state("optimizer_step", a.state);
+  check_update(a);
   const Range range(*this, "optimizer_step");
   do_optimizer_step(a);
 }
@@ -254,6 +265,21 @@ void Backend::advance(const Tensor& state, const Schedule& schedule, const Tenso
   check("advance", "fault", fault, DType::u64, {1});
   const Range range(*this, "advance");
   do_advance(static_cast<StepState*>(state.data), schedule, fault.as<std::uint64_t>());
+}
+
+void Backend::finish_step(const FinishStep& a) {
+  check_accumulate(a.losses, "finish_step");
+  check_update(a.update, "finish_step");
+  check("finish_step", "fault", a.fault, DType::u64, {1});
+  require(a.losses.state.data == a.update.state.data, "finish_step: two states");
+  const Range range(*this, "finish_step");
+  do_finish_step(a);
+}
+
+void Backend::do_finish_step(const FinishStep& a) {
+  do_accumulate(a.losses);
+  do_optimizer_step(a.update);
+  do_advance(static_cast<StepState*>(a.update.state.data), a.schedule, a.fault.as<std::uint64_t>());
 }
 
 // ---- Profiling ------------------------------------------------------------------------------------------------

@@ -78,12 +78,12 @@ class Arena {
   std::size_t used_ = 0;
 };
 
-// Queued calls, to be run again and again: a CUDA graph on a GPU. At most 8 replays are under way at a
-// time; one more waits for the oldest.
+// Queued calls, to be run again and again: a CUDA graph on a GPU.
 class Recording {
  public:
   virtual ~Recording() = default;
   virtual void replay() = 0;
+  virtual std::size_t nodes() const { return 0; }  // kernels, products and copies of the graph; 0: it is none
 };
 
 // A ring of batches on their way from the host to the device: while the device works on one slot, the
@@ -110,6 +110,7 @@ struct BackendOptions {
   int index = 0;                          // which GPU
   int threads = 0;                        // CPU threads; 0: one for each core this process may use
   bool record = true;                     // false: recordings call through, so that a profiler sees calls
+  bool epilogues = true;                  // false: bias, activation and their gradients in kernels of their own
 };
 
 struct DeviceInfo {
@@ -127,6 +128,33 @@ struct DeviceInfo {
 inline constexpr std::int64_t latent_tile = 32;    // rows
 inline constexpr std::int64_t pixel_chunk = 4096;  // pixels
 constexpr std::int64_t tiles(std::int64_t n, std::int64_t tile) { return (n + tile - 1) / tile; }
+
+// y = activation(x weight' + bias). The network's last layer aside, what follows is relu more often than not, and its
+// gradient needs no more of y than its signs: `mask` has a bit for each element, in an order of the device's own.
+// Where a device's library adds the activation to the product, relu may turn a NaN into 0.
+struct DenseForward {
+  Tensor x;       // f32 [R, I]
+  Tensor weight;  // f32 [O, I]
+  Tensor bias;    // f32 [O]
+  Activation activation = Activation::identity;
+  Tensor y;     // f32 [R, O] out
+  Tensor mask;  // u8 [R, mask_bytes(O)] out, for a DenseBackward; none where there will be none
+};
+// Rows of 128 bits, as cuBLASLt wants them.
+constexpr std::int64_t mask_bytes(std::int64_t columns) { return tiles(columns, 128) * 16; }
+
+// The gradients of a layer's parameters; and, unless dx is none, of what `activation` was applied to to make x, so that
+// dx is the layer below's dz.
+struct DenseBackward {
+  Tensor x;                                      // f32 [R, I]
+  Tensor weight;                                 // f32 [O, I]
+  Tensor dz;                                     // f32 [R, O]: d objective / d (x weight' + bias)
+  Tensor dweight;                                // f32 [O, I] out: dz' x
+  Tensor dbias;                                  // f32 [O] out
+  Activation activation = Activation::identity;  // x = activation(...)
+  Tensor mask;                                   // of the DenseForward that made x; none: x tells
+  Tensor dx;                                     // f32 [R, I] out: (dz weight) * activation'
+};
 
 struct GatherBatch {
   Tensor source;  // u8 [N, D]; Indexing::ring: [slots * R, D]
@@ -187,6 +215,15 @@ struct OptimizerStep {
   math::OptimizerSettings settings;
 };
 
+// The end of a training step: the batch's losses are added to the epoch's sums, the weights move, the state moves on.
+// A batch whose loss is not finite moves no weight.
+struct FinishStep {
+  Accumulate losses;
+  OptimizerStep update;
+  Schedule schedule;
+  Tensor fault;  // u64 [1], pinned: see advance()
+};
+
 // f32 elements that the unfused kernels need as scratch; 0 for the others.
 std::int64_t scratch_size(Kernels, std::int64_t rows, std::int64_t samples, std::int64_t columns);
 
@@ -206,18 +243,15 @@ class Backend {
 
   // ---- Replay and streaming -------------------------------------------------------------------------
   // `calls` queues operations of this backend and nothing else; it may be called now, later, or never
-  // again, so everything it refers to must outlive the recording.
+  // again, so everything it refers to must outlive the recording. At most `under_way` replays are not done at a time;
+  // one more waits for the oldest.
   // Both are here as a device has them whose memory is the host's and whose work is done when a call returns.
-  virtual std::unique_ptr<Recording> record(std::function<void()> calls);
+  virtual std::unique_ptr<Recording> record(std::function<void()> calls, std::size_t under_way = 8);
   virtual std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels);
 
   // ---- Layers -----------------------------------------------------------------------------------------
-  // y [R, O] = activation(x [R, I] weight' + bias [O]), weight [O, I]. All f32.
-  void dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation, const Tensor& y);
-  // From dy = d objective / d y [R, O] (overwritten by the gradient before the activation):
-  // dweight [O, I], dbias [O], and dx [R, I] unless it is none. y is the forward pass's output.
-  void dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation, const Tensor& dy,
-                      const Tensor& dweight, const Tensor& dbias, const Tensor& dx);
+  void dense_forward(const DenseForward&);
+  void dense_backward(const DenseBackward&);
 
   // ---- Batch, latent, loss, update -----------------------------------------------------------------------
   void gather_batch(const GatherBatch&);
@@ -228,6 +262,8 @@ class Backend {
   void optimizer_step(const OptimizerStep&);
   // Moves `state` on to the next step. `fault` (u64 [1], pinned) then holds the first bad step, if any.
   void advance(const Tensor& state, const Schedule&, const Tensor& fault);
+  // The three above, one after the other.
+  void finish_step(const FinishStep&);
 
   // ---- Profiling -------------------------------------------------------------------------------------------
   // A nested range, shown by Nsight: dense_forward in dense0 in encode in train_step.
@@ -278,10 +314,9 @@ class Backend {
   virtual void do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns, Activation) = 0;
   virtual void do_activation_backward(const float* y, float* dy, std::int64_t count, Activation) = 0;
   virtual void do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) = 0;
-  // The two layers above, made of the four operations above; a device overrides what it does better.
-  virtual void do_dense_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation, const Tensor& y);
-  virtual void do_dense_backward(const Tensor& x, const Tensor& weight, const Tensor& y, Activation, const Tensor& dy,
-                                 const Tensor& dweight, const Tensor& dbias, const Tensor& dx);
+  // The layers, made of the four operations above; a device overrides what it does better.
+  virtual void do_dense_forward(const DenseForward&);
+  virtual void do_dense_backward(const DenseBackward&);
 
   virtual void do_gather_batch(const GatherBatch&) = 0;
   virtual void do_sample_latent(const SampleLatent&) = 0;
@@ -290,6 +325,7 @@ class Backend {
   virtual void do_accumulate(const Accumulate&) = 0;
   virtual void do_optimizer_step(const OptimizerStep&) = 0;
   virtual void do_advance(StepState*, const Schedule&, std::uint64_t* fault) = 0;
+  virtual void do_finish_step(const FinishStep&);  // the three above; a device overrides it to do all at once
 
   virtual void push_range(const char*) {}
   virtual void pop_range() {}

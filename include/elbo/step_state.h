@@ -22,6 +22,8 @@ struct StepState {
   // The first step with a gradient, an updated weight or an updated state of the optimiser that was not finite; such a
   // weight and its state stay as they were.
   std::uint64_t bad_update;
+  // How many blocks of a kernel are done, so that the last one knows itself; 0 between kernels.
+  std::uint32_t blocks_done;
 };
 
 // How `advance` moves: the constants of a run. Evaluation draws by the row's number in the data set, so
@@ -44,7 +46,8 @@ ELBO_HD StepState state_at(std::uint64_t seed, std::uint32_t step, const Schedul
           static_cast<float>(math::adam_correction(s.beta1, t)),
           static_cast<float>(math::adam_correction(s.beta2, t)),
           StepState::none,
-          StepState::none};
+          StepState::none,
+          0};
 }
 
 }  // namespace elbo

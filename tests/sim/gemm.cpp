@@ -1,27 +1,46 @@
-// Matrix products of the simulated device: plain loops, queued like a kernel, in the place of cuda/gemm.cpp.
+// Matrix products of the simulated device: plain loops, queued like a kernel, in the place of cuda/gemm.cpp. Every
+// epilogue is there, and does what cuBLASLt does: relu hides a NaN, and the mask is read bit by bit.
 #include "cuda/gemm.h"
 
 #include <vector>
 
+#include "elbo/backend.h"
 #include "kernels/launcher.h"
 
 namespace elbo {
 namespace {
 
+std::uint8_t bit(std::int64_t column) { return static_cast<std::uint8_t>(1u << column % 8); }
+
 // Row-major, each sum over k in order.
 void product(const Product& p) {
+  const auto a = [&](std::int64_t row, std::int64_t i) {
+    return p.transpose_a ? p.a[i * p.m + row] : p.a[row * p.k + i];
+  };
   std::vector<float> b(static_cast<std::size_t>(p.k * p.n));  // op(B) [k, n]
   for (std::int64_t i = 0; i < p.k; ++i)
     for (std::int64_t j = 0; j < p.n; ++j) b[i * p.n + j] = p.transpose_b ? p.b[j * p.k + i] : p.b[i * p.n + j];
   std::vector<float> sum(static_cast<std::size_t>(p.n));
   for (std::int64_t row = 0; row < p.m; ++row) {
     std::fill(sum.begin(), sum.end(), 0.0f);
+    float row_sum = 0;
     for (std::int64_t i = 0; i < p.k; ++i) {
-      const float a = p.transpose_a ? p.a[i * p.m + row] : p.a[row * p.k + i];
+      row_sum += a(row, i);
       const float* const line = b.data() + i * p.n;
-      for (std::int64_t j = 0; j < p.n; ++j) sum[j] += a * line[j];
+      for (std::int64_t j = 0; j < p.n; ++j) sum[j] += a(row, i) * line[j];
     }
-    for (std::int64_t j = 0; j < p.n; ++j) p.c[row * p.n + j] = p.bias ? sum[j] + p.bias[j] : sum[j];
+    if (p.row_sums) p.row_sums[row] = row_sum;
+    for (std::int64_t j = 0; j < p.n; ++j) {
+      const std::int64_t at = row * mask_bytes(p.n) + j / 8;
+      float v = p.bias ? sum[j] + p.bias[j] : sum[j];
+      if (p.relu && !(v > 0)) v = 0;
+      if (p.relu_mask) {
+        p.relu_mask[at] &= static_cast<std::uint8_t>(~bit(j));
+        if (v > 0) p.relu_mask[at] |= bit(j);
+      }
+      if (p.mask && !(p.mask[at] & bit(j))) v = 0;
+      p.c[row * p.n + j] = v;
+    }
   }
 }
 
@@ -37,10 +56,11 @@ Gemm::Gemm(Precision precision, cudaStream_t stream) : library_(std::make_unique
 }
 Gemm::~Gemm() = default;
 
-void Gemm::multiply(const Product& p) {
+bool Gemm::multiply(const Product& p) {
   require(p.m > 0 && p.n > 0 && p.k > 0, "multiply: [", p.m, ", ", p.k, "] x [", p.k, ", ", p.n, "]");
   const kernels::Range range("multiply");
   check_cuda(cusim::enqueue(library_->stream, [p] { product(p); }), "multiply");
+  return true;
 }
 
 }  // namespace elbo
