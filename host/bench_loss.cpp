@@ -8,7 +8,6 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -28,20 +27,14 @@ using Clock = std::chrono::steady_clock;
 constexpr double variance = 0.25;                              // of the Gaussian
 constexpr std::size_t rotated_bytes = std::size_t{256} << 20;  // inputs and gradients, in all: more than a cache holds
 
-struct Rival {
-  const char* name;
-  std::optional<Kernels> kernels;  // none: the naive loop of the host
-  int launches;
-  double (*bytes)(double target);  // an element, by the contract; target: bytes of one of its elements
-};
-
-constexpr Rival rivals[] = {
-    {"naive", std::nullopt, 1, [](double t) { return 8 + t; }},
-    {"unfused", Kernels::unfused, 4, [](double t) { return 28 + 2 * t; }},
-    {"two_pass", Kernels::two_pass, 2, [](double t) { return 12 + 2 * t; }},
-    {"fused_log", Kernels::fused_log, 1, [](double t) { return 8 + t; }},
-    {"fused", Kernels::fused, 1, [](double t) { return 8 + t; }},
-};
+// Bytes an element, by the kernels' contracts; target: bytes of one of its elements.
+double bytes_of(Kernels kernels, double target) {
+  switch (kernels) {
+    case Kernels::unfused: return 28 + 2 * target;
+    case Kernels::two_pass: return 12 + 2 * target;
+    default: return 8 + target;
+  }
+}
 
 const char* name_of(Likelihood l) { return l == Likelihood::bernoulli ? "bernoulli" : "gaussian"; }
 
@@ -163,34 +156,34 @@ class Bench {
     const Inputs inputs(shape.rows * shape.pixels);
     for (const Likelihood likelihood : {Likelihood::bernoulli, Likelihood::gaussian}) {
       const Reference reference(likelihood, inputs);
-      for (const DType target : {DType::f32, DType::u8})
-        for (const Rival& rival : rivals) {
-          if (!rival.kernels && (!is_cpu_ || target == DType::u8)) continue;
-          measure(shape, inputs, reference, likelihood, target, rival);
-        }
+      for (const DType target : {DType::f32, DType::u8}) {
+        if (is_cpu_ && target == DType::f32) measure(shape, inputs, reference, likelihood, target, nullptr);
+        for (const LossRival& rival : loss_rivals) measure(shape, inputs, reference, likelihood, target, &rival);
+      }
     }
   }
 
+  // rival: null for the naive loop of the host
   void measure(const LossShape& shape, const Inputs& inputs, const Reference& reference, Likelihood likelihood,
-               DType target, const Rival& rival) {
+               DType target, const LossRival* rival) {
     const std::int64_t count = shape.rows * shape.pixels;
-    const auto per_element = rival.bytes(static_cast<double>(size_of(target)));
+    const double per_element = bytes_of(rival ? rival->kernels : Kernels::fused, static_cast<double>(size_of(target)));
     LossTiming t;
     t.shape = shape;
     t.loss = name_of(likelihood);
-    t.rival = rival.name;
+    t.rival = rival ? rival->name : "naive";
     t.target = elbo::name_of(target);
     t.bytes = per_element * static_cast<double>(count);
-    t.launches = rival.launches;
+    t.launches = rival ? rival->likelihood_launches : 1;
 
     double value = 0;
     std::vector<float> gradients(static_cast<std::size_t>(count));
     std::vector<double> times;
-    if (!rival.kernels) {
+    if (!rival) {
       times = time_calls([&] { value = naive(likelihood, inputs.outputs, inputs.targets, gradients); }, [] {}, 1,
                          options_.seconds);
     } else {
-      std::tie(times, value) = run_on_device(shape, inputs, likelihood, target, *rival.kernels, gradients, t);
+      std::tie(times, value) = run_on_device(shape, inputs, likelihood, target, rival->kernels, gradients, t);
     }
     t.median_us = quantile(times, 0.5);
     t.p10_us = quantile(times, 0.1);

@@ -23,6 +23,19 @@ struct BenchLossOptions {
   std::string json, page;           // also write the figures, a page of pictures, here
 };
 
+// How a loss can be computed on a device, with the kernels that one call of it launches on a GPU.
+struct LossRival {
+  const char* name;
+  Kernels kernels;
+  int likelihood_launches;  // value and gradient
+};
+inline constexpr LossRival loss_rivals[] = {
+    {"unfused", Kernels::unfused, 4},
+    {"two_pass", Kernels::two_pass, 2},
+    {"fused_log", Kernels::fused_log, 1},
+    {"fused", Kernels::fused, 1},
+};
+
 struct LossTiming {
   LossShape shape;
   std::string loss, rival, target;  // "bernoulli", "fused", "u8"

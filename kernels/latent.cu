@@ -7,14 +7,12 @@
 // Shapes: stats, dstats [rows, 2 latent] (mu, then s); z, dz [rows, samples, latent];
 //   kl_partial [tiles(rows, 32), latent].
 // Bytes, fused: reads the statistics (again for every 8 samples) and dz once; writes z, the partial sums
-//   and dstats once. Unfused: one launch for each operation, through a scratch buffer of z's size.
+//   and dstats once.
 // Deterministic: sums run over rows and over samples in their order; fused and unfused give the same bits.
 #include "kernels/latent.h"
 
-#include "elbo/backend.h"
 #include "elbo/math/latent.h"
-#include "elbo/math/random.h"
-#include "kernels/launcher.h"
+#include "kernels/loss_parts.h"
 #include "kernels/quad.h"
 
 namespace elbo::kernels {
@@ -31,11 +29,6 @@ unsigned quads_of(std::int64_t latent) {
   unsigned quads = 1;
   while (quads < max_quads && 4 * quads < latent) quads *= 2;
   return quads;
-}
-
-__device__ math::Draw draw_of(const StepState& state, std::int64_t row, std::int64_t sample) {
-  return {state.seed, Purpose::latent, state.noise_step, state.row0 + static_cast<std::uint32_t>(row),
-          static_cast<std::uint32_t>(sample)};
 }
 
 __device__ unsigned element() { return blockIdx.x * blockDim.x + threadIdx.x; }
@@ -117,84 +110,10 @@ __global__ void __launch_bounds__(max_threads) latent_gradient(const LatentGradi
   store_quad<aligned>(dstats + a.latent, ds, count);
 }
 
-// ---- Unfused: one thread for an element -------------------------------------------------------------
-
-constexpr unsigned threads = 256;
-
-// eps [rows, samples, latent]
-__global__ void __launch_bounds__(threads)
-    draw_epsilon(float* eps, const StepState* state, std::int64_t rows, std::int64_t samples, std::int64_t latent) {
-  const unsigned quads = (latent + 3) / 4, line = element() / quads, quad = element() % quads;
-  if (line >= rows * samples) return;
-  const unsigned row = line / static_cast<unsigned>(samples), sample = line % static_cast<unsigned>(samples);
-  const math::Normals4 n = math::normals(draw_of(*state, row, sample), quad);
-  store_quad<false>(eps + line * latent + 4 * quad, {{n.v[0], n.v[1], n.v[2], n.v[3]}}, latent - 4 * quad);
-}
-
-__global__ void __launch_bounds__(threads) reparameterise(const LatentSample a, const float* eps) {
-  const unsigned i = element(), latent = a.latent, row_size = a.samples * a.latent;
-  if (i >= a.rows * row_size) return;
-  const float* const stats = a.stats + i / row_size * 2 * a.latent + i % latent;
-  a.z[i] = stats[0] + math::posterior_sigma(a.posterior, stats[a.latent]) * eps[i];
-}
-
-// kl [rows, latent]
-__global__ void __launch_bounds__(threads) kl_values(const LatentSample a, float* kl) {
-  const unsigned i = element(), latent = a.latent;
-  if (i >= a.rows * a.latent) return;
-  const float* const stats = a.stats + i / latent * 2 * a.latent + i % latent;
-  kl[i] = math::gaussian_kl(a.posterior, stats[0], stats[a.latent]);
-}
-
-__global__ void __launch_bounds__(threads) kl_tile_sums(const LatentSample a, const float* kl) {
-  const unsigned i = element(), latent = a.latent, tile = i / latent, unit = i % latent;
-  const std::int64_t first = std::int64_t{tile} * tile_rows;
-  if (first >= a.rows) return;
-  float sum = 0.0f;
-  for (std::int64_t row = first; row < first + tile_rows && row < a.rows; ++row) sum += kl[row * a.latent + unit];
-  a.kl_partial[i] = sum;
-}
-
-// In place: eps becomes dz dz/ds.
-__global__ void __launch_bounds__(threads) sample_slopes(const LatentGradient a, float* eps) {
-  const unsigned i = element(), latent = a.latent, row_size = a.samples * a.latent;
-  if (i >= a.rows * row_size) return;
-  const float s = a.stats[i / row_size * 2 * a.latent + a.latent + i % latent];
-  eps[i] = a.dz[i] * math::sample_slope(a.posterior, s, eps[i]);
-}
-
-__global__ void __launch_bounds__(threads) sum_over_samples(const LatentGradient a, const float* slopes) {
-  const unsigned i = element(), latent = a.latent, row = i / latent, unit = i % latent;
-  if (row >= a.rows) return;
-  float dmu = 0.0f, ds = 0.0f;
-  for (std::int64_t at = row * a.samples * a.latent + unit, n = 0; n < a.samples; ++n, at += a.latent) {
-    dmu += a.dz[at];
-    ds += slopes[at];
-  }
-  a.dstats[row * 2 * a.latent + unit] = dmu;
-  a.dstats[row * 2 * a.latent + a.latent + unit] = ds;
-}
-
-__global__ void __launch_bounds__(threads) add_kl_gradient(const LatentGradient a) {
-  const unsigned i = element(), latent = a.latent;
-  if (i >= a.rows * a.latent) return;
-  const std::int64_t at = i / latent * 2 * a.latent + i % latent;
-  const math::LatentGrad<float> kl = math::gaussian_kl_grad(a.posterior, a.stats[at], a.stats[at + a.latent]);
-  a.dstats[at] += a.kl_scale * kl.mu;
-  a.dstats[at + a.latent] += a.kl_scale * kl.s;
-}
-
-void check(const char* launcher, const void* stats, const void* z, const StepState* state, const void* out,
-           std::int64_t rows, std::int64_t samples, std::int64_t latent) {
-  require(stats && z && state && out, launcher, ": a null buffer");
-  require(rows > 0 && samples > 0 && latent > 0, launcher, ": ", rows, " rows, ", samples, " samples, ", latent,
-          " latent dimensions; each should be at least 1");
-}
-
 }  // namespace
 
 void sample_latent_fused(const LatentSample& a, cudaStream_t stream) {
-  check("sample_latent_fused", a.stats, a.z, a.state, a.kl_partial, a.rows, a.samples, a.latent);
+  check("sample_latent_fused", a);
   const Range range("sample_latent_fused");
   const unsigned quads = quads_of(a.latent);
   const std::int64_t strips = (a.latent + 4 * quads - 1) / (4 * quads);
@@ -205,40 +124,12 @@ void sample_latent_fused(const LatentSample& a, cudaStream_t stream) {
 }
 
 void latent_gradient_fused(const LatentGradient& a, cudaStream_t stream) {
-  check("latent_gradient_fused", a.stats, a.dz, a.state, a.dstats, a.rows, a.samples, a.latent);
+  check("latent_gradient_fused", a);
   const Range range("latent_gradient_fused");
   constexpr unsigned block = 64;  // small, so that a small batch still spreads over the multiprocessors
   const unsigned blocks = blocks_for("latent_gradient_fused", a.rows * tiles(a.latent, 4), block);
   const bool aligned = a.latent % 4 == 0 && is_aligned(a.stats, 16) && is_aligned(a.dz, 16) && is_aligned(a.dstats, 16);
   launch("latent_gradient", aligned ? latent_gradient<true> : latent_gradient<false>, {blocks, block, stream}, a);
-}
-
-void sample_latent_unfused(const LatentSample& a, float* scratch, cudaStream_t stream) {
-  check("sample_latent_unfused", a.stats, a.z, a.state, a.kl_partial, a.rows, a.samples, a.latent);
-  require(scratch != nullptr, "sample_latent_unfused: no scratch");
-  const Range range("sample_latent_unfused");
-  const auto grid = [&](std::int64_t n) {
-    return Grid{blocks_for("sample_latent_unfused", n, threads), threads, stream};
-  };
-  launch("draw_epsilon", draw_epsilon, grid(a.rows * a.samples * tiles(a.latent, 4)), scratch, a.state, a.rows,
-         a.samples, a.latent);
-  launch("reparameterise", reparameterise, grid(a.rows * a.samples * a.latent), a, scratch);
-  launch("kl_values", kl_values, grid(a.rows * a.latent), a, scratch);
-  launch("kl_tile_sums", kl_tile_sums, grid(tiles(a.rows, latent_tile) * a.latent), a, scratch);
-}
-
-void latent_gradient_unfused(const LatentGradient& a, float* scratch, cudaStream_t stream) {
-  check("latent_gradient_unfused", a.stats, a.dz, a.state, a.dstats, a.rows, a.samples, a.latent);
-  require(scratch != nullptr, "latent_gradient_unfused: no scratch");
-  const Range range("latent_gradient_unfused");
-  const auto grid = [&](std::int64_t n) {
-    return Grid{blocks_for("latent_gradient_unfused", n, threads), threads, stream};
-  };
-  launch("draw_epsilon", draw_epsilon, grid(a.rows * a.samples * tiles(a.latent, 4)), scratch, a.state, a.rows,
-         a.samples, a.latent);
-  launch("sample_slopes", sample_slopes, grid(a.rows * a.samples * a.latent), a, scratch);
-  launch("sum_over_samples", sum_over_samples, grid(a.rows * a.latent), a, scratch);
-  launch("add_kl_gradient", add_kl_gradient, grid(a.rows * a.latent), a);
 }
 
 }  // namespace elbo::kernels

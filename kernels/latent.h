@@ -31,7 +31,7 @@ struct LatentGradient {
 void sample_latent_fused(const LatentSample&, cudaStream_t);
 void latent_gradient_fused(const LatentGradient&, cudaStream_t);
 
-// scratch: rows * samples * latent elements.
+// A Thrust call for each operation (unfused.cu). scratch: rows * samples * latent elements.
 void sample_latent_unfused(const LatentSample&, float* scratch, cudaStream_t);
 void latent_gradient_unfused(const LatentGradient&, float* scratch, cudaStream_t);
 

@@ -7,17 +7,14 @@
 // Bytes, fused: reads the output (4) and the target (1 or 4) once, writes the gradient (4): 9 or 12 a pixel,
 //   in 16-byte accesses (4 for u8) where pixels is a multiple of 4 and the buffers are aligned; a thread has
 //   up to four of each under way before it uses the first. Two passes: output and target are read again, 14 or
-//   20. Unfused: one launch for each operation, through a scratch buffer: 30 with u8 targets, 36 with f32.
+//   20. (unfused.cu: 30 or 36.)
 // Deterministic: a chunk is summed by one block whose size follows from `pixels` alone, each thread over
 //   its quads in order, then the threads in a fixed tree. Alignment changes the accesses, not the order.
 #include "kernels/likelihood.h"
 
-#include <cmath>
 #include <type_traits>
 
-#include "elbo/backend.h"
-#include "elbo/math/likelihood.h"
-#include "kernels/launcher.h"
+#include "kernels/loss_parts.h"
 #include "kernels/quad.h"
 #include "kernels/reduce.h"
 
@@ -34,22 +31,7 @@ unsigned threads_for(std::int64_t pixels) {
   return static_cast<unsigned>(tiles(width, 4 * quads_per_thread * warp_size)) * warp_size;
 }
 
-__device__ float pixel(std::uint8_t stored) { return math::pixel_value<float>(stored); }
-__device__ float pixel(float stored) { return stored; }
-
-// ---- The likelihoods, and sums of their losses ------------------------------------------------------
-
-struct Bernoulli {
-  __device__ math::ValueGrad<float> operator()(float logit, float x) const { return math::bernoulli(logit, x); }
-};
-
-struct Gaussian {
-  float half_precision, half_log;
-
-  __device__ math::ValueGrad<float> operator()(float mean, float x) const {
-    return math::gaussian(mean, x, half_precision, half_log);
-  }
-};
+// ---- Sums of losses ---------------------------------------------------------------------------------
 
 // The sum of a thread's losses; add() returns the gradient of the one it adds.
 template <class Loss>
@@ -84,11 +66,6 @@ class LogOfProduct {
   float linear_ = 0.0f, product_ = 1.0f;
 };
 static_assert(4 * quads_per_thread <= 127, "the product of the factors must stay below 2^127");
-
-Gaussian gaussian_of(float variance) {
-  constexpr double two_pi = 6.283185307179586;
-  return {static_cast<float>(0.5 / variance), static_cast<float>(0.5 * std::log(two_pi * variance))};
-}
 
 // ---- Fused ------------------------------------------------------------------------------------------
 
@@ -171,43 +148,9 @@ __global__ void __launch_bounds__(max_threads) scaled_gradients(const Loss loss,
   }
 }
 
-// ---- Unfused: a block for a chunk, one pixel at a time ----------------------------------------------
-
-// values = the loss of every pixel
-template <class Loss, class Target>
-__global__ void __launch_bounds__(max_threads) pixel_values(const Loss loss, const PixelLoss<Target> a, float* values) {
-  const Chunk<Target> c(a);
-  for (int i = threadIdx.x; i < c.pixels; i += blockDim.x)
-    values[c.at + i] = loss(c.output[i], pixel(c.target[i])).value;
-}
-
-template <class Target>
-__global__ void __launch_bounds__(max_threads) chunk_sums(const PixelLoss<Target> a, const float* values) {
-  const Chunk<Target> c(a);
-  float sum = 0.0f;
-  for (int i = threadIdx.x; i < c.pixels; i += blockDim.x) sum += values[c.at + i];
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) a.nll_partial[blockIdx.x] = sum;
-}
-
-template <class Loss, class Target>
-__global__ void __launch_bounds__(max_threads) pixel_gradients(const Loss loss, const PixelLoss<Target> a) {
-  const Chunk<Target> c(a);
-  for (int i = threadIdx.x; i < c.pixels; i += blockDim.x)
-    a.grad[c.at + i] = loss(c.output[i], pixel(c.target[i])).grad;
-}
-
-template <class Target>
-__global__ void __launch_bounds__(max_threads) scale_gradients(const PixelLoss<Target> a) {
-  const Chunk<Target> c(a);
-  for (int i = threadIdx.x; i < c.pixels; i += blockDim.x) a.grad[c.at + i] *= a.grad_scale;
-}
-
 template <class Target>
 Grid grid_for(const char* launcher, const PixelLoss<Target>& a, cudaStream_t stream) {
-  require(a.output && a.target && a.nll_partial, launcher, ": a null buffer");
-  require(a.rows > 0 && a.samples > 0 && a.pixels > 0, launcher, ": ", a.rows, " rows, ", a.samples, " samples, ",
-          a.pixels, " pixels; each should be at least 1");
+  check(launcher, a);
   return {blocks_for(launcher, a.rows * a.samples * tiles(a.pixels, pixel_chunk)), threads_for(a.pixels), stream};
 }
 
@@ -239,15 +182,6 @@ void launch_fused(const char* launcher, Likelihood likelihood, const PixelLoss<T
   }
 }
 
-template <class Loss, class Target>
-void launch_unfused(const Loss& loss, const PixelLoss<Target>& a, float* scratch, const Grid& grid) {
-  launch("pixel_values", pixel_values<Loss, Target>, grid, loss, a, scratch);
-  launch("chunk_sums", chunk_sums<Target>, grid, a, scratch);
-  if (!a.grad) return;
-  launch("pixel_gradients", pixel_gradients<Loss, Target>, grid, loss, a);
-  launch("scale_gradients", scale_gradients<Target>, grid, a);
-}
-
 }  // namespace
 
 template <class Target>
@@ -271,32 +205,10 @@ void likelihood_two_pass(Likelihood likelihood, const PixelLoss<Target>& a, cuda
   if (!a.grad) return;
   const Grid grid = grid_for("likelihood_two_pass", a, stream);
   const bool aligned = is_aligned_for_quads(a);
-  switch (likelihood) {
-    case Likelihood::bernoulli:
-      launch("scaled_gradients",
-             aligned ? scaled_gradients<true, Bernoulli, Target> : scaled_gradients<false, Bernoulli, Target>, grid,
-             Bernoulli{}, a);
-      break;
-    case Likelihood::gaussian:
-      launch("scaled_gradients",
-             aligned ? scaled_gradients<true, Gaussian, Target> : scaled_gradients<false, Gaussian, Target>, grid,
-             gaussian_of(a.variance), a);
-      break;
-  }
-}
-
-template <class Target>
-void likelihood_unfused(Likelihood likelihood, const PixelLoss<Target>& a, float* scratch, cudaStream_t stream) {
-  const Range range("likelihood_unfused");
-  const Grid grid = grid_for("likelihood_unfused", a, stream);
-  require(scratch != nullptr, "likelihood_unfused: no scratch");
-  switch (likelihood) {
-    case Likelihood::bernoulli: launch_unfused(Bernoulli{}, a, scratch, grid); break;
-    case Likelihood::gaussian:
-      require(a.variance > 0, "likelihood_unfused: a variance of ", a.variance);
-      launch_unfused(gaussian_of(a.variance), a, scratch, grid);
-      break;
-  }
+  with_loss("likelihood_two_pass", likelihood, a, [&]<class Loss>(const Loss& loss) {
+    launch("scaled_gradients", aligned ? scaled_gradients<true, Loss, Target> : scaled_gradients<false, Loss, Target>,
+           grid, loss, a);
+  });
 }
 
 template void likelihood_fused(Likelihood, const PixelLoss<std::uint8_t>&, cudaStream_t);
@@ -305,7 +217,5 @@ template void likelihood_fused_log(Likelihood, const PixelLoss<std::uint8_t>&, c
 template void likelihood_fused_log(Likelihood, const PixelLoss<float>&, cudaStream_t);
 template void likelihood_two_pass(Likelihood, const PixelLoss<std::uint8_t>&, cudaStream_t);
 template void likelihood_two_pass(Likelihood, const PixelLoss<float>&, cudaStream_t);
-template void likelihood_unfused(Likelihood, const PixelLoss<std::uint8_t>&, float*, cudaStream_t);
-template void likelihood_unfused(Likelihood, const PixelLoss<float>&, float*, cudaStream_t);
 
 }  // namespace elbo::kernels

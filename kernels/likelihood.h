@@ -31,7 +31,7 @@ void likelihood_fused_log(Likelihood, const PixelLoss<Target>&, cudaStream_t);
 template <class Target>
 void likelihood_two_pass(Likelihood, const PixelLoss<Target>&, cudaStream_t);
 
-// One launch for each mathematical operation. scratch: rows * samples * pixels elements.
+// A Thrust call for each operation (unfused.cu). scratch: rows * samples * pixels elements.
 template <class Target>
 void likelihood_unfused(Likelihood, const PixelLoss<Target>&, float* scratch, cudaStream_t);
 

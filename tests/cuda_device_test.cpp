@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/backend.h"
+#include "host/bench_loss.h"
 
 namespace elbo {
 namespace {
@@ -192,6 +193,40 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
     results.push_back(w);
   }
   EXPECT_EQ(results[0], results[1]);
+}
+
+// What `elbo bench loss` says of its rivals.
+TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
+  constexpr std::int64_t rows = 3, samples = 2, pixels = 8;
+  const auto device = create_cuda_backend({});
+  Tensor output, nll, grad, scratch, targets[2];
+  const auto layout = [&](Arena& a) {
+    output = a.take({rows * samples, pixels});
+    nll = a.take({rows * samples, 1});
+    grad = a.take({rows * samples, pixels});
+    scratch = a.take({rows * samples * pixels});
+    targets[0] = a.take({rows, pixels});
+    targets[1] = a.take({rows, pixels}, DType::u8);
+  };
+  Arena measure;
+  layout(measure);
+  Arena arena(*device, measure.used(), "a loss");
+  layout(arena);
+  for (const LossRival& rival : loss_rivals) {
+    for (const Likelihood likelihood : {Likelihood::bernoulli, Likelihood::gaussian}) {
+      for (const Tensor& target : targets) {
+        const std::uint64_t before = cusim::enqueued();
+        device->likelihood({.output = output,
+                            .target = target,
+                            .likelihood = likelihood,
+                            .kernels = rival.kernels,
+                            .nll_partial = nll,
+                            .grad = grad,
+                            .scratch = scratch});
+        EXPECT_EQ(cusim::enqueued() - before, static_cast<std::uint64_t>(rival.likelihood_launches)) << rival.name;
+      }
+    }
+  }
 }
 
 TEST_P(CudaDevice, TheRingKeepsBatchesApart) {

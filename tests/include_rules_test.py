@@ -14,6 +14,7 @@ INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 STANDARD = r"[a-z_]+"  # <vector>, <cmath>
 SYSTEM = r"(dlfcn|fcntl|pthread|sched|signal|time|unistd|cpuid|immintrin)\.h|sys/\w+\.h|linux/\w+\.h"
 CUDA_RUNTIME = r"cuda_(runtime|runtime_api|profiler_api|fp16|bf16)\.h|nvtx3/.*"
+THRUST = r"thrust/(iterator/)?\w+\.h"
 CONTRACT = r"elbo/.*"
 
 # Room -> the includes it may have, each a pattern for the whole of what stands between <> or "". The first room
@@ -21,7 +22,7 @@ CONTRACT = r"elbo/.*"
 ROOMS = {
     "include/elbo/math": [STANDARD, r"elbo/math/.*", r"elbo/types\.h"],
     "include": [STANDARD, CONTRACT],
-    "kernels": [STANDARD, CONTRACT, CUDA_RUNTIME, r"kernels/.*"],
+    "kernels": [STANDARD, CONTRACT, CUDA_RUNTIME, THRUST, r"kernels/.*"],
     "cuda": [STANDARD, SYSTEM, CONTRACT, CUDA_RUNTIME, r"kernels/.*", r"cuda/.*", r"cuda\.h", r"cu(blas|blasLt|dnn)\w*\.h"],
     "cpu": [STANDARD, SYSTEM, CONTRACT, r"cpu/.*", r"oneapi/dnnl/.*", r"omp\.h"],
     "host": [STANDARD, SYSTEM, CONTRACT, r"host/.*", r"nlohmann/.*", r"CLI/.*", r"fmt/.*", r"zlib\.h", r"openssl/.*",
@@ -66,6 +67,8 @@ class IncludeRules(unittest.TestCase):
             ("kernels/x.cu", "#include <cublas_v2.h>"),
             ("kernels/x.cu", '#include "cuda/memory.h"'),
             ("kernels/x.h", "  #  include <cub/cub.cuh>"),
+            ("kernels/x.h", "#include <thrust/detail/config.h>"),
+            ("cuda/x.cpp", "#include <thrust/transform.h>"),
             ("cuda/x.cpp", '#include "host/spec.h"'),
             ("cuda/x.cpp", "#include <nlohmann/json.hpp>"),
             ("cuda/x.cpp", "#include <oneapi/dnnl/dnnl.hpp>"),
@@ -86,6 +89,7 @@ class IncludeRules(unittest.TestCase):
         allowed = [
             ("include/elbo/math/x.h", '#include "elbo/types.h"'),
             ("kernels/x.cu", "#include <cuda_runtime.h>"),
+            ("kernels/x.cu", "#include <thrust/iterator/counting_iterator.h>"),
             ("cuda/x.cpp", "#include <cublasLt.h>"),
             ("cpu/x.cpp", "#include <oneapi/dnnl/dnnl.hpp>"),
             ("host/devices.cpp", '#include "cpu/backend.h"'),

@@ -17,7 +17,7 @@ enum class Kernels : std::uint8_t {
   fused,      // value and gradient in one pass; Bernoulli: one logarithm for the product of many pixels' factors
   fused_log,  // the same, with a logarithm for each pixel
   two_pass,   // a pass for the value, then one for the gradient
-  unfused,    // one launch for each mathematical operation
+  unfused,    // one launch for each mathematical operation: Thrust on a GPU, a loop on a CPU
 };
 
 enum class Precision : std::uint8_t { fp32, tf32, bf16 };

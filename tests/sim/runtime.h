@@ -12,6 +12,7 @@
 // The memory that the device has is ELBO_SIM_MEMORY bytes, or 4 GiB.
 #pragma once
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <string>
 #include <tuple>
@@ -135,6 +136,8 @@ namespace cusim {
 
 // Queues host code in a stream, or records it where the stream is being captured.
 cudaError_t enqueue(cudaStream_t, std::function<void()>);
+// How often that was so far; a replayed graph is one.
+std::uint64_t enqueued();
 
 // Queues a kernel with a copy of its parameters.
 template <class... P>

@@ -52,6 +52,7 @@ struct Allocation {
 struct State {
   std::recursive_mutex mutex;  // held by every call
   std::string fault;           // of a kernel; empty: none yet
+  std::uint64_t enqueued = 0;  // calls of enqueue() that were accepted
   std::map<std::uintptr_t, Allocation> allocations;
   std::size_t device_bytes = 0;
   std::set<CUstream_st*> streams;  // the default stream is not among them

@@ -207,6 +207,7 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
     node->after = std::exchange(s.tips, {node.get()});
     node->branch = s.branch;
     s.capture->nodes.push_back(std::move(node));
+    ++state().enqueued;
     return outcome();
   }
   if (!stream) {
@@ -215,7 +216,13 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
   auto task = std::make_shared<Task>();
   task->work = std::move(work);
   add(s, std::move(task));
+  ++state().enqueued;
   return outcome();
+}
+
+std::uint64_t enqueued() {
+  std::lock_guard lock(state().mutex);
+  return state().enqueued;
 }
 
 std::vector<std::string> leaks() {

@@ -27,7 +27,7 @@ def make_ptx(nvcc, source, arch="sm_90"):
     """The code of a source in kernels/, as the build compiles it."""
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder) / "kernel.ptx"
-        subprocess.run([nvcc, "-std=c++20", f"-arch={arch}", "--fmad=false", "-I", ROOT, "-I", ROOT / "include", "-ptx",
+        subprocess.run([nvcc, "-std=c++20", "--extended-lambda", f"-arch={arch}", "--fmad=false", "-I", ROOT, "-I", ROOT / "include", "-ptx",
                         ROOT / "kernels" / source, "-o", output], check=True)
         return output.read_text()
 
@@ -50,7 +50,8 @@ def demangle(names):
 
 
 def resources(nvcc, source, arch="sm_90", ptx=None):
-    """A row for each kernel of a source, by COLUMNS."""
+    """A row for each kernel of a source, by COLUMNS. Those that Thrust brings along (namespace cub) are left out: what
+    they take is its makers' choice, and part of what the unfused kernels are a baseline for."""
     ptx = ptx or make_ptx(nvcc, source, arch)
     threads = {name: int(n) for name, n in re.findall(r"\.entry (\w+)\((?:[^{]*?)\.maxntid (\d+)", ptx)}
     with tempfile.TemporaryDirectory() as folder:
@@ -62,6 +63,8 @@ def resources(nvcc, source, arch="sm_90", ptx=None):
     rows = []
     for entry in said.split("Compiling entry function '")[1:]:
         name = entry[: entry.index("'")]
+        if name.startswith("_ZN3cub"):
+            continue
         stack, stores, loads = map(int, re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads",
                                                   entry).groups())
         registers = int(re.search(r"Used (\d+) registers", entry)[1])

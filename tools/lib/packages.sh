@@ -10,7 +10,7 @@ build_packages=(
 
 # To run every test besides.
 test_packages=(
-  libgtest-dev
+  libgtest-dev libthrust-dev
   python3 python3-numpy python3-jsonschema python3-selenium
   clang clang-format-14 libclang-rt-dev libomp-dev
   ccache xz-utils

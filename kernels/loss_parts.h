@@ -1,0 +1,76 @@
+// What the fused kernels share with the unfused ones: the loss of a pixel, the draw of a latent variable, and the
+// launchers' checks.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+
+#include "elbo/backend.h"
+#include "elbo/math/likelihood.h"
+#include "elbo/math/random.h"
+#include "kernels/latent.h"
+#include "kernels/launcher.h"
+#include "kernels/likelihood.h"
+
+namespace elbo::kernels {
+
+// ---- Likelihood -------------------------------------------------------------------------------------
+
+ELBO_HD float pixel(std::uint8_t stored) { return math::pixel_value<float>(stored); }
+ELBO_HD float pixel(float stored) { return stored; }
+
+struct Bernoulli {
+  ELBO_HD math::ValueGrad<float> operator()(float logit, float x) const { return math::bernoulli(logit, x); }
+};
+
+struct Gaussian {
+  float half_precision, half_log;
+
+  ELBO_HD math::ValueGrad<float> operator()(float mean, float x) const {
+    return math::gaussian(mean, x, half_precision, half_log);
+  }
+};
+
+inline Gaussian gaussian_of(float variance) {
+  constexpr double two_pi = 6.283185307179586;
+  return {static_cast<float>(0.5 / variance), static_cast<float>(0.5 * std::log(two_pi * variance))};
+}
+
+// Calls f(loss), a Bernoulli or a Gaussian.
+template <class Target, class F>
+void with_loss(const char* launcher, Likelihood likelihood, const PixelLoss<Target>& a, const F& f) {
+  if (likelihood == Likelihood::bernoulli) return f(Bernoulli{});
+  require(a.variance > 0, launcher, ": a variance of ", a.variance);
+  f(gaussian_of(a.variance));
+}
+
+template <class Target>
+void check(const char* launcher, const PixelLoss<Target>& a) {
+  require(a.output && a.target && a.nll_partial, launcher, ": a null buffer");
+  require(a.rows > 0 && a.samples > 0 && a.pixels > 0, launcher, ": ", a.rows, " rows, ", a.samples, " samples, ",
+          a.pixels, " pixels; each should be at least 1");
+}
+
+// ---- Latent variable --------------------------------------------------------------------------------
+
+// What epsilon of (row, sample) is drawn for.
+ELBO_HD math::Draw draw_of(const StepState& state, std::int64_t row, std::int64_t sample) {
+  return {state.seed, Purpose::latent, state.noise_step, state.row0 + static_cast<std::uint32_t>(row),
+          static_cast<std::uint32_t>(sample)};
+}
+
+inline void check_latent(const char* launcher, const void* stats, const void* z, const StepState* state,
+                         const void* out, std::int64_t rows, std::int64_t samples, std::int64_t latent) {
+  require(stats && z && state && out, launcher, ": a null buffer");
+  require(rows > 0 && samples > 0 && latent > 0, launcher, ": ", rows, " rows, ", samples, " samples, ", latent,
+          " latent dimensions; each should be at least 1");
+}
+inline void check(const char* launcher, const LatentSample& a) {
+  check_latent(launcher, a.stats, a.z, a.state, a.kl_partial, a.rows, a.samples, a.latent);
+}
+inline void check(const char* launcher, const LatentGradient& a) {
+  check_latent(launcher, a.stats, a.dz, a.state, a.dstats, a.rows, a.samples, a.latent);
+}
+
+}  // namespace elbo::kernels

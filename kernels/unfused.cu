@@ -1,0 +1,184 @@
+// The baseline: the loss and the latent variable as one would write them with Thrust, a call for each operation on
+// whole arrays. What the fused kernels save is measured against this.
+//
+// What, shapes: those of likelihood.cu and latent.cu, value and gradient.
+// Launches: one for each call of on_stream() or launch(). likelihood: 2, and 2 for the gradient; sample_latent: 4;
+//   latent_gradient: 4.
+// Bytes, likelihood: 28 an element and the target twice (30 with u8, 36 with f32). sample_latent: 12 an element of z,
+//   20 of mu and 4 of the sums. latent_gradient: 24 an element of dz, 36 of mu. All through a scratch buffer of the
+//   size of output or z.
+// Deterministic: every sum is taken by one thread or block, in a fixed order. Latent: the bits of the fused kernels.
+//
+// No thrust::reduce or reduce_by_key: they allocate and wait for their result, which a CUDA graph cannot record. So
+// the sum over a chunk of pixels is a kernel, and the short sums over rows and samples are a thread's loop.
+#include <thrust/for_each.h>
+#include <thrust/iterator/counting_iterator.h>
+#include <thrust/iterator/permutation_iterator.h>
+#include <thrust/iterator/transform_iterator.h>
+#include <thrust/tabulate.h>
+#include <thrust/transform.h>
+
+#include "elbo/math/latent.h"
+#include "kernels/loss_parts.h"
+#include "kernels/on_stream.h"
+#include "kernels/reduce.h"
+
+namespace elbo::kernels {
+namespace {
+
+// An index of an element; 32 bits, as divisions of 64 are slow. blocks_for() refuses more elements.
+using Index = unsigned;
+
+Index elements(const char* launcher, std::int64_t n) { return blocks_for(launcher, n); }
+
+// ---- Likelihood -------------------------------------------------------------------------------------
+
+constexpr unsigned chunk_threads = 256;
+
+// sums [rows, chunks of a row] of values [rows, pixels]; a block sums one chunk.
+__global__ void __launch_bounds__(chunk_threads) chunk_sums(const float* values, float* sums, std::int64_t pixels) {
+  const unsigned chunks = (pixels + pixel_chunk - 1) / pixel_chunk;
+  const std::int64_t row = blockIdx.x / chunks, first = blockIdx.x % chunks * pixel_chunk;
+  const std::int64_t last = first + pixel_chunk < pixels ? first + pixel_chunk : pixels;
+  float sum = 0.0f;
+  for (std::int64_t p = first + threadIdx.x; p < last; p += blockDim.x) sum += values[row * pixels + p];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+void scale_in_place(float* values, std::int64_t count, float scale, cudaStream_t stream) {
+  const auto scaled = [=] __host__ __device__(float v) { return scale * v; };
+  on_stream("scale", stream, [=](auto policy) { thrust::transform(policy, values, values + count, values, scaled); });
+}
+
+// targets: an iterator over as many targets as there are outputs.
+template <class Loss, class Target, class Targets>
+void loss_by_operations(const Loss& loss, const PixelLoss<Target>& a, Targets targets, float* values,
+                        cudaStream_t stream) {
+  const std::int64_t count = a.rows * a.samples * a.pixels;
+  const float* const output = a.output;
+  const auto value = [=] __host__ __device__(float o, Target x) { return loss(o, pixel(x)).value; };
+  on_stream("values", stream,
+            [=](auto policy) { thrust::transform(policy, output, output + count, targets, values, value); });
+  const unsigned chunks = blocks_for("chunk_sums", a.rows * a.samples * tiles(a.pixels, pixel_chunk));
+  launch("chunk_sums", chunk_sums, {chunks, chunk_threads, stream}, values, a.nll_partial, a.pixels);
+  if (!a.grad) return;
+
+  float* const grad = a.grad;
+  const auto slope = [=] __host__ __device__(float o, Target x) { return loss(o, pixel(x)).grad; };
+  on_stream("gradients", stream,
+            [=](auto policy) { thrust::transform(policy, output, output + count, targets, grad, slope); });
+  scale_in_place(grad, count, a.grad_scale, stream);
+}
+
+}  // namespace
+
+template <class Target>
+void likelihood_unfused(Likelihood likelihood, const PixelLoss<Target>& a, float* scratch, cudaStream_t stream) {
+  check("likelihood_unfused", a);
+  require(scratch != nullptr, "likelihood_unfused: no scratch");
+  elements("likelihood_unfused", a.rows * a.samples * a.pixels);
+  const Range range("likelihood_unfused");
+  const Index pixels = a.pixels, samples = a.samples;
+  const auto target_of = [=] __host__ __device__(Index i) { return i / pixels / samples * pixels + i % pixels; };
+  const auto index = thrust::make_transform_iterator(thrust::counting_iterator<Index>(0), target_of);
+  with_loss("likelihood_unfused", likelihood, a, [&](const auto& loss) {
+    if (a.samples == 1) return loss_by_operations(loss, a, a.target, scratch, stream);
+    loss_by_operations(loss, a, thrust::make_permutation_iterator(a.target, index), scratch, stream);
+  });
+}
+
+template void likelihood_unfused(Likelihood, const PixelLoss<std::uint8_t>&, float*, cudaStream_t);
+template void likelihood_unfused(Likelihood, const PixelLoss<float>&, float*, cudaStream_t);
+
+// ---- Latent variable --------------------------------------------------------------------------------
+
+namespace {
+
+// eps [rows, samples, latent]: a thread draws four dimensions, as they come out of one call of the generator.
+template <class Latent>
+void draw_epsilon(const Latent& a, float* eps, cudaStream_t stream) {
+  const Index latent = a.latent, samples = a.samples, quads = tiles(a.latent, 4);
+  const StepState* const state = a.state;
+  const auto draw = [=] __host__ __device__(Index i) {
+    const Index line = i / quads, quad = i % quads;
+    const math::Normals4 n = math::normals(draw_of(*state, line / samples, line % samples), quad);
+    for (Index d = 4 * quad, j = 0; d < latent && j < 4; ++d, ++j) eps[std::int64_t{line} * latent + d] = n.v[j];
+  };
+  const thrust::counting_iterator<Index> first(0), last(static_cast<Index>(a.rows) * samples * quads);
+  on_stream("draw_epsilon", stream, [=](auto policy) { thrust::for_each(policy, first, last, draw); });
+}
+
+}  // namespace
+
+void sample_latent_unfused(const LatentSample& a, float* scratch, cudaStream_t stream) {
+  check("sample_latent_unfused", a);
+  require(scratch != nullptr, "sample_latent_unfused: no scratch");
+  const Index units = elements("sample_latent_unfused", 2 * a.rows * a.latent) / 2, latent = a.latent;
+  const Index count = elements("sample_latent_unfused", a.rows * a.samples * a.latent), row_size = a.samples * a.latent;
+  const Range range("sample_latent_unfused");
+  draw_epsilon(a, scratch, stream);
+
+  const auto reparameterise = [=] __host__ __device__(Index i) {
+    const float* const stats = a.stats + i / row_size * 2 * latent + i % latent;
+    return stats[0] + math::posterior_sigma(a.posterior, stats[latent]) * scratch[i];
+  };
+  on_stream("reparameterise", stream, [=](auto policy) { thrust::tabulate(policy, a.z, a.z + count, reparameterise); });
+
+  float* const kl = scratch;  // [rows, latent]: epsilon's work is done
+  const auto divergence = [=] __host__ __device__(Index i) {
+    const float* const stats = a.stats + i / latent * 2 * latent + i % latent;
+    return math::gaussian_kl(a.posterior, stats[0], stats[latent]);
+  };
+  on_stream("kl", stream, [=](auto policy) { thrust::tabulate(policy, kl, kl + units, divergence); });
+
+  const auto tile_sum = [=] __host__ __device__(Index i) {
+    const Index tile = latent_tile * latent, end = (i / latent + 1) * tile;
+    float sum = 0.0f;
+    for (Index at = i / latent * tile + i % latent; at < end && at < units; at += latent) sum += kl[at];
+    return sum;
+  };
+  float* const sums = a.kl_partial;
+  const Index partials = static_cast<Index>(tiles(a.rows, latent_tile)) * latent;
+  on_stream("kl_sums", stream, [=](auto policy) { thrust::tabulate(policy, sums, sums + partials, tile_sum); });
+}
+
+void latent_gradient_unfused(const LatentGradient& a, float* scratch, cudaStream_t stream) {
+  check("latent_gradient_unfused", a);
+  require(scratch != nullptr, "latent_gradient_unfused: no scratch");
+  const Index units = elements("latent_gradient_unfused", 2 * a.rows * a.latent) / 2, latent = a.latent;
+  const Index count = elements("latent_gradient_unfused", a.rows * a.samples * a.latent);
+  const Index row_size = a.samples * a.latent;
+  const Range range("latent_gradient_unfused");
+  draw_epsilon(a, scratch, stream);
+
+  // In place: epsilon becomes dz dz/ds.
+  const auto slope = [=] __host__ __device__(Index i) {
+    const float s = a.stats[i / row_size * 2 * latent + latent + i % latent];
+    return a.dz[i] * math::sample_slope(a.posterior, s, scratch[i]);
+  };
+  on_stream("slopes", stream, [=](auto policy) { thrust::tabulate(policy, scratch, scratch + count, slope); });
+
+  const thrust::counting_iterator<Index> first(0), last(units);
+  const auto sum_over_samples = [=] __host__ __device__(Index i) {
+    const Index row = i / latent, unit = i % latent;
+    float dmu = 0.0f, ds = 0.0f;
+    for (Index at = row * row_size + unit, end = (row + 1) * row_size; at < end; at += latent) {
+      dmu += a.dz[at];
+      ds += scratch[at];
+    }
+    a.dstats[row * 2 * latent + unit] = dmu;
+    a.dstats[row * 2 * latent + latent + unit] = ds;
+  };
+  on_stream("sum_over_samples", stream, [=](auto policy) { thrust::for_each(policy, first, last, sum_over_samples); });
+
+  const auto add_kl_gradient = [=] __host__ __device__(Index i) {
+    const Index mu = i / latent * 2 * latent + i % latent, s = mu + latent;
+    const math::LatentGrad<float> kl = math::gaussian_kl_grad(a.posterior, a.stats[mu], a.stats[s]);
+    a.dstats[mu] += a.kl_scale * kl.mu;
+    a.dstats[s] += a.kl_scale * kl.s;
+  };
+  on_stream("add_kl_gradient", stream, [=](auto policy) { thrust::for_each(policy, first, last, add_kl_gradient); });
+}
+
+}  // namespace elbo::kernels
