@@ -51,8 +51,8 @@ Gaussian gaussian(double variance) {
 // ---- Fused: one pass --------------------------------------------------------------------------------------
 
 // The loss of n pixels; their gradients, scaled, to `grad` unless it is null. `grad` may be `output`.
-template <bool has_grad, class Loss, class Target>
-float fused_chunk(const Loss& loss, const float* output, const Target* target, float* grad, float scale,
+template <bool has_grad, class Loss, class Target, class Output>
+float fused_chunk(const Loss& loss, const Output* output, const Target* target, Output* grad, float scale,
                   std::int64_t n) {
   float x[block], linear[block], factor[block];
   double total = 0;
@@ -61,10 +61,10 @@ float fused_chunk(const Loss& loss, const float* output, const Target* target, f
     for (std::int64_t i = 0; i < count; ++i) x[i] = value_of(target[begin + i]);
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      const auto p = loss.parts(output[begin + i], x[i]);
+      const auto p = loss.parts(math::to_float(output[begin + i]), x[i]);
       linear[i] = p.linear;
       factor[i] = p.factor;
-      if constexpr (has_grad) grad[begin + i] = p.grad * scale;
+      if constexpr (has_grad) grad[begin + i] = math::round_to<Output>(p.grad * scale);
     }
     std::fill(linear + count, linear + whole, 0.0f);
     std::fill(factor + count, factor + whole, 1.0f);
@@ -80,13 +80,14 @@ float fused_chunk(const Loss& loss, const float* output, const Target* target, f
   return static_cast<float>(total);
 }
 
-template <class Target, class Loss>
+template <class Target, class Output, class Loss>
 void fused(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
   const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
   const std::int64_t chunks = tiles(pixels, pixel_chunk);
-  const float* const output = a.output.as<float>();
+  const Output* const output = a.output.as<Output>();
   const Target* const target = a.target.as<Target>();
-  float *const nll = a.nll_partial.as<float>(), *const grad = a.grad ? a.grad.as<float>() : nullptr;
+  float* const nll = a.nll_partial.as<float>();
+  Output* const grad = a.grad ? a.grad.as<Output>() : nullptr;
   team.run(outputs * chunks, [=, scale = a.grad_scale](std::int64_t i) {
     const std::int64_t row = i / chunks, first = i % chunks * pixel_chunk;
     const std::int64_t n = std::min(pixel_chunk, pixels - first), at = row * pixels + first;
@@ -98,21 +99,22 @@ void fused(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
 
 // ---- Two passes -------------------------------------------------------------------------------------------
 
-template <class Target, class Loss>
+template <class Target, class Output, class Loss>
 void two_pass(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
   LikelihoodLoss value = a;
   value.grad = {};
-  fused<Target>(team, loss, value);
+  fused<Target, Output>(team, loss, value);
   if (!a.grad) return;
   const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
-  const float* const output = a.output.as<float>();
+  const Output* const output = a.output.as<Output>();
   const Target* const target = a.target.as<Target>();
-  float* const grad = a.grad.as<float>();
+  Output* const grad = a.grad.as<Output>();
   team.run(outputs, [=, scale = a.grad_scale](std::int64_t row) {
     const Target* const x = target + row / samples * pixels;
 #pragma omp simd
     for (std::int64_t p = 0; p < pixels; ++p) {
-      grad[row * pixels + p] = loss.parts(output[row * pixels + p], value_of(x[p])).grad * scale;
+      const std::int64_t at = row * pixels + p;
+      grad[at] = math::round_to<Output>(loss.parts(math::to_float(output[at]), value_of(x[p])).grad * scale);
     }
   });
 }
@@ -157,17 +159,21 @@ void unfused(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
 }  // namespace
 
 void CpuBackend::do_likelihood(const LikelihoodLoss& a) {
-  const auto with_target = [&]<class Target>(const Target*, const auto& loss, const auto& fastest) {
+  const auto with_types = [&]<class Target, class Output>(const auto& loss, const auto& fastest) {
     switch (a.kernels) {
-      case Kernels::fused: return fused<Target>(team_, fastest, a);
-      case Kernels::fused_log: return fused<Target>(team_, PixelByPixel<std::decay_t<decltype(loss)>>{loss}, a);
-      case Kernels::two_pass: return two_pass<Target>(team_, fastest, a);
+      case Kernels::fused: return fused<Target, Output>(team_, fastest, a);
+      case Kernels::fused_log: return fused<Target, Output>(team_, PixelByPixel<std::decay_t<decltype(loss)>>{loss}, a);
+      case Kernels::two_pass: return two_pass<Target, Output>(team_, fastest, a);
       case Kernels::unfused: return unfused<Target>(team_, loss, a);
     }
   };
+  const auto with_target = [&]<class Target>(const auto& loss, const auto& fastest) {
+    a.output.dtype == DType::bf16 ? with_types.template operator()<Target, math::Bf16>(loss, fastest)
+                                  : with_types.template operator()<Target, float>(loss, fastest);
+  };
   const auto with_loss = [&](const auto& loss, const auto& fastest) {
-    a.target.dtype == DType::u8 ? with_target(a.target.as<std::uint8_t>(), loss, fastest)
-                                : with_target(a.target.as<float>(), loss, fastest);
+    a.target.dtype == DType::u8 ? with_target.template operator()<std::uint8_t>(loss, fastest)
+                                : with_target.template operator()<float>(loss, fastest);
   };
   switch (a.likelihood) {
     case Likelihood::bernoulli: return with_loss(Bernoulli{}, Bernoulli{});

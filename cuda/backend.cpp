@@ -5,6 +5,7 @@
 
 #include <map>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "cuda/gemm.h"
@@ -189,8 +190,10 @@ class CudaBackend : public Backend {
     kernels::latent_gradient_unfused(k, a.scratch.as<float>(), stream());
   }
   void do_likelihood(const LikelihoodLoss& a) override {
-    if (a.target.dtype == DType::u8) return likelihood_of<std::uint8_t>(a);
-    likelihood_of<float>(a);
+    const bool of_bytes = a.target.dtype == DType::u8;
+    if (a.output.dtype == DType::bf16)
+      return of_bytes ? likelihood_of<std::uint8_t, math::Bf16>(a) : likelihood_of<float, math::Bf16>(a);
+    of_bytes ? likelihood_of<std::uint8_t, float>(a) : likelihood_of<float, float>(a);
   }
   void do_accumulate(const Accumulate& a) override { kernels::accumulate(totals_of(a), stream()); }
   void do_optimizer_step(const OptimizerStep& a) override { kernels::optimizer_update(update_of(a), stream()); }
@@ -240,18 +243,25 @@ class CudaBackend : public Backend {
             a.parameters.count()};
   }
 
-  template <class Target>
+  template <class Target, class Output>
   void likelihood_of(const LikelihoodLoss& a) {
     const std::int64_t rows = a.target.rows();
-    const kernels::PixelLoss<Target> k{
-        a.output.as<float>(),      a.target.as<Target>(), a.variance, a.grad_scale,
-        a.nll_partial.as<float>(), a.grad.as<float>(),    rows,       a.output.rows() / rows,
-        a.output.columns()};
+    const kernels::PixelLoss<Target, Output> k{a.output.as<Output>(),
+                                               a.target.as<Target>(),
+                                               a.variance,
+                                               a.grad_scale,
+                                               a.nll_partial.as<float>(),
+                                               a.grad ? a.grad.as<Output>() : nullptr,
+                                               rows,
+                                               a.output.rows() / rows,
+                                               a.output.columns()};
     switch (a.kernels) {
       case Kernels::fused: return kernels::likelihood_fused(a.likelihood, k, stream());
       case Kernels::fused_log: return kernels::likelihood_fused_log(a.likelihood, k, stream());
       case Kernels::two_pass: return kernels::likelihood_two_pass(a.likelihood, k, stream());
-      case Kernels::unfused: return kernels::likelihood_unfused(a.likelihood, k, a.scratch.as<float>(), stream());
+      case Kernels::unfused:  // of f32: Backend::likelihood refuses the others
+        if constexpr (std::is_same_v<Output, float>)
+          kernels::likelihood_unfused(a.likelihood, k, a.scratch.as<float>(), stream());
     }
   }
 

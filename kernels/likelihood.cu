@@ -2,12 +2,13 @@
 //
 // What: nll_partial = -log p(x | output) in nats, summed over chunks of 4096 pixels of a row;
 //   grad = grad_scale d(-log p) / d output. Row r of the target serves outputs r * samples and following.
-// Shapes: output, grad [rows * samples, pixels]; target [rows, pixels], u8 or f32;
+// Shapes: output, grad [rows * samples, pixels], both f32 or both bf16; target [rows, pixels], u8 or f32;
 //   nll_partial [rows * samples, tiles(pixels, 4096)].
-// Bytes, fused: reads the output (4) and the target (1 or 4) once, writes the gradient (4): 9 or 12 a pixel,
-//   in 16-byte accesses (4 for u8) where pixels is a multiple of 4 and the buffers are aligned; a thread has
-//   up to four of each under way before it uses the first. Two passes: output and target are read again, 14 or
-//   20. (unfused.cu: 30 or 36.)
+// Bytes, fused: reads the output (4, or 2 of bf16) and the target (1 or 4) once, writes the gradient (4 or 2): 9 or
+//   12 a pixel, 5 or 8 of bf16; in 16-byte accesses (8 for bf16, 4 for u8) where pixels is a multiple of 4 and the
+//   buffers are aligned; a thread has up to four of each under way before it uses the first. Two passes: output and
+//   target are read again, 14 or 20, of bf16 8 or 14. (unfused.cu: 30 or 36.)
+// Arithmetic is f32; a bf16 gradient is the f32 one, rounded.
 // Deterministic: a chunk is summed by one block whose size follows from `pixels` alone, each thread over
 //   its quads in order, then the threads in a fixed tree. Alignment changes the accesses, not the order.
 #include "kernels/likelihood.h"
@@ -70,14 +71,14 @@ static_assert(4 * quads_per_thread <= 127, "the product of the factors must stay
 // ---- Fused ------------------------------------------------------------------------------------------
 
 // The part of the loss that a block works on: one chunk of one output row.
-template <class Target>
+template <class Target, class Output>
 struct Chunk {
   std::int64_t at;  // of its first pixel in output and grad
-  const float* output;
+  const Output* output;
   const Target* target;
   int pixels;
 
-  __device__ explicit Chunk(const PixelLoss<Target>& a) {
+  __device__ explicit Chunk(const PixelLoss<Target, Output>& a) {
     const unsigned chunks = (a.pixels + pixel_chunk - 1) / pixel_chunk;
     const unsigned row = blockIdx.x / chunks, first = blockIdx.x % chunks * unsigned{pixel_chunk};
     at = row * a.pixels + first;
@@ -87,14 +88,14 @@ struct Chunk {
   }
 };
 
-template <bool aligned, class Sum, class Loss, class Target>
-__device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelLoss<Target>& a) {
-  const Chunk<Target> chunk(a);
+template <bool aligned, class Sum, class Loss, class Target, class Output>
+__device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelLoss<Target, Output>& a) {
+  const Chunk<Target, Output> chunk(a);
   const auto first = [](unsigned k) { return static_cast<int>(4 * (threadIdx.x + k * blockDim.x)); };
   const auto count = [&](unsigned k) { return aligned ? 4 : chunk.pixels - first(k); };
 
   // All loads before the first store: enough of them under way, and grad may be output.
-  Quad<float> output[quads_per_thread];
+  Quad<Output> output[quads_per_thread];
   Quad<Target> target[quads_per_thread];
 #pragma unroll
   for (unsigned k = 0; k < quads_per_thread; ++k) {
@@ -106,10 +107,12 @@ __device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelL
 #pragma unroll
   for (unsigned k = 0; k < quads_per_thread; ++k) {
     if (first(k) >= chunk.pixels) continue;
-    Quad<float> grad;
+    Quad<Output> grad;
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      if (j < count(k)) grad.v[j] = a.grad_scale * sum.add(output[k].v[j], pixel(target[k].v[j]));
+      if (j < count(k))
+        grad.v[j] =
+            math::round_to<Output>(a.grad_scale * sum.add(math::to_float(output[k].v[j]), pixel(target[k].v[j])));
     }
     if (a.grad) store_quad<aligned>(a.grad + chunk.at + first(k), grad, count(k));
   }
@@ -117,105 +120,113 @@ __device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelL
   if (threadIdx.x == 0) a.nll_partial[blockIdx.x] = total;
 }
 
-template <bool aligned, class Target>
-__global__ void __launch_bounds__(max_threads) bernoulli_fused(const PixelLoss<Target> a) {
+template <bool aligned, class Target, class Output>
+__global__ void __launch_bounds__(max_threads) bernoulli_fused(const PixelLoss<Target, Output> a) {
   loss_and_gradient<aligned, LogOfProduct>(Bernoulli{}, a);
 }
 
-template <bool aligned, class Target>
-__global__ void __launch_bounds__(max_threads) bernoulli_fused_log(const PixelLoss<Target> a) {
+template <bool aligned, class Target, class Output>
+__global__ void __launch_bounds__(max_threads) bernoulli_fused_log(const PixelLoss<Target, Output> a) {
   loss_and_gradient<aligned, Sum<Bernoulli>>(Bernoulli{}, a);
 }
 
-template <bool aligned, class Target>
-__global__ void __launch_bounds__(max_threads) gaussian_fused(const Gaussian g, const PixelLoss<Target> a) {
+template <bool aligned, class Target, class Output>
+__global__ void __launch_bounds__(max_threads) gaussian_fused(const Gaussian g, const PixelLoss<Target, Output> a) {
   loss_and_gradient<aligned, Sum<Gaussian>>(g, a);
 }
 
 // ---- The second of two passes -----------------------------------------------------------------------
 
-template <bool aligned, class Loss, class Target>
-__global__ void __launch_bounds__(max_threads) scaled_gradients(const Loss loss, const PixelLoss<Target> a) {
-  const Chunk<Target> chunk(a);
+template <bool aligned, class Loss, class Target, class Output>
+__global__ void __launch_bounds__(max_threads) scaled_gradients(const Loss loss, const PixelLoss<Target, Output> a) {
+  const Chunk<Target, Output> chunk(a);
   for (int first = 4 * threadIdx.x; first < chunk.pixels; first += 4 * blockDim.x) {
     const int count = aligned ? 4 : chunk.pixels - first;
-    const Quad<float> output = load_quad<aligned>(chunk.output + first, count);
+    const Quad<Output> output = load_quad<aligned>(chunk.output + first, count);
     const Quad<Target> target = load_quad<aligned>(chunk.target + first, count);
-    Quad<float> grad;
+    Quad<Output> grad;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) grad.v[j] = a.grad_scale * loss(output.v[j], pixel(target.v[j])).grad;
+    for (int j = 0; j < 4; ++j)
+      grad.v[j] = math::round_to<Output>(a.grad_scale * loss(math::to_float(output.v[j]), pixel(target.v[j])).grad);
     store_quad<aligned>(a.grad + chunk.at + first, grad, count);
   }
 }
 
-template <class Target>
-Grid grid_for(const char* launcher, const PixelLoss<Target>& a, cudaStream_t stream) {
+template <class Target, class Output>
+Grid grid_for(const char* launcher, const PixelLoss<Target, Output>& a, cudaStream_t stream) {
   check(launcher, a);
   return {blocks_for(launcher, a.rows * a.samples * tiles(a.pixels, pixel_chunk)), threads_for(a.pixels), stream};
 }
 
-template <class Target>
-bool is_aligned_for_quads(const PixelLoss<Target>& a) {
-  return a.pixels % 4 == 0 && is_aligned(a.output, 16) && is_aligned(a.grad, 16) &&
+template <class Target, class Output>
+bool is_aligned_for_quads(const PixelLoss<Target, Output>& a) {
+  return a.pixels % 4 == 0 && is_aligned(a.output, 4 * sizeof(Output)) && is_aligned(a.grad, 4 * sizeof(Output)) &&
          is_aligned(a.target, 4 * sizeof(Target));
 }
 
 // BernoulliSum: how the losses of a thread's pixels are added up.
-template <class BernoulliSum, class Target>
-void launch_fused(const char* launcher, Likelihood likelihood, const PixelLoss<Target>& a, cudaStream_t stream) {
+template <class BernoulliSum, class Target, class Output>
+void launch_fused(const char* launcher, Likelihood likelihood, const PixelLoss<Target, Output>& a,
+                  cudaStream_t stream) {
   const Grid grid = grid_for(launcher, a, stream);
   const bool aligned = is_aligned_for_quads(a);
   switch (likelihood) {
     case Likelihood::bernoulli:
       if constexpr (std::is_same_v<BernoulliSum, LogOfProduct>) {
-        launch("bernoulli_fused", aligned ? bernoulli_fused<true, Target> : bernoulli_fused<false, Target>, grid, a);
+        launch("bernoulli_fused",
+               aligned ? bernoulli_fused<true, Target, Output> : bernoulli_fused<false, Target, Output>, grid, a);
       } else {
-        launch("bernoulli_fused_log", aligned ? bernoulli_fused_log<true, Target> : bernoulli_fused_log<false, Target>,
-               grid, a);
+        launch("bernoulli_fused_log",
+               aligned ? bernoulli_fused_log<true, Target, Output> : bernoulli_fused_log<false, Target, Output>, grid,
+               a);
       }
       break;
     case Likelihood::gaussian:
       require(a.variance > 0, launcher, ": a variance of ", a.variance);
-      launch("gaussian_fused", aligned ? gaussian_fused<true, Target> : gaussian_fused<false, Target>, grid,
-             gaussian_of(a.variance), a);
+      launch("gaussian_fused", aligned ? gaussian_fused<true, Target, Output> : gaussian_fused<false, Target, Output>,
+             grid, gaussian_of(a.variance), a);
       break;
   }
 }
 
 }  // namespace
 
-template <class Target>
-void likelihood_fused(Likelihood likelihood, const PixelLoss<Target>& a, cudaStream_t stream) {
+template <class Target, class Output>
+void likelihood_fused(Likelihood likelihood, const PixelLoss<Target, Output>& a, cudaStream_t stream) {
   const Range range("likelihood_fused");
   launch_fused<LogOfProduct>("likelihood_fused", likelihood, a, stream);
 }
 
-template <class Target>
-void likelihood_fused_log(Likelihood likelihood, const PixelLoss<Target>& a, cudaStream_t stream) {
+template <class Target, class Output>
+void likelihood_fused_log(Likelihood likelihood, const PixelLoss<Target, Output>& a, cudaStream_t stream) {
   const Range range("likelihood_fused_log");
   launch_fused<Sum<Bernoulli>>("likelihood_fused_log", likelihood, a, stream);
 }
 
-template <class Target>
-void likelihood_two_pass(Likelihood likelihood, const PixelLoss<Target>& a, cudaStream_t stream) {
+template <class Target, class Output>
+void likelihood_two_pass(Likelihood likelihood, const PixelLoss<Target, Output>& a, cudaStream_t stream) {
   const Range range("likelihood_two_pass");
-  PixelLoss<Target> value = a;
+  PixelLoss<Target, Output> value = a;
   value.grad = nullptr;
   launch_fused<LogOfProduct>("likelihood_two_pass", likelihood, value, stream);
   if (!a.grad) return;
   const Grid grid = grid_for("likelihood_two_pass", a, stream);
   const bool aligned = is_aligned_for_quads(a);
   with_loss("likelihood_two_pass", likelihood, a, [&]<class Loss>(const Loss& loss) {
-    launch("scaled_gradients", aligned ? scaled_gradients<true, Loss, Target> : scaled_gradients<false, Loss, Target>,
-           grid, loss, a);
+    launch("scaled_gradients",
+           aligned ? scaled_gradients<true, Loss, Target, Output> : scaled_gradients<false, Loss, Target, Output>, grid,
+           loss, a);
   });
 }
 
-template void likelihood_fused(Likelihood, const PixelLoss<std::uint8_t>&, cudaStream_t);
-template void likelihood_fused(Likelihood, const PixelLoss<float>&, cudaStream_t);
-template void likelihood_fused_log(Likelihood, const PixelLoss<std::uint8_t>&, cudaStream_t);
-template void likelihood_fused_log(Likelihood, const PixelLoss<float>&, cudaStream_t);
-template void likelihood_two_pass(Likelihood, const PixelLoss<std::uint8_t>&, cudaStream_t);
-template void likelihood_two_pass(Likelihood, const PixelLoss<float>&, cudaStream_t);
+#define FOR_TYPES(Target, Output)                                                                 \
+  template void likelihood_fused(Likelihood, const PixelLoss<Target, Output>&, cudaStream_t);     \
+  template void likelihood_fused_log(Likelihood, const PixelLoss<Target, Output>&, cudaStream_t); \
+  template void likelihood_two_pass(Likelihood, const PixelLoss<Target, Output>&, cudaStream_t);
+FOR_TYPES(std::uint8_t, float)
+FOR_TYPES(float, float)
+FOR_TYPES(std::uint8_t, math::Bf16)
+FOR_TYPES(float, math::Bf16)
+#undef FOR_TYPES
 
 }  // namespace elbo::kernels

@@ -38,15 +38,15 @@ inline Gaussian gaussian_of(float variance) {
 }
 
 // Calls f(loss), a Bernoulli or a Gaussian.
-template <class Target, class F>
-void with_loss(const char* launcher, Likelihood likelihood, const PixelLoss<Target>& a, const F& f) {
+template <class Target, class Output, class F>
+void with_loss(const char* launcher, Likelihood likelihood, const PixelLoss<Target, Output>& a, const F& f) {
   if (likelihood == Likelihood::bernoulli) return f(Bernoulli{});
   require(a.variance > 0, launcher, ": a variance of ", a.variance);
   f(gaussian_of(a.variance));
 }
 
-template <class Target>
-void check(const char* launcher, const PixelLoss<Target>& a) {
+template <class Target, class Output>
+void check(const char* launcher, const PixelLoss<Target, Output>& a) {
   require(a.output && a.target && a.nll_partial, launcher, ": a null buffer");
   require(a.rows > 0 && a.samples > 0 && a.pixels > 0, launcher, ": ", a.rows, " rows, ", a.samples, " samples, ",
           a.pixels, " pixels; each should be at least 1");

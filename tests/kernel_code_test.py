@@ -1,4 +1,4 @@
-"""What the kernels promise is in the code that nvcc makes of them: 16-byte accesses, and no more registers, shared memory
+"""What the kernels promise is in the code that nvcc makes of them: accesses of a whole quad, and no more registers, shared memory
 and spills than tests/kernel_budget.csv allows.
 
 Usage: kernel_code_test.py NVCC. Exits with 77 where there is no such compiler.
@@ -20,15 +20,17 @@ sys.path.insert(0, str(ROOT / "tools" / "kernels"))
 
 import resources
 
-# Kernel (a pattern for its mangled name) -> the least number of 16-byte loads and stores in it. ILb1: aligned.
+# Kernel (a pattern for its mangled name) -> the least number of loads and stores of a quad in it: of 16 bytes, or of 8
+# where the name has Bf16. ILb1: aligned.
 PROMISED = {
     "gather.cu": {"gather_rowsILb1": (0, 1)},
     "latent.cu": {"sample_and_klILb1": (2, 1), "latent_gradientILb1": (3, 2)},
     "layers.cu": {"bias_add_activateILb1": (2, 1), "activation_gradientILb1": (2, 1)},
     # Four quads a thread, all loaded before the first is stored.
-    "likelihood.cu": {"bernoulli_fusedILb1Eh": (4, 4), "bernoulli_fusedILb1Ef": (8, 4),
-                      "bernoulli_fused_logILb1Eh": (4, 4), "bernoulli_fused_logILb1Ef": (8, 4),
-                      "gaussian_fusedILb1Eh": (4, 4), "gaussian_fusedILb1Ef": (8, 4)},
+    "likelihood.cu": {f"{kernel}ILb1E{types}": promise
+                      for kernel in ("bernoulli_fused", "bernoulli_fused_log", "gaussian_fused")
+                      for types, promise in (("hfE", (4, 4)), ("ffE", (8, 4)),
+                                             ("hNS_4math4Bf16E", (4, 4)), ("fNS_4math4Bf16E", (4, 4)))},
     "optimizer.cu": {"update_weightsILb1": (4, 3)},
 }
 
@@ -38,28 +40,29 @@ def ptx(source):
     return resources.make_ptx(sys.argv[1], source)
 
 
-def wide_accesses(code):
-    """Kernel -> [loads, stores] of 16 bytes."""
+def quad_accesses(code):
+    """Kernel -> [loads, stores] of a quad: 16 bytes, or 8 where the name has Bf16."""
     counts = collections.defaultdict(lambda: [0, 0])
     name = ""
     for line in code.splitlines():
         if entry := re.search(r"\.entry\s+(\w+)", line):
             name = entry[1]
-        elif access := re.match(r"\s*(?:@%p\d+\s+)?(ld|st)\.global\S*\.v4\.[fbu]32", line):
-            counts[name][access[1] == "st"] += 1
+        elif access := re.match(r"\s*(?:@%p\d+\s+)?(ld|st)\.global\S*\.v4\.[fbu](32|16)", line):
+            if access[2] == ("16" if "Bf16" in name else "32"):
+                counts[name][access[1] == "st"] += 1
     return counts
 
 
 class KernelCode(unittest.TestCase):
-    def test_wide_accesses(self):
+    def test_quad_accesses(self):
         for source, kernels in PROMISED.items():
-            counts = wide_accesses(ptx(source))
+            counts = quad_accesses(ptx(source))
             for kernel, (loads, stores) in kernels.items():
                 with self.subTest(kernel):
                     found = [c for name, c in counts.items() if kernel in name]
-                    self.assertEqual(len(found), 1, f"{source} has no 16-byte access in {kernel}")
-                    self.assertGreaterEqual(found[0][0], loads, f"{source}: loads of 16 bytes in {kernel}")
-                    self.assertGreaterEqual(found[0][1], stores, f"{source}: stores of 16 bytes in {kernel}")
+                    self.assertEqual(len(found), 1, f"{source} has no access of a quad in {kernel}")
+                    self.assertGreaterEqual(found[0][0], loads, f"{source}: loads of a quad in {kernel}")
+                    self.assertGreaterEqual(found[0][1], stores, f"{source}: stores of a quad in {kernel}")
 
     def test_budget(self):
         with open(ROOT / "tests" / "kernel_budget.csv") as file:

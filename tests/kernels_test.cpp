@@ -356,6 +356,8 @@ class LikelihoodTest : public KernelTest, public testing::WithParamInterface<Los
  protected:
   template <class Target>
   void check(Likelihood likelihood, const std::vector<Target>& target);
+  template <class Target>
+  void check_bf16(Likelihood likelihood, const std::vector<Target>& target, float variance, float scale);
 
   const int64_t rows_ = GetParam().rows, samples_ = GetParam().samples, pixels_ = GetParam().pixels;
   const size_t count_ = static_cast<size_t>(rows_ * samples_ * pixels_);
@@ -391,7 +393,8 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
   const Array<float> in_place(count_), output_odd(output, 1), grad_odd(count_, 1);
   const Array<Target> target_odd(target, 1);
   std::string grad_bits;
-  for (const auto kernel : {likelihood_fused<Target>, likelihood_fused_log<Target>, likelihood_two_pass<Target>}) {
+  for (const auto kernel :
+       {likelihood_fused<Target, float>, likelihood_fused_log<Target, float>, likelihood_two_pass<Target, float>}) {
     run([&] { kernel(likelihood, a, stream_); }, {&partial_d, &grad_d});
     expect_near(partial_d, value, 1e-6, value_error);
     expect_near(grad_d, grad, 5e-7, 5e-7);
@@ -423,6 +426,8 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
     EXPECT_TRUE(partial_d.bits() == partial_bits && grad_odd.bits() == grad_bits) << "alignment";
   }
 
+  check_bf16(likelihood, target, variance, scale);
+
   // One launch for each operation.
   PixelLoss<Target> unfused = a;
   unfused.output = unfused.grad = in_place.data();
@@ -434,6 +439,46 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
       {&partial_d, &in_place});
   EXPECT_TRUE(in_place.bits() == grad_bits) << "gradients, fused and unfused";
   expect_near(partial_d, value, 1e-6, value_error);
+}
+
+// A bf16 output is what the same numbers as floats are: the same losses, and the gradients rounded, bit for bit.
+template <class Target>
+void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>& target, float variance, float scale) {
+  std::vector<float> floats = gaussian_values(count_, 6, 4.0f);
+  std::vector<math::Bf16> halves;
+  for (float& x : floats) {
+    halves.push_back(math::to_bf16(x));
+    x = math::to_float(halves.back());
+  }
+  const size_t partials = static_cast<size_t>(rows_ * samples_ * tiles(pixels_, pixel_chunk));
+  const Array<Target> target_d(target);
+  const Array<float> floats_d(floats), partial_d(partials), grad_d(count_), partial_bf16(partials);
+  const PixelLoss<Target> a{floats_d.data(), target_d.data(), variance, scale,  partial_d.data(),
+                            grad_d.data(),   rows_,           samples_, pixels_};
+  const auto compare = [&](auto kernel, auto kernel_of_bf16) {
+    run([&] { kernel(likelihood, a, stream_); }, {&partial_d, &grad_d});
+    std::vector<std::uint16_t> expected;
+    for (const float g : grad_d.get()) expected.push_back(math::to_bf16(g).bits);
+    for (const size_t offset : {0, 1}) {  // 1: buffers that allow no vector access; and the gradient in place
+      const Array<math::Bf16> halves_d(halves, offset), apart(count_);
+      const Array<math::Bf16>& grad = offset == 0 ? apart : halves_d;
+      const PixelLoss<Target, math::Bf16> b{halves_d.data(), target_d.data(), variance, scale,  partial_bf16.data(),
+                                            grad.data(),     rows_,           samples_, pixels_};
+      run(
+          [&] {
+            halves_d.set(halves);
+            kernel_of_bf16(likelihood, b, stream_);
+          },
+          {&partial_bf16, &grad});
+      EXPECT_TRUE(partial_bf16.bits() == partial_d.bits()) << "offset " << offset;
+      std::vector<std::uint16_t> got;
+      for (const math::Bf16 g : grad.get()) got.push_back(g.bits);
+      EXPECT_EQ(got, expected) << "offset " << offset;
+    }
+  };
+  compare(likelihood_fused<Target, float>, likelihood_fused<Target, math::Bf16>);
+  compare(likelihood_fused_log<Target, float>, likelihood_fused_log<Target, math::Bf16>);
+  compare(likelihood_two_pass<Target, float>, likelihood_two_pass<Target, math::Bf16>);
 }
 
 TEST_P(LikelihoodTest, BernoulliOfPixels) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "elbo/math/activation.h"
+#include "elbo/math/bf16.h"
 #include "elbo/math/latent.h"
 #include "elbo/math/likelihood.h"
 #include "elbo/math/normal.h"
@@ -74,6 +75,46 @@ TEST(Elementary, TanhIsWithinTwoUlps) {
   EXPECT_EQ(tanh(50.0f), 1.0f);
   EXPECT_EQ(tanh(-50.0f), -1.0f);
   EXPECT_EQ(tanh(0.0f), 0.0f);
+}
+
+// The bfloat16 nearest to a finite double, from the definition alone: 8 significant bits, ties to even.
+double nearest_bf16(double x) {
+  if (x == 0) return x;
+  const double ulp = std::ldexp(1.0, std::max(std::ilogb(x), -126) - 7);
+  const double rounded = std::nearbyint(x / ulp) * ulp;  // the default mode takes the even one of two
+  return std::abs(rounded) > 255 * std::ldexp(1.0, 120) ? std::copysign(INFINITY, x) : rounded;
+}
+
+TEST(Bf16, EveryValueComesBack) {
+  for (std::uint32_t i = 0; i < 0x10000; ++i) {
+    const Bf16 b{static_cast<std::uint16_t>(i)};
+    const float f = to_float(b);
+    if (std::isnan(f)) {
+      EXPECT_EQ(to_bf16(f).bits, 0x7fff) << i;
+      EXPECT_TRUE((i & 0x7f80) == 0x7f80 && (i & 0x7f) != 0) << i;
+    } else {
+      EXPECT_EQ(to_bf16(f).bits, i);
+    }
+  }
+  EXPECT_EQ(to_float(Bf16{0x3f80}), 1.0f);
+  EXPECT_EQ(to_float(Bf16{0xc2f7}), -123.5f);
+  EXPECT_EQ(to_float(Bf16{0xff80}), -INFINITY);
+}
+
+TEST(Bf16, RoundsToTheNearestAndTiesToEven) {
+  const auto rounded = [](float f) { return double{to_float(to_bf16(f))}; };
+  for (std::uint32_t i = 0; i < 0x7f80; ++i) {
+    // A value, what lies just beside it, and what lies halfway to the next and just beside that.
+    for (const std::uint32_t low : {0x0000u, 0x0001u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
+      const float f = bits_to_float(i << 16 | low);
+      ASSERT_EQ(rounded(f), nearest_bf16(f)) << f;
+      ASSERT_EQ(rounded(-f), -nearest_bf16(f)) << -f;
+    }
+  }
+  EXPECT_EQ(rounded(std::numeric_limits<float>::max()), INFINITY);
+  EXPECT_TRUE(std::signbit(rounded(-0.0f)));
+  for (const std::uint32_t nan_bits : {0x7f800001u, 0x7fffffffu, 0xff800001u, 0xffffffffu})
+    EXPECT_EQ(to_bf16(bits_to_float(nan_bits)).bits, 0x7fff);
 }
 
 TEST(Elementary, NanStaysNan) {

@@ -613,12 +613,19 @@ struct LikelihoodCase {
   Likelihood likelihood;
   Kernels kernels;
   bool bytes, grad, in_place;
+  bool halves = false;  // output and gradient are bf16
 };
 
 LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, const Floats& output,
                          const Bytes& target) {
   LikelihoodLoss a;
-  a.output = d.put({c.rows * c.samples, c.pixels}, output);
+  if (k.halves) {
+    std::vector<math::Bf16> halves;
+    for (const float o : output) halves.push_back(math::to_bf16(o));
+    a.output = d.put({c.rows * c.samples, c.pixels}, halves);
+  } else {
+    a.output = d.put({c.rows * c.samples, c.pixels}, output);
+  }
   if (k.bytes) {
     a.target = d.put({c.rows, c.pixels}, target);
   } else {
@@ -631,7 +638,7 @@ LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, co
   a.variance = 0.3f;
   a.grad_scale = 0.125f;
   a.nll_partial = d.make({c.rows * c.samples, tiles(c.pixels, pixel_chunk)});
-  if (k.grad) a.grad = k.in_place ? a.output : d.make(a.output.shape);
+  if (k.grad) a.grad = k.in_place ? a.output : d.make(a.output.shape, a.output.dtype);
   a.scratch = scratch_for(d, k.kernels, c.rows * c.samples, 1, c.pixels);
   return a;
 }
@@ -641,19 +648,31 @@ std::vector<LikelihoodCase> likelihood_variants() {
   for (Likelihood likelihood : likelihoods) {
     for (Kernels kernels : all_kernels) {
       for (const bool bytes : {true, false}) {
-        all.push_back({likelihood, kernels, bytes, true, false});
-        all.push_back({likelihood, kernels, bytes, true, true});
-        all.push_back({likelihood, kernels, bytes, false, false});
+        for (const bool halves : {false, true}) {
+          if (halves && kernels == Kernels::unfused) continue;  // which takes floats only
+          all.push_back({likelihood, kernels, bytes, true, false, halves});
+          all.push_back({likelihood, kernels, bytes, true, true, halves});
+          all.push_back({likelihood, kernels, bytes, false, false, halves});
+        }
       }
     }
   }
   return all;
 }
 
+// A tensor of f32 or bf16, as floats.
+Floats floats_of(const Lab& d, const Tensor& t) {
+  if (t.dtype == DType::f32) return d.get(t);
+  Floats values;
+  for (const math::Bf16 b : d.get<math::Bf16>(t)) values.push_back(math::to_float(b));
+  return values;
+}
+
 TEST_P(Ops, LikelihoodValueAndGradient) {
   for (const PixelCase& c : pixel_cases) {
     const std::int64_t chunks = tiles(c.pixels, pixel_chunk);
-    const Floats output = normals(c.rows * c.samples * c.pixels, 1, 4.0f);
+    Floats output = normals(c.rows * c.samples * c.pixels, 1, 4.0f);
+    for (float& o : output) o = math::to_float(math::to_bf16(o));  // so that one reference serves f32 and bf16
     const Bytes target = pixels(c.rows * c.pixels, 2);
     for (Likelihood likelihood : likelihoods) {
       Expected nll(c.rows * c.samples * chunks), grad(c.rows * c.samples * c.pixels);
@@ -673,10 +692,19 @@ TEST_P(Ops, LikelihoodValueAndGradient) {
         Lab& d = next();
         const LikelihoodLoss a = make_loss(d, k, c, output, target);
         d->likelihood(a);
-        const std::string which = cat("likelihood ", static_cast<int>(likelihood), ", kernels ",
-                                      static_cast<int>(k.kernels), k.bytes ? ", bytes" : "", ", pixels ", c.pixels);
+        const std::string which =
+            cat("likelihood ", static_cast<int>(likelihood), ", kernels ", static_cast<int>(k.kernels),
+                k.bytes ? ", bytes" : "", k.halves ? ", bf16" : "", ", pixels ", c.pixels);
         expect_close(d.get(a.nll_partial), nll, 5e-7, "nll, " + which);  // sums of up to 256 terms a lane or thread
-        if (k.grad) expect_close(d.get(a.grad), grad, 4e-7, "grad, " + which);
+        if (!k.grad) continue;
+        if (!k.halves) {
+          expect_close(d.get(a.grad), grad, 4e-7, "grad, " + which);
+          continue;
+        }
+        Expected rounded = grad;  // to 8 bits: by 1/256 at most, besides what the float erred by (1e-4 / 256 = 4e-7)
+        for (std::size_t i = 0; i < grad.value.size(); ++i)
+          rounded.magnitude[i] = std::abs(grad.value[i]) + 1e-4 * grad.magnitude[i];
+        expect_close(floats_of(d, a.grad), rounded, 1.0 / 256, "grad, " + which);
       }
     }
   }
@@ -721,7 +749,7 @@ TEST_P(Ops, LikelihoodKeepsNanAndInfinity) {
           EXPECT_EQ(!std::isfinite(nll[at(i)]), i == 3 * 2 + p / pixel_chunk) << i << ", planted " << planted;
         }
         if (!k.grad) continue;
-        const Floats grad = d.get(a.grad);
+        const Floats grad = floats_of(d, a.grad);
         for (std::int64_t i = 0; i < a.grad.count(); ++i) {
           ASSERT_TRUE(std::isfinite(grad[at(i)]) || i == 3 * c.pixels + p) << i;
         }
@@ -1124,6 +1152,13 @@ TEST_P(Ops, WrongShapesNameTheOperation) {
   });
   expect_error("likelihood", [&] {
     d->likelihood({t23, bytes, Likelihood::gaussian, Kernels::fused, 0, 1, d.make({2, 1}), {}, {}});
+  });
+  const Tensor halves = d.make({2, 3}, DType::bf16), nll = d.make({2, 1}), scratch = d.make({6});
+  expect_error("likelihood", [&] {
+    d->likelihood({halves, bytes, Likelihood::bernoulli, Kernels::fused, 1, 1, nll, t23, {}});
+  });
+  expect_error("likelihood", [&] {
+    d->likelihood({halves, bytes, Likelihood::bernoulli, Kernels::unfused, 1, 1, nll, halves, scratch});
   });
   expect_error("accumulate", [&] { d->accumulate({d.make({2, 1}), kl, state, t4, 2}); });
   expect_error("optimizer_step", [&] { d->optimizer_step({t4, t4, t3, t4, state, {}}); });

@@ -213,13 +213,16 @@ void Backend::sample_latent_backward(const SampleLatentBackward& a) {
 
 void Backend::likelihood(const LikelihoodLoss& a) {
   const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), rows = a.target.rows();
-  check("likelihood", "output", a.output, DType::f32, {outputs, pixels});
+  const DType type = a.output.dtype == DType::bf16 ? DType::bf16 : DType::f32;
+  check("likelihood", "output", a.output, type, {outputs, pixels});
+  require(type == DType::f32 || a.kernels != Kernels::unfused,
+          "likelihood: the unfused kernels take an f32 output; for bf16 choose fused, fused_log or two_pass");
   require(a.target && (a.target.dtype == DType::u8 || a.target.dtype == DType::f32) && rows > 0 &&
               outputs % rows == 0 && a.target.shape == Shape{rows, pixels},
           "likelihood: target should be u8 or f32 [rows, ", pixels, "] with rows dividing ", outputs, ", not ",
           name_of(a.target.dtype), " ", a.target.shape);
   check("likelihood", "nll_partial", a.nll_partial, DType::f32, {outputs, tiles(pixels, pixel_chunk)});
-  if (a.grad) check("likelihood", "grad", a.grad, DType::f32, {outputs, pixels});
+  if (a.grad) check("likelihood", "grad", a.grad, type, {outputs, pixels});
   require(a.likelihood != Likelihood::gaussian || a.variance > 0, "likelihood: a variance of ", a.variance);
   check_scratch("likelihood", a.scratch, scratch_size(a.kernels, outputs, 1, pixels));
   const Range range(*this, "likelihood");

@@ -187,15 +187,16 @@ struct SampleLatentBackward {
   Tensor scratch;
 };
 
+// Arithmetic is f32 where output is bf16, too; the unfused kernels take f32 only.
 struct LikelihoodLoss {
-  Tensor output;  // f32 [R * S, D]: logits (Bernoulli) or means (Gaussian)
+  Tensor output;  // f32 or bf16 [R * S, D]: logits (Bernoulli) or means (Gaussian)
   Tensor target;  // u8 [R, D], a pixel is value / 255, or f32 [R, D]; row r serves outputs r*S .. r*S+S-1
   Likelihood likelihood = Likelihood::bernoulli;
   Kernels kernels = Kernels::fused;
   float variance = 1.0f;    // Gaussian
   float grad_scale = 1.0f;  // d objective / d loss of one output row
   Tensor nll_partial;       // f32 [R * S, tiles(D, pixel_chunk)] out: -log p(x|z), in nats
-  Tensor grad;              // f32 [R * S, D] out, may be `output` itself; none: value only
+  Tensor grad;              // [R * S, D] of output's type, out, may be `output` itself; none: value only
   Tensor scratch;
 };
 

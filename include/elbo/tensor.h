@@ -10,6 +10,7 @@
 #include <string>
 
 #include "elbo/error.h"
+#include "elbo/math/bf16.h"
 
 namespace elbo {
 
@@ -35,6 +36,10 @@ struct DTypeOf;
 template <>
 struct DTypeOf<std::uint8_t> {
   static constexpr DType value = DType::u8;
+};
+template <>
+struct DTypeOf<math::Bf16> {
+  static constexpr DType value = DType::bf16;
 };
 template <>
 struct DTypeOf<float> {

@@ -16,6 +16,7 @@
   constexpr name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
 
 CUSIM_VECTORS(unsigned char, uchar, 2, 4)
+CUSIM_VECTORS(unsigned short, ushort, 4, 8)
 CUSIM_VECTORS(int, int, 8, 16)
 CUSIM_VECTORS(unsigned, uint, 8, 16)
 CUSIM_VECTORS(float, float, 8, 16)
