@@ -97,11 +97,17 @@ __device__ __forceinline__ bool has_finite_losses(const Totals& a) {
 
 __device__ __forceinline__ void move_on(StepState* state, const Schedule& schedule, std::uint64_t bad_step,
                                         std::uint64_t bad_update, std::uint64_t* fault) {
-  StepState next = state_at(state->seed, state->step + 1, schedule);
-  next.bad_update = bad_update;
-  next.bad_step = bad_step < bad_update ? bad_step : bad_update;
-  *state = next;
-  if (next.bad_step != StepState::none) *fault = next.bad_step;
+  const StepState next = state_at(state->seed, state->step + 1, schedule);
+  state->step = next.step;
+  state->epoch = next.epoch;
+  state->batch = next.batch;
+  state->noise_step = next.noise_step;
+  state->row0 = next.row0;
+  state->correction1 = next.correction1;
+  state->correction2 = next.correction2;
+  state->bad_update = bad_update;
+  state->bad_step = bad_step < bad_update ? bad_step : bad_update;
+  if (state->bad_step != StepState::none) *fault = state->bad_step;
 }
 
 template <bool aligned>
@@ -133,7 +139,7 @@ __global__ void __launch_bounds__(threads, aligned ? 5 : 4)
   // The last block to come here sees what all others did: they fenced before they counted themselves, it counts before
   // it looks. bad_update is read where the atomics write it, not from this multiprocessor's cache.
   __threadfence();
-  if (atomicAdd(&state->blocks_done, 1u) != gridDim.x - 1) return;
+  if (atomicInc(&state->blocks_done, gridDim.x - 1) != gridDim.x - 1) return;  // the last one makes it 0 again
   __threadfence();
   std::uint64_t bad_step = state->bad_step;
   if (!finite && state->step < bad_step) bad_step = state->step;

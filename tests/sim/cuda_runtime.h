@@ -74,6 +74,13 @@ template <class T>
 T atomicAdd(T* p, std::type_identity_t<T> v) {
   return std::atomic_ref<T>(*p).fetch_add(v, std::memory_order_relaxed);
 }
+inline unsigned atomicInc(unsigned* p, unsigned largest) {
+  std::atomic_ref<unsigned> at(*p);
+  unsigned old = at.load(std::memory_order_relaxed);
+  while (!at.compare_exchange_weak(old, old >= largest ? 0 : old + 1, std::memory_order_relaxed)) {
+  }
+  return old;
+}
 template <class T>
 T atomicExch(T* p, std::type_identity_t<T> v) {
   return std::atomic_ref<T>(*p).exchange(v, std::memory_order_relaxed);
