@@ -20,6 +20,12 @@ if(ELBO_TESTS)
     target_link_options(${test} PRIVATE LINKER:--disable-new-dtags)
     install(TARGETS ${test} RUNTIME DESTINATION lib/elbo/tests)
   endforeach()
+  if(TARGET ceilings)  # CUDA's libraries as the plug-in has them, the C++ library as the tests
+    set_target_properties(ceilings PROPERTIES BUILD_WITH_INSTALL_RPATH ON
+      INSTALL_RPATH "$ORIGIN/../..:/usr/local/cuda/lib64:/usr/local/cuda/lib")
+    target_link_options(ceilings PRIVATE LINKER:--enable-new-dtags)
+    install(TARGETS ceilings RUNTIME DESTINATION lib/elbo/tests)
+  endif()
 endif()
 install(PROGRAMS ${PROJECT_SOURCE_DIR}/tools/gpu_check.sh DESTINATION share/elbo/tools)
 install(FILES ${PROJECT_SOURCE_DIR}/tools/gpu_check.py ${PROJECT_SOURCE_DIR}/tools/elbo_torch.py

@@ -46,11 +46,12 @@ stage_package() {
   quietly cpack cpack --config build/CPackConfig.cmake -B build/package
   unpacked=$(mktemp -d)
   tar -xf build/package/elbo-*.tar.xz -C "$unpacked" --strip-components 1
-  # Nothing of the build folder or of this shell helps it, and no library but the C library comes from outside.
+  # Nothing of the build folder or of this shell helps it, and no libraries but C's and CUDA's come from outside.
   (
     cd "$unpacked"
     env -i bin/elbo devices
-    if ldd bin/elbo lib/elbo/tests/* | grep '=>' | grep -v "=> $unpacked/" | grep -vE 'lib(c|m|dl|rt|pthread)\.so'; then
+    if ldd bin/elbo lib/elbo/tests/* | grep '=>' | grep -v "=> $unpacked/" |
+      grep -vE 'lib(c|m|dl|rt|pthread|cudart|cublasLt)\.so'; then
       echo "the package takes these libraries from the machine" >&2
       exit 1
     fi
