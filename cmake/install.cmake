@@ -28,8 +28,8 @@ if(ELBO_TESTS)
   endif()
 endif()
 install(PROGRAMS ${PROJECT_SOURCE_DIR}/tools/gpu_check.sh DESTINATION share/elbo/tools)
-install(FILES ${PROJECT_SOURCE_DIR}/tools/gpu_check.py ${PROJECT_SOURCE_DIR}/tools/elbo_torch.py
-        DESTINATION share/elbo/tools)
+install(FILES ${PROJECT_SOURCE_DIR}/tools/gpu_check.py ${PROJECT_SOURCE_DIR}/tools/elbo_spec.py
+        ${PROJECT_SOURCE_DIR}/tools/elbo_torch.py DESTINATION share/elbo/tools)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/tools/compare DESTINATION share/elbo/tools
         FILES_MATCHING PATTERN "*.py" PATTERN "*.json" PATTERN "__pycache__" EXCLUDE)
 

@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-
 DTYPES = {"U8": np.uint8, "F32": np.float32, "F64": np.float64, "U64": np.uint64}
 
 
@@ -30,31 +28,6 @@ def load_safetensors(path):
         return torch.from_numpy(array.astype(np.int64) if array.dtype == np.uint64 else array.copy())
 
     return {name: tensor(entry) for name, entry in header.items()}, metadata
-
-
-def load_spec(name):
-    """An experiment with every default filled in: experiments/NAME.json, or the path of a JSON file."""
-    path = pathlib.Path(name)
-    if path.suffix != ".json":
-        path = ROOT / "experiments" / f"{name}.json"
-    spec = with_defaults(json.loads(path.read_text()), json.loads((ROOT / "experiments/experiment.schema.json").read_text()))
-    # the one default that depends on another field
-    spec["optimizer"].setdefault("epsilon", 1e-10 if spec["optimizer"]["type"] == "adagrad" else 1e-8)
-    return spec
-
-
-def with_defaults(value, schema):
-    if schema.get("type") == "array":
-        return [with_defaults(item, schema["items"]) for item in value]
-    if "properties" not in schema:
-        return value
-    filled = dict(value)
-    for name, field in schema["properties"].items():
-        if name in value or "properties" in field:
-            filled[name] = with_defaults(value.get(name, {}), field)
-        elif "default" in field:
-            filled[name] = field["default"]
-    return filled
 
 
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus}

@@ -13,8 +13,8 @@ source tools/lib/packages.sh
 
 all_stages=(format release package no-cuda asan tsan fuzz)
 jobs=$(nproc)
-# Tests that need what is no Debian package (the Python module safetensors with a recent PyTorch; nvcc).
-may_skip='safetensors_reference_test|kernel_code_test'
+# Tests that need what is no Debian package (the Python module safetensors with a recent PyTorch; nvcc; JAX).
+may_skip='safetensors_reference_test|kernel_code_test|jax_step_test'
 
 headline_of() {
   case $1 in

@@ -23,7 +23,7 @@ ROOT = HERE.parents[1]
 
 import record
 
-PYTORCH = ["default", "foreach", "fused"]  # Adam's implementations
+PYTORCH = ["eager", "eager-foreach", "eager-fused"]  # Adam's implementations
 
 
 def time_step(options, name, folder):
@@ -34,13 +34,14 @@ def time_step(options, name, folder):
     if name == "elbo":
         command = [options.elbo, "bench", "step", spec, "--device", "cpu", *shared]
     else:
-        command = [sys.executable, HERE / "bench_step.py", spec, "--optimizer", name, *shared]
+        command = [sys.executable, HERE / "bench_step.py", spec, "--form", name, *shared]
     done = subprocess.run(command, stderr=None if name == "elbo" else subprocess.PIPE, text=True)
     if done.returncode != 0:
-        if name in ("elbo", "default"):
+        if name in ("elbo", "eager"):
             raise SystemExit(f"failed: {' '.join(map(str, command))}\n{done.stderr or ''}")
         return None
-    return json.loads(pathlib.Path(f"{folder}/{name}.json").read_text())
+    result = json.loads(pathlib.Path(f"{folder}/{name}.json").read_text())
+    return result if name == "elbo" else result[0]
 
 
 def time_run(options, name, folder):
@@ -74,7 +75,7 @@ def in_turns(options, names, measure):
 
 
 def label(name, version):
-    return "elbo" if name == "elbo" else f"{version}, Adam {name}"
+    return "elbo" if name == "elbo" else f"{version}, {name}"
 
 
 def main():
@@ -91,7 +92,7 @@ def main():
     options = parser.parse_args()
 
     steps = in_turns(options, ["elbo", *PYTORCH], time_step)
-    version = steps["default"][0]["framework"]
+    version = steps["eager"][0]["framework"]
     median = {name: statistics.median(r["median_us"] for r in results) for name, results in steps.items()}
     rows = []
     for name, results in steps.items():

@@ -1,106 +1,127 @@
 #!/usr/bin/env python3
 """Times training steps of a spec in PyTorch: the counterpart of `elbo bench step`.
 
-    bench_step.py [SPEC] [--optimizer default|foreach|fused] [--device cpu|cuda] [--precision fp32|tf32] [--compile]
-                  [--threads N] [--steps N] [--warmup N] [--json FILE]
+    bench_step.py [SPEC] [--form NAME...] [--precision fp32|tf32...] [--device cpu|cuda] [--threads N] [--steps N]
+                  [--warmup N] [--seconds N] [--data FOLDER] [--json FILE]
 
-The images are in the device's memory as floats; a batch is gathered by index, as a DataLoader's shuffling would, at less
-cost. On a GPU ten steps are timed at a time, and nothing waits for the device within them.
+Forms: `eager`, `eager-foreach` and `eager-fused`, by Adam's implementation; `reduce-overhead` and `max-autotune`, the
+modes of torch.compile, on a GPU; `graph`: compiled, and the whole step, optimiser included, captured as one CUDA graph.
+
+The images are in the device's memory as floats; a batch is gathered by index, as a DataLoader's shuffling would, at
+less cost. On a GPU ten steps are timed at a time, and nothing waits for the device within them.
 """
 
-import argparse
 import pathlib
 import sys
-import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import numpy as np
-import torch
-
 import images
 import record
-from elbo_torch import Vae, load_spec, make_optimizer
+import timing
+from elbo_spec import load_spec
+
+EAGER = {"eager": {}, "eager-foreach": {"foreach": True}, "eager-fused": {"fused": True}}
+COMPILED = ["reduce-overhead", "max-autotune"]
+FORMS = [*EAGER, *COMPILED, "graph"]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("spec", nargs="?", default=str(HERE / "w1.json"))
-    parser.add_argument("--optimizer", choices=["default", "foreach", "fused"], default="default")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--precision", choices=["fp32", "tf32"], default="fp32", help="of matrix products")
-    parser.add_argument("--compile", action="store_true", help="by torch.compile, on a GPU with CUDA graphs")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--warmup", type=int, default=50)
-    parser.add_argument("--data", help="folder of the data sets (default: $ELBO_DATA, ./data, /usr/share/datasets)")
-    parser.add_argument("--json", help="write the figures here")
-    options = parser.parse_args()
+def make_step(torch, form, spec, data):
+    """A function that takes the training step of a number and returns its objective."""
+    from elbo_torch import Vae, make_optimizer
 
-    spec = load_spec(options.spec)
-    torch.manual_seed(spec["seed"])
-    torch.set_num_threads(options.threads)
-    torch.set_float32_matmul_precision("high" if options.precision == "tf32" else "highest")
-    on_gpu = options.device == "cuda"
-    data = (torch.from_numpy(images.load(spec, options.data)[0].astype("float32")) / 255).to(options.device)
     size, beta = spec["train"]["batch_size"], spec["objective"]["beta"]
-    model = Vae(spec, data.shape[1]).to(options.device)
-    variant = {} if options.optimizer == "default" else {options.optimizer: True}
-    if on_gpu and options.compile:
-        variant["capturable"] = True
+    model = Vae(spec, data.shape[1]).to(data.device)
+    variant = EAGER[form] if form in EAGER else {"fused": True, "capturable": data.is_cuda}
     optimizer = make_optimizer(spec, model.parameters(), len(data), **variant)
-    order = torch.randperm(len(data), device=options.device)[: len(data) // size * size].view(-1, size)
+    order = torch.randperm(len(data), device=data.device)[: len(data) // size * size].view(-1, size)
 
     def objective(batch):
         reconstruction, kl = model.losses(batch, batch)
         return reconstruction + beta * kl
 
     update = optimizer.step
-    if options.compile:
-        objective = torch.compile(objective, mode="reduce-overhead" if on_gpu else "default")
+    if form not in EAGER:
+        objective = torch.compile(objective, mode=form if form in COMPILED else "default")
+    if form in COMPILED:
         update = torch.compile(optimizer.step)
 
-    def step(number):
+    def train(indices):
         optimizer.zero_grad(set_to_none=True)
-        objective(data[order[number % len(order)]]).backward()
+        loss = objective(data[indices])
+        loss.backward()
         update()
+        return loss.detach()
 
-    each = 10 if on_gpu else 1
-    times = []
-    for number in range(options.warmup):
-        step(number)
-    for block in range(-(-options.steps // each)):
-        if on_gpu:
-            torch.cuda.synchronize()
-        begin = time.perf_counter()
-        for number in range(block * each, (block + 1) * each):
-            step(number)
-        if on_gpu:
-            torch.cuda.synchronize()
-        times.append(1e6 * (time.perf_counter() - begin) / each)
+    if form != "graph":
+        return lambda number: train(order[number % len(order)])
 
-    p10, median, p90 = np.percentile(times, [10, 50, 90])
-    mode = f"{options.device}, {options.precision}, {'compiled' if options.compile else 'eager'}"
-    print(f"{spec['name']}: a training step of {size} images, PyTorch {torch.__version__}, Adam {options.optimizer}, {mode}")
-    print(f"median {median:.1f} us   p10 {p10:.1f}   p90 {p90:.1f}   ({len(times)} timings of {each} steps)")
-    if options.json:
-        result = {
-            "spec": spec["name"],
-            "batch_size": size,
-            "framework": f"PyTorch {torch.__version__}",
-            "optimizer": options.optimizer,
-            "mode": mode,
-            "threads": options.threads,
-            "median_us": median,
-            "p10_us": p10,
-            "p90_us": p90,
-            "timings": len(times),
-            "steps_per_timing": each,
-            **record.origin(),
-        }
-        record.write_json(options.json, result)
+    indices = order[0].clone()
+    aside = torch.cuda.Stream()  # the warm-up before a capture belongs on a stream of its own
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            train(indices)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = train(indices)
+
+    def replay(number):
+        indices.copy_(order[number % len(order)])
+        graph.replay()
+        return loss
+
+    return replay
+
+
+def main():
+    parser = timing.step_options(__doc__, FORMS)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    import torch
+
+    spec = load_spec(options.spec)
+    torch.set_num_threads(options.threads)
+    data = (torch.from_numpy(images.load(spec, options.data)[0].astype("float32")) / 255).to(options.device)
+    each = 10 if data.is_cuda else 1
+
+    def measure(form, precision):
+        torch.manual_seed(spec["seed"])
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        step = make_step(torch, form, spec, data)
+        number, loss = 0, None
+
+        def block(steps=each):
+            nonlocal number, loss
+            for _ in range(steps):
+                loss = step(number)
+                number += 1
+            if data.is_cuda:
+                torch.cuda.synchronize()
+
+        block(options.warmup)
+        times = timing.time_blocks(block, each, options.steps, options.seconds)
+        if not loss.isfinite():
+            raise ValueError("the objective is not finite")
+        return timing.figures(times, each)
+
+    shared = {
+        "spec": spec["name"],
+        "batch_size": spec["train"]["batch_size"],
+        "framework": f"PyTorch {torch.__version__}",
+        "device": options.device,
+        "threads": options.threads,
+        **record.origin(),
+    }
+    cases = [
+        ({"form": form, "precision": precision}, lambda f=form, p=precision: measure(f, p))
+        for precision in options.precision
+        for form in options.form
+    ]
+    return timing.run(cases, shared, options.json)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

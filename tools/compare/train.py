@@ -18,7 +18,8 @@ import torch
 
 import images
 import record
-from elbo_torch import Vae, load_spec, make_optimizer
+from elbo_spec import load_spec
+from elbo_torch import Vae, make_optimizer
 
 
 def binarize(batch, how):
