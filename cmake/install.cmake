@@ -28,10 +28,17 @@ if(ELBO_TESTS)
   endif()
 endif()
 install(PROGRAMS ${PROJECT_SOURCE_DIR}/tools/gpu_check.sh DESTINATION share/elbo/tools)
-install(FILES ${PROJECT_SOURCE_DIR}/tools/gpu_check.py ${PROJECT_SOURCE_DIR}/tools/elbo_spec.py
-        ${PROJECT_SOURCE_DIR}/tools/elbo_torch.py DESTINATION share/elbo/tools)
+install(FILES ${PROJECT_SOURCE_DIR}/tools/gpu_check.py ${PROJECT_SOURCE_DIR}/tools/gpu_summary.py
+        ${PROJECT_SOURCE_DIR}/tools/elbo_spec.py ${PROJECT_SOURCE_DIR}/tools/elbo_torch.py
+        DESTINATION share/elbo/tools)
+install(FILES ${PROJECT_SOURCE_DIR}/tools/kernels/ncu_table.py DESTINATION share/elbo/tools/kernels)
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/tools/compare DESTINATION share/elbo/tools
         FILES_MATCHING PATTERN "*.py" PATTERN "*.json" PATTERN "__pycache__" EXCLUDE)
+file(GLOB elbos RELATIVE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/results/cpu-*/*/elbo)  # what a GPU has to reach
+foreach(folder ${elbos})
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/${folder}/ DESTINATION share/elbo/${folder}
+          FILES_MATCHING PATTERN "*-elbo.json")
+endforeach()
 
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/experiments DESTINATION share/elbo FILES_MATCHING PATTERN "*.json")
 find_file(ELBO_FONT_FILE DejaVuSans.ttf PATH_SUFFIXES fonts/truetype/dejavu fonts/dejavu fonts/TTF

@@ -1,25 +1,40 @@
-"""The GPU check where there is no GPU: it does what it can, and says of the rest that it was not run.
+"""The GPU check, in two ways: where there is no GPU it does what it can, and says of the rest that it was not run; and
+with stand-ins for all that a GPU needs (fake_gpu.py) it walks through every section and judges made-up figures.
 
 Usage: gpu_check_test.py BUILD
 """
 
 import json
+import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
 BUILD = sys.argv.pop(1)
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools" / "compare")]
+
+import gpu_check
+import gpu_summary
 
 
 def check(out, *arguments):
-    return subprocess.run([ROOT / "tools/gpu_check.sh", "--build", BUILD, "--out", out, *arguments], text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    return subprocess.run(
+        [ROOT / "tools/gpu_check.sh", "--build", BUILD, "--out", out, *arguments],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
 
 
-class GpuCheck(unittest.TestCase):
+class WithoutAGpu(unittest.TestCase):
     def test_small(self):
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder) / "check"
@@ -31,7 +46,7 @@ class GpuCheck(unittest.TestCase):
                 return  # then the figures are in results/, and not a matter of this test
             self.assertNotIn("| met |", summary)
             self.assertNotIn("missed", summary)
-            for section in ("baselines", "sanitizer", "ncu"):
+            for section in ("baselines", "ncu", "sanitizer", "compiled"):
                 self.assertIn(f"| {section} | not run: there is no GPU |", summary)
                 self.assertFalse((out / f"{section}.json").exists())
             for tests in json.loads((out / "tests.json").read_text()).values():
@@ -39,24 +54,221 @@ class GpuCheck(unittest.TestCase):
                 self.assertEqual(tests["failed"], [])
             bench = json.loads((out / "bench.json").read_text())
             self.assertGreater(bench["step"]["W1 fp32"]["median_us"], 0)
-            self.assertGreater(len(bench["loss"]["timings"]), 10)
+            self.assertGreater(len(bench["loss"]["20x784"]["timings"]), 10)
+            self.assertGreater(json.loads((out / "training.json").read_text())["fashion-2d"]["images_per_second"], 0)
             self.assertEqual(sorted(out.glob("*.tmp")), [])
 
-    def test_a_section_that_fails_leaves_the_others(self):
+    def test_what_fails_leaves_the_others(self):
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder) / "check"
-            done = check(out, "--only", "machine", "bench", "--limit", "0.1")
-            self.assertEqual(done.returncode, 0, done.stdout)
-            self.assertIn("| bench | not run: no time was left |", (out / "summary.md").read_text())
             done = check(out, "--data", "/nowhere", "--only", "training", "machine")
+            self.assertEqual(done.returncode, 0, done.stdout)
             self.assertTrue((out / "machine.json").exists())
             self.assertIn("there is no folder of that name", (out / "training.json").read_text())
+            self.assertIn("there is no folder of that name", (out / "summary.md").read_text())
 
     def test_nothing_built(self):
-        done = subprocess.run([ROOT / "tools/gpu_check.sh", "--build", "/nowhere"], text=True, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [ROOT / "tools/gpu_check.sh", "--build", "/nowhere"],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         self.assertNotEqual(done.returncode, 0)
         self.assertIn("build it first", done.stdout)
+
+    def test_ceilings_say_that_there_is_no_gpu(self):
+        program = pathlib.Path(BUILD) / "tests/ceilings"
+        if not program.exists():
+            self.skipTest("built without nvcc")
+        devices = subprocess.run([pathlib.Path(BUILD) / "elbo", "devices"], stdout=subprocess.PIPE, text=True).stdout
+        if re.search("^cuda +available", devices, re.M):
+            self.skipTest("there is a GPU")
+        done = subprocess.run([program], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn("there is no GPU that CUDA can use", done.stderr)
+
+
+class WithAStandIn(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.root = pathlib.Path(folder.name)
+        self.out = self.root / "check"
+        built = ("build/elbo", "build/tests/ops_test", "build/tests/trainer_test", "build/tests/ceilings")
+        for name in (*built, "bin/nvidia-smi", "bin/ncu", "bin/compute-sanitizer", "bin/python"):
+            path = self.root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{HERE}/fake_gpu.py" {path.name} "$@"\n')
+            path.chmod(0o755)
+        (self.root / "data/mnist").mkdir(parents=True)
+
+    def command(self, *arguments):
+        folders = ["--build", self.root / "build", "--out", self.out, "--data", self.root / "data"]
+        return [ROOT / "tools/gpu_check.sh", *folders, "--python", self.root / "bin/python", *arguments]
+
+    def environment(self, **fakes):
+        return {
+            **os.environ,
+            "PATH": f"{self.root}/bin:{os.environ['PATH']}",
+            "PYTHON": sys.executable,
+            "FAKE_PID": f"{self.root}/pid",
+            **fakes,
+        }
+
+    def check(self, *arguments, **fakes):
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment(**fakes),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=200,
+        )
+
+    def read(self, name):
+        return json.loads((self.out / f"{name}.json").read_text())
+
+    def results(self):
+        return {name: self.read(name) for name in gpu_check.SECTIONS if (self.out / f"{name}.json").exists()}
+
+    def test_every_section_and_every_target(self):
+        done = self.check()
+        self.assertEqual(done.returncode, 0, done.stdout)
+        summary = (self.out / "summary.md").read_text()
+        for section in gpu_check.SECTIONS:
+            self.assertIn(f"| {section} | done |", summary)
+        verdicts = gpu_summary.targets(self.results(), True)
+        self.assertEqual({v[3] for v in verdicts}, {"met"}, summary)
+        self.assertEqual(len(verdicts), 1 + 5 + 6 + 2 + 4 + 4)
+        self.assertNotIn("missed", summary)
+        # What was compared with what, and in which unit.
+        self.assertIn("| 5.82 (1233.1 us and 211.9 us) | met |", summary)
+        self.assertIn("97.0% of the copy beside it, 96.7% of the quickest copy", summary)
+        self.assertIn("| grid barrier | 1.4 | 1 | 3 | us |", summary)
+        self.assertIn("cluster barrier of 16 blocks | this GPU has no clusters |", summary)  # the one that failed
+        self.assertIn("| W1 | tf32 | PyTorch 2.11.0, max-autotune | 175.0 |", summary)
+        self.assertIn("| W1 | tf32 | JAX 0.11.2, scan | 70.0 | 63.0 | 77.0 | 2.00 |", summary)
+        self.assertIn("| W1 | tf32 | elbo, cuda, again | 35.0 |", summary)
+        self.assertEqual(self.read("w1")["data"]["dataset"], "mnist")  # there is no Fashion-MNIST in data/
+        reached = self.read("training")["mnist-2d"]
+        self.assertLess(abs(reached["cpu"]["mean"] + 155.37), 0.01)
+        self.assertEqual(len(reached["cpu"]["runs"]), 3)
+        self.assertEqual(reached["reached"]["epoch"], 8)  # -150 - 50 / 8 = -156.25; the goal is -156.94
+        self.assertAlmostEqual(reached["reached"]["training_seconds"], 8 * 600 * 100 / 3e6)
+        self.assertEqual(sorted(self.out.glob("*.tmp")), [])
+        self.what_was_not_measured_is_not_judged(self.results())
+
+    def what_was_not_measured_is_not_judged(self, everything):
+        concerns = {
+            ("machine",): 0,
+            ("tests",): 1,
+            ("bench",): 0,
+            ("baselines",): 2 + 3,
+            ("bench", "baselines"): 5 + 6,
+            ("training",): 2,
+            ("ncu",): 1,
+            ("sanitizer",): 4,
+            ("compiled",): 0,
+        }
+        for names, count in concerns.items():
+            verdicts = gpu_summary.targets({n: r for n, r in everything.items() if n not in names}, True)
+            self.assertEqual(sum(v[3] == "not run" for v in verdicts), count, names)
+            self.assertNotIn("missed", {v[3] for v in verdicts}, names)
+        self.assertEqual({v[3] for v in gpu_summary.targets({}, True)}, {"not run"})
+        self.assertEqual({v[3] for v in gpu_summary.targets(everything, False)}, {"not run"})
+        # Figures of logits in f32 are not those of bf16.
+        for program in everything["bench"]["loss"].values():
+            program["timings"] = [t for t in program["timings"] if t["output"] == "f32" and t["loss"] != "latent"]
+            for t in program["timings"]:
+                del t["output"]
+        everything["baselines"].pop("loss, elbo again")
+        verdicts = {v[0]: v[3] for v in gpu_summary.targets(everything, True)}
+        self.assertEqual(verdicts["fused Bernoulli loss, f32, 65536x784"], "met")
+        self.assertEqual(verdicts["fused Bernoulli loss, bf16 with u8 target, 65536x784"], "not run")
+        self.assertEqual(verdicts["sample and KL, fused"], "not run")
+
+    def test_misses_are_said(self):
+        done = self.check(FAKE_SLOW="1")
+        self.assertEqual(done.returncode, 1, done.stdout)  # for the test that fails
+        verdicts = gpu_summary.targets(self.results(), True)
+        self.assertEqual({v[3] for v in verdicts}, {"missed"}, verdicts)
+        self.assertEqual(len(verdicts), 1 + 5 + 6 + 2 + 4 + 4)
+        self.assertIn("| **missed** |", (self.out / "summary.md").read_text())
+
+    def test_a_failure_leaves_the_rest_of_its_section(self):
+        done = self.check("--only", "bench", "baselines", "sanitizer", FAKE_FAIL="mnist-2d.json")
+        self.assertIn("| bench | done |", done.stdout)
+        self.assertEqual(self.read("bench")["step"]["W1 tf32"]["median_us"], 35.0)
+        self.assertIn("a made-up failure", self.read("bench")["step"]["mnist-2d tf32"]["error"])
+        self.assertIn("a made-up failure", done.stdout)
+        self.assertIn("| step of mnist-2d, TF32 | at most 25 us |  | not run |", done.stdout)
+        self.assertIn("| step of W1, TF32 | at most 40 us | 35.0 us | met |", done.stdout)
+        self.check("--only", "sanitizer", FAKE_FAIL="racecheck")  # the tool itself, not what it looks for
+        self.assertIn("| compute-sanitizer racecheck | no error |  | not run |", (self.out / "summary.md").read_text())
+
+    def assert_nothing_is_left(self):
+        """The child of what hung is gone, or dead and not yet waited for."""
+        stat = pathlib.Path(f"/proc/{(self.root / 'pid').read_text()}/stat")
+        deadline = time.monotonic() + 10
+        while stat.exists() and stat.read_text().split()[2] != "Z":
+            self.assertLess(time.monotonic(), deadline, "a process is left")
+            time.sleep(0.05)
+
+    def test_what_hangs_is_stopped_with_all_it_started(self):
+        begin = time.monotonic()
+        done = self.check("--only", "machine", "bench", "training", "--limit", "6", FAKE_HANG="w1.json")
+        self.assertLess(time.monotonic() - begin, 20)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn("stopped after", self.read("bench")["step"]["W1 tf32"]["error"])
+        self.assertIn("65536x784", self.read("bench")["loss"])  # measured before
+        self.assertIn("| bench | stopped: its time was over", done.stdout)
+        self.assertIn("| training | not run: no time was left |", done.stdout)
+        self.assert_nothing_is_left()
+
+    def test_a_run_that_is_ended_leaves_a_summary(self):
+        process = subprocess.Popen(
+            self.command("--only", "machine", "training"),
+            env=self.environment(FAKE_HANG="elbo run"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            self.assertIn("machine: done", process.stdout.readline())
+            while not (self.root / "pid").exists():
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=20)
+        finally:
+            process.kill()
+        self.assertEqual(process.returncode, 143)
+        self.assertIn("| machine | done |", (self.out / "summary.md").read_text())
+        self.assert_nothing_is_left()
+
+
+class Rules(unittest.TestCase):
+    def test_all_sections_together_take_less_than_nine_minutes(self):
+        seconds = [limit for limit, _ in gpu_check.SECTIONS.values()]
+        self.assertLess(sum(seconds) + gpu_check.AROUND, 540)
+        self.assertGreaterEqual(min(seconds), 30)
+
+    def test_traffic_of_a_second_pass_is_seen(self):
+        name = "void elbo::kernels::<unnamed>::bernoulli_fused<true, float>(PixelLoss<float>)"
+        count = 65536 * 784
+        ncu = {"rows": 65536, "pixels": 784, "kernels": {name: [{"read": 8 * count, "written": 4 * count}]}}
+        results = {"ncu": ncu}
+        self.assertEqual(gpu_summary.traffic(results)[0][5], True)
+        for read, written in ((12, 4), (8, 8), (4, 4), (8, 2)):
+            ncu["kernels"][name] = [{"read": read * count, "written": written * count}]
+            self.assertEqual(gpu_summary.traffic(results)[0][5], False, (read, written))
+
+    def test_a_kernel_that_is_not_fused_has_no_contract(self):
+        for name in (
+            "void scaled_gradients<true, Bernoulli, float>(Bernoulli, PixelLoss<float>)",
+            "cub::DeviceReduce<float>(x)",
+        ):
+            self.assertIsNone(gpu_summary.contract(name, 10, 10, None))
 
 
 if __name__ == "__main__":

@@ -1,44 +1,66 @@
 """Proves and measures elbo on the GPU of this machine, section by section.
 
     gpu_check.sh [--out FOLDER] [--only SECTION...] [--data FOLDER] [--limit SECONDS] [--build FOLDER]
+                 [--python PROGRAM]
 
-Sections, the most valuable first; each has a time limit, and what one leaves is kept when another fails:
-
-    machine    GPU, driver, clocks
-    tests      every operation against the CPU and float64, graph against eager, two runs and a resumed one bitwise equal
-    bench      the loss kernels against a copy; the steps of W1, mnist-2d and freyface-8d
-    baselines  the same steps in PyTorch, eager and compiled
-    training   mnist-2d and freyface-8d in full
-    sanitizer  compute-sanitizer's four tools on the tests of every operation
-    ncu        bytes that each loss kernel moves to and from memory, against its contract
-
-FOLDER gets one JSON file a section and summary.md: every target, its figure, and met, missed or not run.
+SECTIONS below says what they are, the most valuable first. FOLDER gets one JSON file a section and summary.md: every
+target, its figure, and met, missed or not run. What a section has measured is kept when it fails or its time runs out,
+and the summary is written again after each. Exit status: 0, or 1 where a section or a test failed.
 """
 
 import argparse
-import csv
-import datetime
-import io
+import concurrent.futures
 import json
 import os
 import pathlib
 import re
 import shutil
-import site
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 IN_TREE = (HERE.parent / "CMakeLists.txt").exists()
-SHARE = HERE.parent  # experiments/ and tools/ are here
+SHARE = HERE.parent  # experiments/, results/ and tools/ are here
+sys.path[:0] = [str(HERE / "compare"), str(HERE / "kernels")]
 
-W1 = SHARE / "tools/compare/w1.json"
-STEPS = {"W1": W1, "mnist-2d": SHARE / "experiments/mnist-2d.json", "freyface-8d": SHARE / "experiments/freyface-8d.json"}
+import gpu_summary
+import ncu_table
+import record
+
+# Seconds, and what they are for. A section may use what those before it left, too: none can take from a later one.
+SECTIONS = {
+    "machine": (35, "GPU, driver, clocks; ceilings: copies, matrix products, launches, barriers"),
+    "tests": (70, "operations against the CPU and float64, graph against eager, equal runs bitwise equal"),
+    "bench": (90, "the loss kernels against a copy; the steps of W1, mnist-2d and freyface-8d"),
+    "baselines": (130, "loss and steps in PyTorch eager and JAX, the loss in torch.compile; in between, elbo's again"),
+    "training": (40, "mnist-2d and freyface-8d in full, and when they reach the test ELBO of the CPU"),
+    "ncu": (45, "bytes that each loss kernel moves to and from memory, against its contract"),
+    "sanitizer": (45, "compute-sanitizer's four tools on the tests of every operation"),
+    "compiled": (70, "steps by torch.compile and CUDA graphs, the loss in JAX: what takes longest to prepare"),
+}
+AROUND = 10  # seconds before the first section and after the last
+
+LOSS_SHAPES = ["65536x784", "100x784", "512x3x218x178"]
+COMPARE = SHARE / "tools/compare"
+PROBES = {
+    "PyTorch": "import torch; assert torch.cuda.is_available(), 'it sees no GPU'; print(torch.__version__)",
+    "JAX": "import jax; assert jax.devices()[0].platform == 'gpu', 'it sees no GPU'; print(jax.__version__)",
+}
+LIBRARIES = (
+    "import glob, site; print(*[f for p in {*site.getsitepackages(), site.getusersitepackages()}"
+    " for f in glob.glob(p + '/nvidia/*/lib')], sep=':')"
+)
 
 
 class NotRun(Exception):
     """A section that this machine cannot do; the words say why."""
+
+
+class OutOfTime(Exception):
+    """The section's time is over; what it has measured stays."""
 
 
 class Check:
@@ -50,246 +72,360 @@ class Check:
             root = HERE.parents[2]
             self.elbo, self.programs, self.plugins = root / "bin/elbo", root / "lib/elbo/tests", root / "lib/elbo"
         if not self.elbo.exists():
-            raise SystemExit(f"gpu_check.sh: {self.elbo} is missing: build it first (tools/quickstart.sh), or name --build")
-        self.out = pathlib.Path(options.out)
+            raise SystemExit(
+                f"gpu_check.sh: {self.elbo} is missing: build it first (tools/quickstart.sh), or name --build"
+            )
+        self.out = pathlib.Path(options.out).resolve()
         self.out.mkdir(parents=True, exist_ok=True)
-        self.deadline = time.monotonic() + options.limit
+        self.results, self.problems, self.seconds = {}, {}, {}
+        self.section = self.result = None
+        self.processes, self.stopped = set(), False
+        self.section_ends = time.monotonic() + 60
         self.environment = {**os.environ, "ELBO_PLUGINS": str(self.plugins)}
         # CUDA's libraries may lie in a Python's packages, as PyTorch and JAX bring them.
-        folders = [p for base in {*site.getsitepackages(), site.getusersitepackages()}
-                   for p in pathlib.Path(base).glob("nvidia/*/lib")]
-        folders += [p for p in map(pathlib.Path, self.environment.get("LD_LIBRARY_PATH", "").split(":")) if p.name]
-        self.environment["LD_LIBRARY_PATH"] = ":".join(map(str, folders))
-        self.data = ["--data", str(pathlib.Path(options.data).resolve())] if options.data else []
+        self.python = options.python
+        folders = [*self.run([self.python, "-c", LIBRARIES], 20).splitlines()[-1:], os.environ.get("LD_LIBRARY_PATH")]
+        self.environment["LD_LIBRARY_PATH"] = ":".join(filter(None, folders))
+        self.data = ["--data", pathlib.Path(options.data).resolve()] if options.data else []
         if options.data:
-            self.environment["ELBO_DATA"] = self.data[1]
+            self.environment["ELBO_DATA"] = str(self.data[1])
+        self.steps = {"W1": self.w1(), **{n: SHARE / f"experiments/{n}.json" for n in ("mnist-2d", "freyface-8d")}}
         devices = self.run([self.elbo, "devices"], 60)
         self.has_gpu = re.search(r"^cuda +available", devices, re.M) is not None
         self.device = "cuda" if self.has_gpu else "sim" if (self.plugins / "libelbo_sim.so").exists() else "cpu"
-        self.description = next(line for line in devices.splitlines() if line.startswith("cuda" if self.has_gpu else "cpu"))
+        self.description = next(
+            line for line in devices.splitlines() if line.startswith("cuda" if self.has_gpu else "cpu")
+        )
 
-    def run(self, command, limit, cwd=SHARE, check=True):
-        """Standard output and errors; an exception with their end where it fails or takes too long."""
-        left = max(1.0, min(limit, self.deadline - time.monotonic()))
+    def w1(self):
+        """The spec of W1, with MNIST where Fashion-MNIST is not: the step is the same."""
+        spec = COMPARE / "w1.json"
+        folders = [pathlib.Path(f) for f in [self.environment.get("ELBO_DATA")] if f]
+        folders += [] if self.data else [SHARE / "data", pathlib.Path("/usr/share/datasets")]
+        if any((f / "fashion-mnist").is_dir() for f in folders) or not any((f / "mnist").is_dir() for f in folders):
+            return spec
+        record.write_json(self.out / "w1.json", {**json.loads(spec.read_text()), "data": {"dataset": "mnist"}})
+        return self.out / "w1.json"
+
+    # ---- Running programs, within their time -----------------------------------------------------------------------
+
+    def run(self, command, limit, check=True):
+        """Standard output and errors; RuntimeError with their end where it fails or takes too long."""
+        limit = min(limit, self.section_ends - time.monotonic())
+        if limit <= 0:
+            raise OutOfTime
+        # To a file, and in a session of its own: a program that hangs can then be left behind, with all it has started.
+        with tempfile.TemporaryFile("w+", errors="replace") as said:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": subprocess.STDOUT}
+            process = subprocess.Popen(
+                list(map(str, command)), cwd=SHARE, env=self.environment, start_new_session=True, **streams
+            )
+            self.processes.add(process)
+            try:
+                code = None if self.stopped else process.wait(limit)
+            except subprocess.TimeoutExpired:
+                code = None
+            finally:
+                self.end(process)
+            if self.stopped:
+                sys.exit(143)
+            said.seek(0)
+            text = said.read()
+        if code is None:
+            raise RuntimeError(f"{' '.join(map(str, command))}: stopped after {limit:.0f} s: {text[-1500:]}")
+        if check and code != 0:
+            raise RuntimeError(f"{' '.join(map(str, command))}: exit status {code}: {text[-1500:]}")
+        return text
+
+    def end(self, process):
         try:
-            done = subprocess.run(list(map(str, command)), cwd=cwd, env=self.environment, timeout=left, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        try:
+            process.wait(5)
         except subprocess.TimeoutExpired:
-            raise RuntimeError(f"{pathlib.Path(command[0]).name}: stopped after {left:.0f} s") from None
-        if check and done.returncode != 0:
-            raise RuntimeError(f"{' '.join(map(str, command))}: exit status {done.returncode}: {done.stdout[-1500:]}")
-        return done.stdout
+            pass  # it hangs in the driver; it has no say here any more
+        self.processes.discard(process)
+
+    def stop(self, *_):
+        """On SIGTERM: run() sees it, also where it is just starting a program."""
+        self.stopped = True
+        for process in list(self.processes):
+            self.end(process)
 
     def json_of(self, command, limit):
+        """What the program writes; of one that fails after it wrote a list, the list and the error."""
         path = self.out / "figures.tmp"
-        self.run([*command, "--json", path.resolve()], limit)
-        result = json.loads(path.read_text())
-        path.unlink()
-        return result
-
-    @staticmethod
-    def attempt(measure):
-        """What it gives, or the error: one that fails leaves the others of its section."""
+        path.unlink(missing_ok=True)
         try:
-            return measure()
-        except RuntimeError as error:  # a data set that is not here, most likely
-            return {"error": str(error)}
+            self.run([*command, "--json", path], limit)
+            return json.loads(path.read_text())
+        except RuntimeError as error:
+            result = json.loads(path.read_text()) if path.exists() else None
+            if not isinstance(result, list):
+                raise
+            return result if any("error" in r for r in result) else [*result, {"error": str(error)}]
+        finally:
+            path.unlink(missing_ok=True)
+
+    def attempt(self, label, measure, result=None):
+        """Keeps what it gives under its label, or the error: one that fails leaves the others of its section."""
+        result = self.result if result is None else result
+        try:
+            result[label] = measure()
+        except RuntimeError as error:
+            result[label] = {"error": str(error)}
+        except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:  # output of another form
+            result[label] = {"error": f"{type(error).__name__}: {error}"}
+        record.write_json(self.out / f"{self.section}.json", self.result)
+
+    def run_sections(self, names, limit):
+        """The summary's text."""
+        text, ends = "", time.monotonic()
+        deadline = ends + limit
+        for name in names:
+            begin = time.monotonic()
+            ends += SECTIONS[name][0]
+            self.section, self.section_ends = name, min(ends, deadline)
+            self.result = self.results[name] = {}
+            try:
+                if self.section_ends <= begin:
+                    raise NotRun("no time was left")
+                getattr(self, name)()
+            except NotRun as why:
+                self.problems[name] = f"not run: {why}"
+            except OutOfTime:
+                self.problems[name] = "stopped: its time was over; what it had measured is here"
+            except Exception as error:  # whatever it is, the other sections are worth having
+                said = " ".join(str(error).split())[-300:].replace("|", "/")
+                self.problems[name] = f"failed: {type(error).__name__}: {said}"
+            self.seconds[name] = time.monotonic() - begin
+            if self.result:
+                record.write_json(self.out / f"{name}.json", self.result)
+            else:
+                del self.results[name]
+            print(f"{name}: {self.problems.get(name, 'done')} ({self.seconds[name]:.0f} s)", flush=True)
+            try:
+                text = self.summarise()
+            except Exception as error:  # the figures are in the JSON files: what is left to measure matters more
+                self.problems["summary"] = f"failed: {type(error).__name__}: {error}"
+        return text or self.problems["summary"]
+
+    def summarise(self):
+        said = {name: self.problems.get(name, "done") for name in self.seconds}
+        text = gpu_summary.text(self.results, said, self.seconds, self.description, self.has_gpu)
+        (self.out / "summary.md").write_text(text)
+        return text
 
     # ---- Sections ------------------------------------------------------------------------------------------------
 
     def machine(self):
-        result = {"device": self.device, "description": self.description,
-                  "version": self.run([self.elbo, "--version"], 20).strip()}
-        if self.has_gpu and shutil.which("nvidia-smi"):
-            fields = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
-            said = self.run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], 20)
-            result["nvidia-smi"] = dict(zip(fields.split(","), map(str.strip, said.splitlines()[0].split(","))))
-        return result
+        self.result |= {
+            "device": self.device,
+            "description": self.description,
+            "version": self.run([self.elbo, "--version"], 20).strip(),
+        }
+        if not self.has_gpu:
+            return
+        self.attempt("nvidia-smi", self.nvidia_smi)
+        self.attempt("ceilings", self.ceilings)
+        self.attempt("nvidia-smi afterwards", self.nvidia_smi)
+
+    def nvidia_smi(self):
+        fields = "name,driver_version,clocks.sm,clocks.mem,clocks.max.sm,power.draw,power.limit,temperature.gpu"
+        said = self.run(["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"], 20)
+        return dict(zip(fields.split(","), map(str.strip, said.splitlines()[0].split(","))))
+
+    def ceilings(self):
+        program = self.programs / "ceilings"
+        if not program.exists():
+            raise RuntimeError(f"{program} was not built: that takes nvcc")
+        path = self.out / "ceilings.tmp"
+        try:
+            self.run([program, path], 60)
+            return json.loads(path.read_text())
+        finally:
+            path.unlink(missing_ok=True)
 
     def tests(self):
-        result = {}
         for name in ("ops_test", "trainer_test"):
-            program = self.programs / name
-            if not program.exists():
-                raise NotRun(f"{program} was not built")
-            report = (self.out / f"{name}.tmp").resolve()
-            # Without a GPU a part of them is enough: this is a test of the script, they have runs of their own.
-            only = f"*/{self.device}" if self.has_gpu else f"*Noise*/{self.device}:*TwoRuns*/{self.device}"
-            said = self.run([program, f"--gtest_filter={only}", f"--gtest_output=json:{report}"], 150, check=False)
+            self.attempt(name, lambda: self.test(name))
+
+    def test(self, name):
+        if not (self.programs / name).exists():
+            raise NotRun(f"{self.programs / name} was not built")
+        report = self.out / f"{name}.tmp"
+        # Without a GPU a part of them is enough: this is a test of the script, they have runs of their own.
+        only = f"*/{self.device}" if self.has_gpu else f"*Noise*/{self.device}:*TwoRuns*/{self.device}"
+        try:
+            command = [self.programs / name, f"--gtest_filter={only}", f"--gtest_output=json:{report}"]
+            said = self.run(command, 100, check=False)
             if not report.exists():
                 raise RuntimeError(f"{name} ended early: {said[-1500:]}")
             cases = [case for suite in json.loads(report.read_text())["testsuites"] for case in suite["testsuite"]]
-            report.unlink()
-            failed = [c["name"] for c in cases if c.get("failures")]
-            skipped = [c["name"] for c in cases if c["result"] == "SKIPPED"]
-            result[name] = {"passed": len(cases) - len(failed) - len(skipped), "failed": failed, "skipped": skipped}
-        return result
+        finally:
+            report.unlink(missing_ok=True)
+        failed = [c["name"] for c in cases if c.get("failures")]
+        skipped = [c["name"] for c in cases if c["result"] == "SKIPPED"]
+        return {"passed": len(cases) - len(failed) - len(skipped), "failed": failed, "skipped": skipped}
 
     def bench(self):
-        few = [] if self.has_gpu else ["--shape", "20x784", "--seconds", "0"]
-        result = {"loss": self.json_of([self.elbo, "bench", "loss", "--device", self.device, *few], 120), "step": {}}
-        steps = ["--steps", "500" if self.has_gpu else "2", "--warmup", "50" if self.has_gpu else "1"]
-        for name, spec in STEPS.items():
-            for precision in ("fp32", "tf32") if self.has_gpu else ("fp32",):
-                command = [self.elbo, "bench", "step", spec, "--device", self.device, "--set",
-                           f"train.precision={precision}", *steps, *self.data]
-                result["step"][f"{name} {precision}"] = self.attempt(lambda: self.json_of(command, 60))
-        return result
+        self.result |= {"loss": {}, "step": {}}
+        if not self.has_gpu:
+            self.attempt("20x784", lambda: self.bench_loss("20x784", 0), self.result["loss"])
+            for name in self.steps:
+                self.attempt(f"{name} fp32", lambda: self.bench_step(name, "fp32"), self.result["step"])
+            return
+        self.attempt(LOSS_SHAPES[0], lambda: self.bench_loss(LOSS_SHAPES[0]), self.result["loss"])
+        for name in self.steps:
+            for precision in ("tf32", "fp32"):
+                self.attempt(f"{name} {precision}", lambda: self.bench_step(name, precision), self.result["step"])
+        for shape in LOSS_SHAPES[1:]:
+            self.attempt(shape, lambda: self.bench_loss(shape), self.result["loss"])
+
+    def bench_loss(self, shape, seconds=0.2):
+        command = [self.elbo, "bench", "loss", "--device", self.device, "--shape", shape, "--seconds", seconds]
+        return self.json_of(command, 90)
+
+    def bench_step(self, name, precision):
+        steps = ["--steps", 2000, "--warmup", 100] if self.has_gpu else ["--steps", 2, "--warmup", 1]
+        command = [self.elbo, "bench", "step", self.steps[name], "--device", self.device, *steps, *self.data]
+        measured = self.json_of([*command, "--set", f"train.precision={precision}"], 60)
+        return {"framework": "elbo", "form": self.device, "precision": precision, **measured}
+
+    def frameworks(self):
+        """Those that this Python has and that see the GPU."""
+        if not self.has_gpu:
+            raise NotRun("there is no GPU")
+        for name, probe in PROBES.items():
+            self.attempt(name, lambda: self.run([self.python, "-c", probe], 60).splitlines()[-1])
+        found = [name for name in PROBES if isinstance(self.result[name], str)]
+        if not found:
+            raise NotRun(f"{self.python} has neither PyTorch nor JAX that sees the GPU")
+        return found
+
+    def steps_of(self, script, name, forms, precisions, limit):
+        command = [self.python, COMPARE / script, self.steps[name], "--device", "cuda", "--form", *forms]
+        command += ["--precision", *precisions, "--steps", 1000, "--seconds", 5, *self.data]
+        return self.json_of(command, limit)
+
+    def loss_of(self, framework, limit):
+        command = [self.python, COMPARE / "bench_loss.py", "--framework", framework, "--device", "cuda"]
+        return self.json_of([*command, "--shape", *LOSS_SHAPES, "--seconds", 2], limit)
 
     def baselines(self):
-        if not self.has_gpu:
-            raise NotRun("there is no GPU")
-        probe = "import torch; assert torch.cuda.is_available()"
-        if subprocess.run([sys.executable, "-c", probe], env=self.environment, stderr=subprocess.DEVNULL).returncode != 0:
-            raise NotRun(f"{sys.executable} has no PyTorch that sees the GPU")
-        result = {}
-        script = SHARE / "tools/compare/bench_step.py"
-        for name, spec in STEPS.items():
-            for mode in (["--optimizer", "default"], ["--optimizer", "fused"], ["--optimizer", "fused", "--compile"]):
-                for precision in ("fp32", "tf32"):
-                    label = f"{name} {precision} {' '.join(m.lstrip('-') for m in mode)}"
-                    command = [sys.executable, script, spec, "--device", "cuda", "--precision", precision, *mode,
-                               *self.data]
-                    result[label] = self.attempt(lambda: self.json_of(command, 90))
-        return result
+        found = self.frameworks()
+        if "PyTorch" in found:
+            self.attempt("loss, PyTorch", lambda: self.loss_of("pytorch", 60))
+        for name in self.steps:
+            if "PyTorch" in found:
+                forms = ["eager", "eager-fused"]
+                measure = lambda: self.steps_of("bench_step.py", name, forms, ["tf32", "fp32"], 40)
+                self.attempt(f"{name}, PyTorch", measure)
+            if "JAX" in found:
+                measure = lambda: self.steps_of("bench_step_jax.py", name, ["scan", "jit"], ["tf32"], 60)
+                self.attempt(f"{name}, JAX", measure)
+            measure = lambda: {**self.bench_step(name, "tf32"), "form": f"{self.device}, again"}
+            self.attempt(f"{name}, elbo again", measure)
+        self.attempt("loss, elbo again", lambda: self.bench_loss(LOSS_SHAPES[0]))
+
+    def compiled(self):
+        found = self.frameworks()
+        jobs = [
+            ("PyTorch", "bench_step.py", ["reduce-overhead", "graph"], "tf32", 70),
+            ("JAX", "bench_step_jax.py", ["scan", "jit"], "fp32", 60),
+            ("PyTorch", "bench_step.py", ["max-autotune"], "tf32", 120),
+        ]
+        if "JAX" in found:
+            self.attempt("loss, JAX", lambda: self.loss_of("jax", 60))
+        for framework, script, forms, precision, limit in jobs:
+            for name in self.steps if framework in found else ():
+                measure = lambda: self.steps_of(script, name, forms, [precision], limit)
+                self.attempt(f"{name}, {framework} {' and '.join(forms)}, {precision}", measure)
 
     def training(self):
-        def train(name):
-            folder = self.out / f"{name}.tmp"
+        for name in ["mnist-2d", "freyface-8d"] if self.has_gpu else ["fashion-2d"]:
+            self.attempt(name, lambda: self.train(name))
+
+    def train(self, name):
+        folder = self.out / f"{name}.tmp"
+        shutil.rmtree(folder, ignore_errors=True)
+        device, few = (self.device, []) if self.has_gpu else ("cpu", ["--set", "train.epochs=1"])
+        try:
+            command = [self.elbo, "run", SHARE / f"experiments/{name}.json", "--out", folder, "--device", device]
+            self.run([*command, *few, *self.data], 60)
+            epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+            batch = json.loads((folder / "spec.json").read_text())["train"]["batch_size"]
+        finally:
             shutil.rmtree(folder, ignore_errors=True)
-            device, few = (self.device, []) if self.has_gpu else ("cpu", ["--set", "train.epochs=1"])
-            try:
-                self.run([self.elbo, "run", SHARE / f"experiments/{name}.json", "--out", folder.resolve(), "--device", device,
-                          *few, *self.data], 120)
-                return json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+        return gpu_summary.time_to_elbo(epochs, batch, gpu_summary.cpu_elbo(SHARE / "results", name))
 
-        names = ["mnist-2d", "freyface-8d"] if self.has_gpu else ["fashion-2d"]
-        return {name: self.attempt(lambda: train(name)) for name in names}
-
-    def sanitizer(self):
-        if not self.has_gpu:
-            raise NotRun("there is no GPU")
-        tool = shutil.which("compute-sanitizer", path=os.environ.get("PATH", "") + ":/usr/local/cuda/bin")
-        if not tool:
-            raise NotRun("there is no compute-sanitizer")
-        def check(name):
-            said = self.run([tool, "--tool", name, "--error-exitcode", "9", self.programs / "ops_test",
-                             "--gtest_filter=*/cuda-*TooMuchMemory*"], 90)
-            return said.strip().splitlines()[-1]
-
-        return {name: self.attempt(lambda: check(name)) for name in SANITIZERS}
+    def tool(self, name):
+        folders = [os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
+        folders += map(str, pathlib.Path("/opt/nvidia").glob("nsight-compute/*"))
+        found = shutil.which(name, path=":".join(folders))
+        if not self.has_gpu or not found:
+            raise NotRun(f"there is no {name}" if self.has_gpu else "there is no GPU")
+        return found
 
     def ncu(self):
-        if not self.has_gpu:
-            raise NotRun("there is no GPU")
-        tool = shutil.which("ncu", path=os.environ.get("PATH", "") + ":/usr/local/cuda/bin")
-        if not tool:
-            raise NotRun("there is no ncu")
-        metrics = "gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum"
-        said = self.run([tool, "--csv", "--page", "raw", "--metrics", metrics, "--kernel-name",
-                         "regex:bernoulli|gaussian|scaled_gradients|pixel_|chunk_sums|scale_gradients", "--launch-count",
-                         "60", self.elbo, "bench", "loss", "--device", "cuda", "--shape", "65536x784", "--seconds", "0"], 120)
-        lines = said[said.index('"ID"'):]
-        kernels = {}
-        for row in csv.DictReader(io.StringIO(lines)):
-            if row.get("Kernel Name") and row["ID"]:
-                kernels.setdefault(row["Kernel Name"], []).append({m: row.get(m) for m in metrics.split(",")})
-        return {"kernels": kernels}
+        rows, pixels = map(int, LOSS_SHAPES[0].split("x"))
+        metrics = ["gpu__time_duration.sum", "dram__bytes_read.sum", "dram__bytes_write.sum"]
+        kernels = "bernoulli|gaussian|scaled_gradients|sample_and_kl|latent_gradient"
+        # Of each kernel the 50th call, the 150th, ...; ncu empties the caches before each. Clocks are left alone.
+        command = [self.tool("ncu"), "--csv", "--page", "raw", "--clock-control", "none"]
+        command += ["--metrics", ",".join(metrics), "--kernel-id", f"::regex:{kernels}:.*50", "--launch-count", 400]
+        command += [self.elbo, "bench", "loss", "--device", "cuda", "--shape", LOSS_SHAPES[0], "--seconds", 0]
+        said = self.run(command, 110)
+        try:
+            launches = ncu_table.read(line for line in said.splitlines(keepends=True) if line.startswith('"'))
+        except SystemExit:  # what it says is for a terminal
+            raise RuntimeError(f"ncu measured no kernel: {said[-1500:]}") from None
+        self.result |= {"rows": rows, "pixels": pixels, "kernels": {}}
+        for launch in launches:
+            time, read, written = (launch[m] for m in metrics)
+            of = self.result["kernels"].setdefault(launch["Kernel Name"], [])
+            of.append({"us": 1e6 * time, "read": read, "written": written})
 
-    # ---- The summary ---------------------------------------------------------------------------------------------
+    def sanitizer(self):
+        tool = self.tool("compute-sanitizer")
 
-    def targets(self, results):
-        """(what, target, figure or None, met or None)"""
-        loss = {}
-        for t in results.get("bench", {}).get("loss", {}).get("timings", []):
-            copy = results["bench"]["loss"]["copy_bytes_per_second"]
-            loss[t["loss"], t["rows"], t["rival"], t["target"]] = 1e6 * t["bytes"] / t["median_us"] / copy
-        steps = results.get("bench", {}).get("step", {})
-        eager = results.get("baselines", {})
-        rows = []
+        def sanitize(name):
+            command = [tool, "--tool", name, "--error-exitcode", 9, self.programs / "ops_test"]
+            said = self.run([*command, "--gtest_filter=*/cuda-*TooMuchMemory*"], 110)
+            passed = re.search(r"\[  PASSED  \] (\d+) test", said)
+            if not passed or int(passed[1]) == 0:  # where the GPU does not open, all tests are skipped
+                raise RuntimeError(f"no test ran: {said[-1500:]}")
+            return f"{passed[1]} tests, no error"
 
-        def add(what, target, figure, met):
-            rows.append((what, target, figure, met if self.has_gpu and figure is not None else None))
-
-        tests = results.get("tests", {})
-        if self.has_gpu and all(isinstance(t, dict) and "failed" in t for t in tests.values()) and tests:
-            failed = [n for t in tests.values() for n in t["failed"]]
-            add("tests on the GPU", "all pass", f"{sum(t['passed'] for t in tests.values())} passed, {len(failed)} failed",
-                not failed)
-        else:
-            add("tests on the GPU", "all pass", None, None)
-        for name in SANITIZERS:
-            said = results.get("sanitizer", {}).get(name)
-            add(f"compute-sanitizer {name}", "no error", said if isinstance(said, str) else None, isinstance(said, str))
-        for target in ("f32", "u8"):
-            part = loss.get(("bernoulli", 65536, "fused", target))
-            add(f"fused Bernoulli loss, {target} target, 65536x784", "95% of copy bandwidth",
-                f"{part:.1%}" if part else None, bool(part and part >= 0.95))
-        for name, most in (("W1", 40), ("mnist-2d", 25), ("freyface-8d", 25)):
-            median = steps.get(f"{name} tf32", {}).get("median_us")
-            add(f"step of {name}, TF32", f"at most {most} us", f"{median:.1f} us" if median else None,
-                bool(median and median <= most))
-        ours, theirs = (steps.get("W1 tf32", {}).get("median_us"),
-                        eager.get("W1 tf32 optimizer default", {}).get("median_us"))
-        ratio = theirs / ours if ours and theirs else None
-        add("step of W1 against PyTorch eager, TF32", "10 times as fast", f"{ratio:.1f}" if ratio else None,
-            bool(ratio and ratio >= 10))
-        return rows
-
-    def summary(self, results, problems):
-        date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-        text = f"# GPU check\n\n{self.description.strip()}; {results.get('machine', {}).get('version', 'elbo')}; {date}\n\n"
-        text += "| what | target | figure | |\n|---|---|---|---|\n"
-        for what, target, figure, met in self.targets(results):
-            verdict = "not run" if met is None else "met" if met else "**missed**"
-            text += f"| {what} | {target} | {figure if met is not None else ''} | {verdict} |\n"
-        steps = results.get("bench", {}).get("step", {})
-        if any("median_us" in s for s in steps.values()):
-            text += "\n| step | median us | p10 | p90 | device |\n|---|---|---|---|---|\n"
-            for name, s in steps.items():
-                if "median_us" in s:
-                    text += f"| {name} | {s['median_us']:.1f} | {s['p10_us']:.1f} | {s['p90_us']:.1f} | {s['device']} |\n"
-            for name, s in results.get("baselines", {}).items():
-                if "median_us" in s:
-                    text += f"| {name} | {s['median_us']:.1f} | {s['p10_us']:.1f} | {s['p90_us']:.1f} | {s['framework']} |\n"
-        text += "\n| section | |\n|---|---|\n"
-        for name in SECTIONS:
-            text += f"| {name} | {problems.get(name, 'done') if name in results or name in problems else 'not asked for'} |\n"
-        (self.out / "summary.md").write_text(text)
-        return text
-
-
-SANITIZERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
-SECTIONS = ["machine", "tests", "bench", "baselines", "training", "sanitizer", "ncu"]
+        # At once: nothing is timed, and each waits for its own processor most of the time.
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            futures = {name: pool.submit(sanitize, name) for name in gpu_summary.SANITIZERS}
+            for name, future in futures.items():
+                self.attempt(name, future.result)
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__.splitlines()[0])
+    epilog = "sections:\n" + "\n".join(f"  {n:<10} {s:>4} s  {what}" for n, (s, what) in SECTIONS.items())
+    parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__.splitlines()[0], epilog=epilog)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--out", default="gpu-check", help="folder of the results (default: gpu-check)")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these sections")
     parser.add_argument("--data", help="folder of the data sets")
     parser.add_argument("--build", default=str(HERE.parent / "build"), help="of a source tree (default: build)")
-    parser.add_argument("--limit", type=float, default=530, help="seconds for all of it (default: 530)")
+    parser.add_argument("--python", default=sys.executable, help="with PyTorch and JAX (default: of this script)")
+    everything = sum(seconds for seconds, _ in SECTIONS.values())
+    parser.add_argument("--limit", type=float, default=everything, help=f"seconds, all in all (default: {everything})")
     options = parser.parse_args()
-    check, results, problems = Check(options), {}, {}
-    for name in options.only or SECTIONS:
-        begin = time.monotonic()
-        try:
-            if begin > check.deadline:
-                raise NotRun("no time was left")
-            results[name] = getattr(check, name)()
-        except NotRun as why:
-            problems[name] = f"not run: {why}"
-        except Exception as error:  # whatever it is, the other sections are worth having
-            problems[name] = "failed: " + " ".join(str(error).split())[-300:].replace("|", "/")
-        if name in results:
-            (check.out / f"{name}.json").write_text(json.dumps(results[name], indent=2) + "\n")
-        print(f"{name}: {problems.get(name, 'done')} ({time.monotonic() - begin:.0f} s)", flush=True)
-    print("\n" + check.summary(results, problems))
-    failed = any(p.startswith("failed") for p in problems.values())
-    failed |= any(t.get("failed") for t in results.get("tests", {}).values())
+    try:
+        check = Check(options)
+    except (RuntimeError, OSError) as error:
+        raise SystemExit(f"gpu_check.sh: {error}") from None
+    signal.signal(signal.SIGTERM, check.stop)
+    print("\n" + check.run_sections(options.only or list(SECTIONS), options.limit))
+    failed = any(p.startswith("failed") for p in check.problems.values())
+    failed |= any(t.get("failed") or t.get("error") for t in check.results.get("tests", {}).values())
     return 1 if failed else 0
 
 

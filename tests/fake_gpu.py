@@ -1,0 +1,226 @@
+"""Stands in for elbo, its tests, NVIDIA's tools and a Python with PyTorch and JAX on a machine with a GPU, so that
+gpu_check_test.py walks through every section of tools/gpu_check.py. Figures are made up. Called with the name of what
+it stands in for and that one's arguments.
+
+FAKE_SLOW=1: everything of elbo's takes 100 times as long. FAKE_HANG, FAKE_FAIL: a part of the command line of what
+hangs, or fails; FAKE_PID: a file for the number of a process that the hanging one has started.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+import sys
+import time
+
+COPY = 3e12  # bytes a second
+SLOW = 100 if os.environ.get("FAKE_SLOW") else 1
+STEP_US = {"w1": 35.0, "mnist-2d": 20.0, "freyface-8d": 15.0}
+KERNELS = {  # as ncu may write them -> megabytes read and written
+    "void elbo::kernels::<unnamed>::bernoulli_fused<true, unsigned char>(PixelLoss<unsigned char>)": (257.0, 180.0),
+    "void elbo::kernels::(anonymous namespace)::bernoulli_fused<(bool)1, float>(PixelLoss<float>)": (411.1, 200.0),
+    "void elbo::kernels::<unnamed>::bernoulli_fused<true, unsigned char, __nv_bfloat16>(PixelLoss<x>)": (154.2, 102.0),
+    "void elbo::kernels::<unnamed>::sample_and_kl<true>(LatentSample)": (10.5, 5.3),
+    "void elbo::kernels::<unnamed>::scaled_gradients<true, Bernoulli, float>(Bernoulli, PixelLoss<float>)": (
+        411.0,
+        205.0,
+    ),
+}
+
+
+def times(median, **more):
+    return {"median_us": median, "p10_us": 0.9 * median, "p90_us": 1.1 * median, "timings": 30, **more}
+
+
+def value_of(option):
+    return sys.argv[sys.argv.index(option) + 1]
+
+
+def write(path, what):
+    pathlib.Path(path).write_text(json.dumps(what))
+
+
+def elbo():
+    command = " ".join(sys.argv[1:3])
+    if command == "devices":
+        print("cuda  available  NVIDIA H100 80GB HBM3, compute capability 9.0\ncpu   available  some CPU")
+    elif command == "--version":
+        print("elbo 0.1.0")
+    elif command == "bench loss":
+        rows, *rest = map(int, value_of("--shape").split("x"))
+        pixels = rest[0] if len(rest) == 1 else rest[0] * rest[1] * rest[2]
+
+        def timing(loss, target, output, bytes, part):
+            return {
+                "loss": loss,
+                "rows": rows,
+                "pixels": pixels,
+                "rival": "fused",
+                "target": target,
+                "output": output,
+                "bytes": bytes,
+                **times(SLOW * 1e6 * bytes / COPY / part),
+                "launches": 1,
+            }
+
+        count = rows * pixels
+        write(
+            value_of("--json"),
+            {
+                "device": "cuda",
+                "copy_bytes_per_second": COPY,
+                "timings": [
+                    timing("bernoulli", "f32", "f32", 12 * count, 0.97),
+                    timing("bernoulli", "u8", "f32", 9 * count, 0.95),
+                    timing("bernoulli", "u8", "bf16", 5 * count, 0.92),
+                    timing("latent", "", "f32", 32 * rows * 20, 0.93) | {"pixels": 20},
+                ],
+            },
+        )
+    elif command == "bench step":
+        name = json.loads(pathlib.Path(sys.argv[3]).read_text())["name"]
+        write(value_of("--json"), {"spec": name, "device": "cuda", **times(SLOW * STEP_US[name])})
+    elif sys.argv[1] == "run":
+        folder = pathlib.Path(value_of("--out"))
+        folder.mkdir()
+        write(folder / "spec.json", {"train": {"batch_size": 100}})
+        best = {"mnist-2d": -150.0, "freyface-8d": -340.0}[pathlib.Path(sys.argv[2]).stem]
+        lines = [
+            {
+                "epoch": e,
+                "step": 600 * e,
+                "test": {"elbo": best - 50 / e - (500 if SLOW > 1 else 0)},
+                "images_per_second": 3e6,
+                "seconds": 0.05 * e,
+            }
+            for e in range(1, 21)
+        ]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    else:
+        sys.exit(f"elbo has no {command}")
+
+
+def gtest():
+    tests = [{"name": f"Test{i}/cuda", "result": "COMPLETED"} for i in range(10)]
+    tests.append({"name": "Data/cuda", "result": "SKIPPED"})
+    if SLOW > 1:
+        tests[0]["failures"] = [{}]
+    for argument in sys.argv:
+        if argument.startswith("--gtest_output=json:"):
+            write(argument.split(":", 1)[1], {"testsuites": [{"testsuite": tests}]})
+    print("[  PASSED  ] 10 tests.")
+
+
+def ceilings():
+    figure = {"p10": 1.0, "p90": 3.0, "timings": 30}
+    write(
+        sys.argv[1],
+        {
+            "gpu": {"name": "fake", "l2_bytes": 50 << 20},
+            "figures": [
+                {"name": "copy by cudaMemcpyAsync", "unit": "GB/s", "median": 2950.0, **figure},
+                {"name": "copy by a kernel", "unit": "GB/s", "median": 3010.0, **figure},
+                {"name": "grid barrier", "unit": "us", "median": 1.4, **figure},
+                {"name": "cluster barrier of 16 blocks", "error": "this GPU has no clusters"},
+            ],
+        },
+    )
+
+
+def compute_sanitizer():
+    assert sys.argv[1] == "--tool" and sys.argv[3:5] == ["--error-exitcode", "9"], sys.argv
+    if SLOW > 1:
+        sys.exit(9)
+    print("========= COMPUTE-SANITIZER", flush=True)
+    code = subprocess.run(sys.argv[5:]).returncode
+    print("========= ERROR SUMMARY: 0 errors")
+    sys.exit(code)
+
+
+def ncu():
+    assert value_of("--clock-control") == "none", sys.argv
+    metrics = value_of("--metrics").split(",")
+    print("==PROF== Connected to process 1\nbernoulli 65536x784\n==PROF== Disconnected")
+    print(",".join(f'"{c}"' for c in ["ID", "Kernel Name", *metrics]))
+    print(",".join(f'"{c}"' for c in ["", "", "us", "Mbyte", "Mbyte"]))
+    for i, (name, (read, written)) in enumerate(KERNELS.items()):
+        print(",".join(f'"{c}"' for c in [i, name, "1,234.5", read * SLOW, written]))
+
+
+def nvidia_smi():
+    print(", ".join(["a figure"] * len(sys.argv[1].split(","))))
+
+
+def framework(options):
+    """What a script of tools/compare would write."""
+    shared = {"device": "cuda", "framework": "JAX 0.11.2" if "jax" in " ".join(sys.argv) else "PyTorch 2.11.0"}
+    if hasattr(options, "shape"):
+        forms = options.form or (["jit"] if options.framework == "jax" else ["eager", "compile"])
+        per_element = {"eager": 72, "compile": 20, "jit": 12}
+        sizes = [[int(n) for n in shape.split("x")] for shape in options.shape]
+        sizes = [(s[0], s[1] if len(s) == 2 else s[1] * s[2] * s[3]) for s in sizes]
+        return [
+            {
+                **shared,
+                "loss": "bernoulli",
+                "form": f,
+                "rows": r,
+                "pixels": p,
+                "bytes": 12 * r * p,
+                **times(1e6 * per_element[f] * r * p / COPY),
+            }
+            for r, p in sizes
+            for f in forms
+        ]
+    name = json.loads(pathlib.Path(options.spec).read_text())["name"]
+    factor = {"eager": 20, "eager-fused": 12, "scan": 2, "jit": 5, "graph": 3, "reduce-overhead": 6, "max-autotune": 5}
+    return [
+        {**shared, "spec": name, "form": f, "precision": p, **times(factor[f] * STEP_US[name])}
+        for p in options.precision
+        for f in options.form
+    ]
+
+
+def python():
+    """Scripts run as far as their options are read: wrong ones are an error, right ones decide what is written."""
+    if sys.argv[1] == "-c":
+        print("/nowhere/nvidia/cu13/lib" if "site" in sys.argv[2] else "2.11.0")
+        return
+    original = argparse.ArgumentParser.parse_args
+
+    def parse_args(parser, *arguments):
+        options = original(parser, *arguments)
+        write(options.json, framework(options))
+        sys.exit(0)
+
+    argparse.ArgumentParser.parse_args = parse_args
+    del sys.argv[0]
+    sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def main():
+    del sys.argv[0]
+    line = " ".join(sys.argv)
+    if os.environ.get("FAKE_FAIL") and os.environ["FAKE_FAIL"] in line:
+        sys.exit("a made-up failure")
+    if os.environ.get("FAKE_HANG") and os.environ["FAKE_HANG"] in line:
+        child = subprocess.Popen(["sleep", "100"])  # holds on to the output
+        pathlib.Path(os.environ["FAKE_PID"]).write_text(str(child.pid))
+        time.sleep(100)
+    {
+        "elbo": elbo,
+        "ops_test": gtest,
+        "trainer_test": gtest,
+        "ceilings": ceilings,
+        "compute-sanitizer": compute_sanitizer,
+        "ncu": ncu,
+        "nvidia-smi": nvidia_smi,
+        "python": python,
+    }[sys.argv[0]]()
+
+
+if __name__ == "__main__":
+    main()

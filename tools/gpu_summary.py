@@ -1,0 +1,364 @@
+"""What tools/gpu_check.py measured, judged: every target with its figure, and met, missed or not run.
+
+Everything here is a function of the sections' results alone.
+"""
+
+import datetime
+import json
+import re
+
+import record
+
+SANITIZERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
+LARGE = (65536, 784)  # rows and pixels of the loss that the targets speak of
+NAMES = {"w1": "W1", "mnist-2d": "mnist-2d", "freyface-8d": "freyface-8d"}  # a spec's name, and the workload's
+STEP_TARGETS = {"w1": 40, "mnist-2d": 25, "freyface-8d": 25}  # microseconds, TF32
+L2_BYTES = 60 << 20  # of an H200, where the machine section could not ask
+
+
+# ---- Looking up what was measured ----------------------------------------------------------------------------------
+
+
+def measured(results, *sections):
+    """Every record with a median in these sections, however deep in."""
+    found, left = [], [results.get(s, {}) for s in sections]
+    while left:
+        item = left.pop(0)
+        if isinstance(item, dict) and "median_us" in item:
+            found.append(item)
+        elif isinstance(item, (dict, list)):
+            left += item.values() if isinstance(item, dict) else item
+    return found
+
+
+def step_times(results):
+    return [r for r in measured(results, "bench", "baselines", "compiled") if "spec" in r]
+
+
+def loss_times(results):
+    """Of elbo's loss kernels, each with the bytes a second of its program's copy; logits and gradients are f32 where
+    it is not said."""
+    programs = [
+        *results.get("bench", {}).get("loss", {}).values(),
+        results.get("baselines", {}).get("loss, elbo again", {}),
+    ]
+    return [{"output": "f32", **t, "copy": p["copy_bytes_per_second"]} for p in programs for t in p.get("timings", [])]
+
+
+def framework_losses(results):
+    return [r for r in measured(results, "baselines", "compiled") if "framework" in r and r.get("loss") == "bernoulli"]
+
+
+def quickest(records, **wanted):
+    """The record of least median among those with these values; None where there is none. For the others' forms."""
+    found = [r for r in records if all(r.get(k) == v for k, v in wanted.items())]
+    return min(found, key=lambda r: r["median_us"], default=None)
+
+
+def slowest(records, **wanted):
+    """The same of the greatest. For what elbo was timed at more than once: a target is met each time or not at all."""
+    found = [r for r in records if all(r.get(k) == v for k, v in wanted.items())]
+    return max(found, key=lambda r: r["median_us"], default=None)
+
+
+def ceilings(results):
+    return results.get("machine", {}).get("ceilings", {}).get("figures", [])
+
+
+def copy_ceiling(results):
+    """Bytes a second, of the quicker of the two copies; 0 where there was none."""
+    return max(
+        (1e9 * f["median"] for f in ceilings(results) if f["name"].startswith("copy") and "median" in f), default=0
+    )
+
+
+def errors(results):
+    """(where, what) of everything that was tried and failed."""
+    found, left = [], [(name, results[name]) for name in results]
+    while left:
+        where, item = left.pop(0)
+        if isinstance(item, dict) and "error" in item:
+            form = " ".join(str(item[k]) for k in ("name", "form", "precision", "rows") if k in item)
+            found.append((f"{where}: {form}" if form else where, " ".join(str(item["error"]).split())))
+        elif isinstance(item, dict):
+            left += [(f"{where}: {key}", value) for key, value in item.items()]
+        elif isinstance(item, list):
+            left += [(where, value) for value in item]
+    return found
+
+
+# ---- The CPU's ELBO ------------------------------------------------------------------------------------------------
+
+
+def cpu_elbo(folder, experiment):
+    """Mean and deviation over the seeds of the newest CPU run in results/; None where there is none."""
+    runs = sorted(folder.glob(f"cpu-*/*/elbo/{experiment}-*-elbo.json"), key=lambda p: (p.parts[-3], p.name))
+    runs = [p for p in runs if p.parts[-3] == runs[-1].parts[-3]]
+    if not runs:
+        return None
+    mean, deviation = record.mean_and_deviation([json.loads(p.read_text())["test"]["elbo"] for p in runs])
+    return {"mean": mean, "deviation": deviation, "runs": [str(p.relative_to(folder)) for p in runs]}
+
+
+def time_to_elbo(epochs, batch, cpu):
+    """What a run's metrics.jsonl says of speed. Training seconds leave out evaluation and checkpoints."""
+    training, step, reached = 0.0, 0, None
+    for epoch in epochs:
+        training += (epoch["step"] - step) * batch / epoch["images_per_second"]
+        step = epoch["step"]
+        if cpu and not reached and epoch["test"]["elbo"] >= cpu["mean"] - cpu["deviation"]:
+            reached = {"epoch": epoch["epoch"], "seconds": epoch["seconds"], "training_seconds": training}
+    return {
+        "epochs": len(epochs),
+        "test_elbo": epochs[-1]["test"]["elbo"],
+        "seconds": epochs[-1]["seconds"],
+        "training_seconds": training,
+        "images_per_second": step * batch / training,
+        "cpu": cpu,
+        "reached": reached,
+    }
+
+
+# ---- Memory traffic ------------------------------------------------------------------------------------------------
+
+SIZES = {"unsigned char": 1, "float": 4}
+
+
+def contract(kernel, rows, pixels, latent):
+    """Bytes (read, written) by the contract in the kernel's header; None for a kernel that is not a fused one.
+
+    kernel: as ncu writes it, `void elbo::kernels::<unnamed>::bernoulli_fused<true, unsigned char>(...)`; latent: (rows,
+    dimensions) of the latent variable."""
+    if found := re.search(r"(?:bernoulli|gaussian)_fused(?:_log)?<(.*?)>\(", kernel):
+        size = 2 if re.search("bf(loat)?16", found[1]) else 4
+        target = next((bytes for name, bytes in SIZES.items() if name in found[1]), 4)
+        partial = 4 * rows * -(-pixels // 4096)
+        return (size + target) * rows * pixels, size * rows * pixels + partial
+    if latent and "sample_and_kl" in kernel:
+        return 8 * latent[0] * latent[1], 4 * latent[0] * latent[1] + 4 * -(-latent[0] // 32) * latent[1]
+    if latent and "latent_gradient" in kernel:
+        return 12 * latent[0] * latent[1], 8 * latent[0] * latent[1]
+    return None
+
+
+def traffic(results):
+    """(kernel, bytes read, written, by contract read, written, whether within 5%) of every fused kernel.
+
+    What was written last is still in the L2 cache when the kernel ends: so much may be missing."""
+    ncu = results.get("ncu", {})
+    latent = next(
+        (
+            (t["rows"], t["pixels"])
+            for t in loss_times(results)
+            if t["loss"] == "latent" and t["rows"] == ncu.get("rows")
+        ),
+        None,
+    )
+    cache = results.get("machine", {}).get("ceilings", {}).get("gpu", {}).get("l2_bytes", L2_BYTES)
+    rows = []
+    for kernel, launches in ncu.get("kernels", {}).items():
+        promised = contract(kernel, ncu["rows"], ncu["pixels"], latent)
+        if promised:
+            read, written = (sorted(x[k] for x in launches)[len(launches) // 2] for k in ("read", "written"))
+            met = abs(read - promised[0]) <= 0.05 * promised[0]
+            met &= 0.95 * promised[1] - cache <= written <= 1.05 * promised[1]
+            short = re.search(r"\w+<.*?>(?=\()", kernel)
+            rows.append((short[0] if short else kernel, read, written, *promised, met))
+    return rows
+
+
+# ---- Targets ---------------------------------------------------------------------------------------------------------
+
+
+def targets(results, has_gpu):
+    """(what, target, figure, "met", "missed" or "not run") of everything that is claimed of a GPU."""
+    rows = []
+
+    def add(what, target, figure=None, met=False):
+        known = has_gpu and figure is not None
+        rows.append((what, target, figure if known else "", ("met" if met else "missed") if known else "not run"))
+
+    tests = list(results.get("tests", {}).values())
+    complete = len(tests) == 2 and not any("error" in t for t in tests)
+    passed = sum(t["passed"] for t in tests) if complete else 0
+    failed, skipped = (sum(len(t[k]) for t in tests) if complete else 0 for k in ("failed", "skipped"))
+    said = f"{passed} passed, {failed} failed, {skipped} skipped" if complete else None
+    add("tests on the GPU", "all pass", said, passed > 0 and failed == 0)
+
+    losses, others, steps = loss_times(results), framework_losses(results), step_times(results)
+    large = dict(rows=LARGE[0], pixels=LARGE[1])
+    fused = slowest(losses, loss="bernoulli", rival="fused", target="f32", output="f32", **large)
+    add("fused Bernoulli loss, f32, 65536x784", "95% of copy bandwidth", *of_copy(results, fused, 0.95))
+    for form, name, times in (("eager", "PyTorch eager", 5.5), ("compile", "torch.compile", 1.6)):
+        compared = ratio(quickest(others, form=form, **large), fused, times)
+        add(f"the same against {name}", f"{times} times as fast", *compared)
+    half = slowest(losses, loss="bernoulli", rival="fused", target="u8", output="bf16", **large)
+    half = half and {**half, "bytes": 5 * LARGE[0] * LARGE[1]}
+    target = "within 10% of 5 bytes an element at copy bandwidth"
+    add("fused Bernoulli loss, bf16 with u8 target, 65536x784", target, *of_copy(results, half, 1 / 1.1))
+    latent = [t for t in losses if t["loss"] == "latent" and t["rival"] == "fused"]
+    latent = slowest(latent, bytes=max((t["bytes"] for t in latent), default=0))
+    add("sample and KL, fused", "within 10% of its bytes at copy bandwidth", *of_copy(results, latent, 1 / 1.1))
+
+    eager = [s for s in steps if s["framework"].startswith("PyTorch") and s["form"].startswith("eager")]
+    for spec, most in STEP_TARGETS.items():
+        ours = slowest(steps, spec=spec, framework="elbo", precision="tf32")
+        median = ours and ours["median_us"]
+        add(f"step of {NAMES[spec]}, TF32", f"at most {most} us", ours and f"{median:.1f} us", ours and median <= most)
+        compared = ratio(quickest(eager, spec=spec, precision="tf32"), ours, 10)
+        add(f"step of {NAMES[spec]} against PyTorch eager, TF32", "10 times as fast", *compared)
+
+    for name in ("mnist-2d", "freyface-8d"):
+        run = results.get("training", {}).get(name, {})
+        add(f"{name} in full", "the CPU's test ELBO, less its spread over the seeds", *reached(run))
+
+    kernels = traffic(results)
+    for name, read, written, to_read, to_write, met in kernels:
+        said = f"read {1e-6 * read:.1f} MB of {1e-6 * to_read:.1f}, wrote {1e-6 * written:.1f} of {1e-6 * to_write:.1f}"
+        add(f"memory traffic of {name}", "within 5% of its contract", said, met)
+    if not kernels:
+        add("memory traffic of the fused loss kernels", "within 5% of their contract")
+
+    for name in SANITIZERS:
+        said = results.get("sanitizer", {}).get(name)
+        if isinstance(said, dict):  # 9 is what it was told to end with where it found something
+            said = "errors" if "exit status 9" in said["error"] else None
+        add(f"compute-sanitizer {name}", "no error", said, said != "errors")
+    return rows
+
+
+def of_copy(results, timing, least):
+    """Figure and verdict of a rate against copies, its own program's and the machine section's. The quicker judges."""
+    if not timing:
+        return None, False
+    rate, ceiling = 1e6 * timing["bytes"] / timing["median_us"], copy_ceiling(results)
+    figure = f"{timing['median_us']:.1f} us: {rate / timing['copy']:.1%} of the copy beside it"
+    if ceiling:
+        figure += f", {rate / ceiling:.1%} of the quickest copy"
+    return figure, rate / max(timing["copy"], ceiling) >= least
+
+
+def ratio(theirs, ours, least):
+    if not theirs or not ours:
+        return None, False
+    times = theirs["median_us"] / ours["median_us"]
+    return f"{times:.2f} ({theirs['median_us']:.1f} us and {ours['median_us']:.1f} us)", times >= least
+
+
+def reached(run):
+    if not run.get("cpu"):
+        return None, False
+    goal = f"{run['cpu']['mean']:.2f} ± {run['cpu']['deviation']:.2f}"
+    if not run["reached"]:
+        return f"{run['test_elbo']:.2f} after {run['epochs']} epochs; the CPU's: {goal}", False
+    r = run["reached"]
+    return (
+        f"epoch {r['epoch']} of {run['epochs']}, after {r['seconds']:.2f} s ({r['training_seconds']:.2f} of training); "
+        f"at the end {run['test_elbo']:.2f}; the CPU's: {goal}"
+    ), True
+
+
+# ---- The page ------------------------------------------------------------------------------------------------------
+
+
+def text(results, problems, seconds, description, has_gpu):
+    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    version = results.get("machine", {}).get("version", "elbo")
+    rows = [
+        (what, target, figure, "**missed**" if verdict == "missed" else verdict)
+        for what, target, figure, verdict in targets(results, has_gpu)
+    ]
+    page = f"# GPU check\n\n{' '.join(description.split())}; {version}; {date}\n\n"
+    page += record.markdown(["what", "target", "figure", ""], rows)
+    for heading, table in (
+        ("Ceilings", ceilings_table),
+        ("Loss kernels, 65536x784", loss_table),
+        ("Steps", steps_table),
+        ("Training", training_table),
+    ):
+        header, rows = table(results)
+        if rows:
+            page += f"\n## {heading}\n\n" + record.markdown(header, rows)
+    page += "\n## Sections\n\n" + record.markdown(
+        ["section", "", "seconds"], [(n, said, f"{seconds[n]:.0f}") for n, said in problems.items()]
+    )
+    if failed := errors(results):
+        page += "\n## What failed\n\n" + record.markdown(
+            ["where", "what"], [(where, shortened(what.replace("|", "/"))) for where, what in failed]
+        )
+    return page
+
+
+def shortened(what):
+    """Begin and end: the command, and what it said last."""
+    return what if len(what) < 700 else f"{what[:300]} [...] {what[-350:]}"
+
+
+def ceilings_table(results):
+    return ["", "median", "p10", "p90", ""], [
+        (f["name"], f"{f['median']:.4g}", f"{f['p10']:.4g}", f"{f['p90']:.4g}", f["unit"])
+        for f in ceilings(results)
+        if "median" in f
+    ]
+
+
+def loss_table(results):
+    ceiling = copy_ceiling(results)
+
+    def row(who, loss, target, output, t, copy):
+        rate = 1e6 * t["bytes"] / t["median_us"]
+        return (
+            who,
+            loss,
+            target,
+            output,
+            f"{t['median_us']:.1f}",
+            f"{t['p10_us']:.1f}",
+            f"{t['p90_us']:.1f}",
+            f"{1e-9 * rate:.0f}",
+            f"{rate / copy:.1%}" if copy else "",
+            f"{rate / ceiling:.1%}" if ceiling else "",
+        )
+
+    large = [t for t in loss_times(results) if t["rows"] == LARGE[0]]
+    rows = [row(t["rival"], t["loss"], t["target"], t["output"], t, t["copy"]) for t in large]
+    rows += [
+        row(f"{t['framework']} {t['form']}", t["loss"], "f32", "f32", t, None)
+        for t in framework_losses(results)
+        if (t["rows"], t["pixels"]) == LARGE
+    ]
+    header = "|loss|target|logits|median us|p10|p90|GB/s of its contract|of the copy beside it|of the quickest copy"
+    return header.split("|"), rows
+
+
+def steps_table(results):
+    rows = []
+    for s in sorted(step_times(results), key=lambda s: (list(NAMES).index(s["spec"]), s["precision"] != "tf32")):
+        ours = slowest(step_times(results), framework="elbo", spec=s["spec"], precision=s["precision"])
+        rows.append(
+            (
+                NAMES[s["spec"]],
+                s["precision"],
+                f"{s['framework']}, {s['form']}",
+                f"{s['median_us']:.1f}",
+                f"{s['p10_us']:.1f}",
+                f"{s['p90_us']:.1f}",
+                f"{s['median_us'] / ours['median_us']:.2f}" if ours else "",
+            )
+        )
+    return ["step", "precision", "", "median us", "p10", "p90", "times elbo's"], rows
+
+
+def training_table(results):
+    return ["", "epochs", "test ELBO", "seconds", "of training", "images a second"], [
+        (
+            name,
+            r["epochs"],
+            f"{r['test_elbo']:.2f}",
+            f"{r['seconds']:.1f}",
+            f"{r['training_seconds']:.1f}",
+            f"{r['images_per_second']:.0f}",
+        )
+        for name, r in results.get("training", {}).items()
+        if "epochs" in r
+    ]
