@@ -387,6 +387,8 @@ std::string loss_page(const LossBench& bench) {
 }
 
 int bench_loss(const BenchLossOptions& options) {
+  require_writable(options.json);
+  require_writable(options.page);
   const LossBench bench = measure_losses(options);
   print_table(bench);
   if (!options.json.empty()) replace_file(options.json, to_json(bench).dump(2) + "\n");

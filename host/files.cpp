@@ -28,13 +28,35 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::string& path
   }
 }
 
-// Removes the file at the end of its life, unless it has been renamed.
-struct TemporaryFile {
-  std::string path;
-  bool renamed = false;
+// What shall become the file `path`. Removed at the end of its life, unless it has been renamed.
+class TemporaryFile {
+ public:
+  explicit TemporaryFile(const std::string& path) : path_(path), file_(open_beside(path)) {}
+  TemporaryFile(const TemporaryFile&) = delete;
+  TemporaryFile& operator=(const TemporaryFile&) = delete;
   ~TemporaryFile() {
-    if (!renamed) ::unlink(path.c_str());
+    if (!renamed_) ::unlink(temporary(path_).c_str());
   }
+  int get() const { return file_.get(); }
+  void rename() {
+    require(::rename(temporary(path_).c_str(), path_.c_str()) == 0, path_, ": cannot be written: ", reason());
+    renamed_ = true;
+  }
+
+ private:
+  static std::string temporary(const std::string& path) { return path + ".tmp"; }
+  static int open_beside(const std::string& path) {
+    // A device or a pipe would be replaced by a file, not written to.
+    std::error_code ignored;
+    require(!std::filesystem::exists(path, ignored) || std::filesystem::is_regular_file(path, ignored), path,
+            ": cannot be written: there is something that is not a regular file");
+    const int file = ::open(temporary(path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    require(file >= 0, path, ": cannot be written: ", temporary(path), ": ", reason());
+    return file;
+  }
+  std::string path_;
+  Descriptor file_;
+  bool renamed_ = false;
 };
 
 }  // namespace
@@ -81,19 +103,10 @@ std::string read_text(const std::string& path) {
 }
 
 void replace_file(const std::string& path, std::span<const std::span<const std::byte>> pieces) {
-  // A device or a pipe would be replaced by a file, not written to.
-  std::error_code ignored;
-  require(!std::filesystem::exists(path, ignored) || std::filesystem::is_regular_file(path, ignored), path,
-          ": cannot be written: there is something that is not a regular file");
-
-  const std::string temporary_path = path + ".tmp";
-  const Descriptor file(::open(temporary_path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
-  require(file.get() >= 0, path, ": cannot be written: ", temporary_path, ": ", reason());
-  TemporaryFile temporary{temporary_path};
+  TemporaryFile file(path);
   for (const auto& piece : pieces) write_all(file.get(), piece, path);
   require(::fsync(file.get()) == 0, path, ": cannot be written: ", reason());
-  require(::rename(temporary_path.c_str(), path.c_str()) == 0, path, ": cannot be written: ", reason());
-  temporary.renamed = true;
+  file.rename();
   const std::string folder = std::filesystem::path(path).parent_path().string();
   sync_folder(folder.empty() ? "." : folder);
 }
@@ -108,6 +121,10 @@ void sync_folder(const std::string& folder) {
 void replace_file(const std::string& path, std::string_view text) {
   const std::span<const std::byte> piece = std::as_bytes(std::span(text));
   replace_file(path, {&piece, 1});
+}
+
+void require_writable(const std::string& path) {
+  if (!path.empty()) TemporaryFile{path};
 }
 
 void append_line(const std::string& path, std::string_view line) {

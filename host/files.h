@@ -47,6 +47,9 @@ std::string read_text(const std::string& path);
 void replace_file(const std::string& path, std::span<const std::span<const std::byte>> pieces);
 void replace_file(const std::string& path, std::string_view text);
 
+// For the time before long work: the Error of a replace_file() that could not begin. Nothing where `path` is empty.
+void require_writable(const std::string& path);
+
 // Brings a folder's names to the disk, after a file in it was renamed.
 void sync_folder(const std::string& folder);
 

@@ -155,6 +155,7 @@ double floor_us(const PlannedOperation& o, const Gpu& gpu, Precision p) {
 }
 
 int print_plan(const PlanOptions& options) {
+  require_writable(options.json);
   require(options.bandwidth >= 0 && options.tflops >= 0, "--bandwidth and --tflops should be positive");
   const Spec spec = load_spec(options.spec, options.overrides);
   Gpu gpu = options.bandwidth > 0 && options.tflops > 0 ? Gpu{"the given GPU"} : find_gpu(options.gpu);
