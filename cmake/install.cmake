@@ -9,7 +9,7 @@ install(TARGETS elbo RUNTIME DESTINATION bin)
 if(TARGET elbo_cuda)
   # CUDA's own libraries are those of the machine. DT_RUNPATH here, so that LD_LIBRARY_PATH goes first.
   set_target_properties(elbo_cuda PROPERTIES
-    INSTALL_RPATH "$ORIGIN/..:/usr/local/cuda/lib64:/usr/local/cuda/lib")
+    INSTALL_RPATH "$ORIGIN/..:/usr/local/cuda/lib64:/usr/local/cuda/lib:/usr/local/cuda/extras/CUPTI/lib64")
   install(TARGETS elbo_cuda LIBRARY DESTINATION lib/elbo)
 endif()
 

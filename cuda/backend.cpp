@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "cuda/activity.h"
 #include "cuda/gemm.h"
 #include "cuda/graph.h"
 #include "cuda/handles.h"
@@ -84,13 +85,28 @@ class CudaBackend : public Backend {
     check_cuda(on ? cudaProfilerStart() : cudaProfilerStop(), "collect");
   }
   void synchronize() override { check_cuda(cudaStreamSynchronize(stream()), "synchronize"); }
+  bool watch_activities() override {
+    check_cuda(cudaDeviceSynchronize(), "watch_activities");
+    activities_.reset();  // CUPTI has room for one
+    auto activities = std::make_unique<Activities>(!options().record);
+    activities->name_stream(stream(), "elbo compute");
+    activities_ = std::move(activities);
+    return true;
+  }
+  std::vector<Activity> take_activities() override {
+    if (!activities_) return {};
+    check_cuda(cudaDeviceSynchronize(), "take_activities");
+    return activities_->take();
+  }
 
   std::unique_ptr<Recording> record(std::function<void()> calls, std::size_t under_way) override {
     if (!options().record) return Backend::record(std::move(calls), under_way);
     return capture_graph(stream(), calls, under_way);
   }
   std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels) override {
-    return open_cuda_ring(*this, stream(), slots, rows, pixels);
+    Stream copy = make_stream("elbo copy");
+    if (activities_) activities_->name_stream(copy.get(), "elbo copy");
+    return open_cuda_ring(*this, stream(), std::move(copy), slots, rows, pixels);
   }
 
  protected:
@@ -208,6 +224,7 @@ class CudaBackend : public Backend {
   // Events in the stream: a range's time is the device's, not that of the calls. They are kept for the next timing,
   // since to make one takes as long as to launch a kernel.
   std::unique_ptr<Stopwatch> do_open_stopwatch() override {
+    if (activities_) return open_activity_stopwatch();
     struct Events : Stopwatch {
       Events(cudaStream_t s, std::vector<Event>& events) : stream(s), marks(events) {}
       void mark() override {
@@ -241,6 +258,22 @@ class CudaBackend : public Backend {
     return {a.parameters.as<float>(), a.gradients.as<float>(), a.first.as<float>(),
             a.second.as<float>(),     state_of(a.state),       a.settings,
             a.parameters.count()};
+  }
+
+  // Where activities are watched, they tell the time of a range, and no events come between its kernels.
+  std::unique_ptr<Stopwatch> open_activity_stopwatch() {
+    struct Marks : Stopwatch {
+      Marks(cudaStream_t s, Activities& a) : stream(s), activities(a) { a.start_marks(); }
+      void mark() override { activities.mark(); }
+      double microseconds(std::size_t from, std::size_t to) override {
+        if (moments.empty()) moments = activities.moments(stream);
+        return moments[to] - moments[from];
+      }
+      cudaStream_t stream;
+      Activities& activities;
+      std::vector<double> moments;
+    };
+    return std::make_unique<Marks>(stream(), *activities_);
   }
 
   template <class Target, class Output>
@@ -287,6 +320,7 @@ class CudaBackend : public Backend {
   // Masks of forward passes: whether the product made it, or relu was left to a kernel, which makes none.
   std::map<const void*, bool> has_mask_;
   std::vector<Event> timing_events_;
+  std::unique_ptr<Activities> activities_;  // while they are watched
   cudaDeviceProp properties_{};
 };
 

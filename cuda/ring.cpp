@@ -1,22 +1,22 @@
 #include "cuda/ring.h"
 
+#include <utility>
 #include <vector>
-
-#include "cuda/handles.h"
 
 namespace elbo {
 namespace {
 
 class CudaRing : public Ring {
  public:
-  CudaRing(Backend& backend, cudaStream_t compute, std::int64_t slots, std::int64_t rows, std::int64_t pixels)
+  CudaRing(Backend& backend, cudaStream_t compute, Stream copy, std::int64_t slots, std::int64_t rows,
+           std::int64_t pixels)
       : compute_(compute), slot_bytes_(static_cast<std::size_t>(rows * pixels)), shape_{slots * rows, pixels} {
     require(slots > 0 && rows > 0 && pixels > 0, "open_ring: ", slots, " slots of ", rows, " rows of ", pixels,
             " pixels");
     const std::size_t bytes = slot_bytes_ * static_cast<std::size_t>(slots);
     pinned_ = Buffer(backend, bytes, Memory::pinned, "the ring of batches (a smaller train.batch_size needs less)");
     device_ = Buffer(backend, bytes, Memory::device, "the ring of batches (a smaller train.batch_size needs less)");
-    copy_ = make_stream("elbo copy");
+    copy_ = std::move(copy);
     for (std::int64_t i = 0; i < slots; ++i) slots_.push_back({make_event(), make_event()});
   }
   ~CudaRing() override {
@@ -69,9 +69,9 @@ class CudaRing : public Ring {
 
 }  // namespace
 
-std::unique_ptr<Ring> open_cuda_ring(Backend& backend, cudaStream_t compute, std::int64_t slots, std::int64_t rows,
-                                     std::int64_t pixels) {
-  return std::make_unique<CudaRing>(backend, compute, slots, rows, pixels);
+std::unique_ptr<Ring> open_cuda_ring(Backend& backend, cudaStream_t compute, Stream copy, std::int64_t slots,
+                                     std::int64_t rows, std::int64_t pixels) {
+  return std::make_unique<CudaRing>(backend, compute, std::move(copy), slots, rows, pixels);
 }
 
 }  // namespace elbo

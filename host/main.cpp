@@ -164,7 +164,7 @@ int run_command_line(int argc, char** argv) {
       ->capture_default_str();
   profile_app.add_option("--steps", profiling.steps, "how many")->check(CLI::Range(1.0, 1e6))->capture_default_str();
   profile_app.add_option("--trace", profiling.trace,
-                         "time them call by call, and write a Chrome or Perfetto trace here");
+                         "write a trace for Perfetto or Chrome here and the same as a table beside it, as .csv");
 
   CLI::App& data_app = *app.add_subcommand("data", "the data sets: what is there, and is it right");
   data_app.require_subcommand(1);

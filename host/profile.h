@@ -15,13 +15,16 @@ struct ProfileOptions {
   BackendOptions backend;
   std::string data;
   std::int64_t warmup = 20, steps = 3;
-  std::string trace;  // write a trace here
+  std::string trace;  // write a trace here, and the table of its events beside it, as .csv
 };
 
 // Trains `warmup` steps, then `steps` between cudaProfilerStart and cudaProfilerStop, so that a profiler started with
-// --profile-from-start off (ncu) or --capture-range=cudaProfilerApi (nsys) sees exactly those. With a trace the steps
-// are issued call by call, timed by the device, and written in the format of Chrome's and Perfetto's viewers: the
-// ranges of each step, every operation with the bytes and products of its plan.
+// --profile-from-start off (ncu) or --capture-range=cudaProfilerApi (nsys) sees exactly those. With a trace they are
+// written in the format of Chrome's and Perfetto's viewers, and as a table of which a summary is printed:
+// - on a GPU, each kernel, copy and fill as the device ran it, from the recording or, without it, call by call and
+//   under the ranges of the step;
+// - on a CPU, and where CUPTI is missing or refuses, the ranges, timed call by call, every operation with the bytes and
+//   products of its plan.
 int profile(const ProfileOptions&);
 
 }  // namespace elbo

@@ -33,7 +33,7 @@ void launch(const char* name, void (*kernel)(P...), const Grid& grid, A&&... arg
   if (grid.blocks == 0) return;
   std::tuple<P...> parameters{P{std::forward<A>(arguments)}...};
 #if defined(ELBO_SIM)
-  check_cuda(cusim::launch(kernel, grid.blocks, grid.threads, grid.stream, std::move(parameters)), name);
+  check_cuda(cusim::launch(kernel, grid.blocks, grid.threads, grid.stream, std::move(parameters), name), name);
 #else
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(grid.blocks);

@@ -16,7 +16,7 @@ namespace elbo::kernels {
 template <class Call>
 void on_stream(const char* name, cudaStream_t stream, const Call& call) {
 #if defined(ELBO_SIM)
-  check_cuda(cusim::enqueue(stream, [call] { call(thrust::host); }), name);
+  check_cuda(cusim::enqueue(stream, [call] { call(thrust::host); }, {cusim::Label::Kind::kernel, name, 1, 1}), name);
 #else
   try {
     call(thrust::cuda::par_nosync.on(stream));

@@ -1,9 +1,11 @@
 """The program as a person meets it: what goes wrong is said, exits non-zero, and leaves nothing half-written."""
 
+import csv
 import fcntl
 import json
 import os
 import pathlib
+import re
 import resource
 import shlex
 import shutil
@@ -514,19 +516,140 @@ class CommandLine(unittest.TestCase):
         sum_of_operations = sum(o["median_us"] for o in figures["operations"])
         self.assertLess(sum_of_operations, 20 * figures["p90_us"])
 
-    def test_profile(self):
-        result = program.run("profile", self.spec, "--data", self.data, "--device", "cpu", "--warmup", "4", "--steps", "2",
-                             "--trace", "trace.json", cwd=self.cwd)
+    def profile(self, device, *arguments, env=None):
+        """Two steps: what was printed, the trace's events by track, and the rows of the table."""
+        result = program.run("profile", self.spec, "--data", self.data, "--device", device, "--warmup", "4", "--steps", "2",
+                             "--trace", "trace.json", *arguments, cwd=self.cwd, env={**os.environ, **(env or {})})
         self.assertEqual(result.returncode, 0, result.stderr)
-        events = json.loads((self.cwd / "trace.json").read_text())["traceEvents"]
+        tracks, names = {}, {}
+        for event in json.loads((self.cwd / "trace.json").read_text())["traceEvents"]:
+            if event["ph"] == "M":
+                names[event["tid"]] = event["args"]["name"]
+            else:
+                self.assertEqual(event["ph"], "X")
+                tracks.setdefault(names[event["tid"]], []).append(event)
+        with open(self.cwd / "trace.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        return result.stdout, tracks, rows
+
+    def check_ranges(self, events):
         steps = [e for e in events if e["name"] == "train_step"]
         self.assertEqual(len(steps), 2)
-        self.assertLessEqual(steps[0]["ts"] + steps[0]["dur"], steps[1]["ts"])
+        self.assertLessEqual(steps[0]["ts"] + steps[0]["dur"], steps[1]["ts"] + 1e-6)
         for step in steps:
             inside = [e for e in events if step["ts"] <= e["ts"] < step["ts"] + step["dur"]]
             paths = [e["args"]["path"] for e in inside]
             self.assertIn("train_step/encode_backward/dense0/dense_backward", paths)
             self.assertEqual(sum("bytes" in e["args"] for e in inside), 13)
+
+    def check_kernels(self, events):
+        """The kernels of two equal steps, one after the other."""
+        names = [e["name"] for e in events]
+        self.assertEqual(names[: len(names) // 2], names[len(names) // 2 :])
+        self.assertEqual([names[0], names[1], names[-1]], ["gather_rows", "product", "end_of_step"])
+        self.assertEqual(names.count("bernoulli_fused"), 2)
+        for before, after in zip(events, events[1:]):
+            self.assertLessEqual(before["ts"] + before["dur"], after["ts"] + 1e-6)
+        self.assertEqual({e["cat"] for e in events}, {"kernel"})
+        gather = events[0]["args"]
+        self.assertEqual((gather["grid"], gather["block"]), ([20, 1, 1], [256, 1, 1]))
+        self.assertEqual((gather["registers"], gather["shared bytes"]), (32, 144))  # of tests/sim/cupti.cpp
+
+    def check_table(self, printed, rows):
+        """What is printed is the sums of the rows."""
+        for name in {row["name"] for row in rows}:
+            times = sorted(float(row["duration_us"]) for row in rows if row["name"] == name)
+            line = next(line for line in printed.splitlines() if line.startswith(name + " "))
+            count, total, _, median = line[len(name):].split()
+            self.assertEqual(int(count), len(times))
+            self.assertAlmostEqual(float(total), sum(times), delta=0.06)
+            self.assertAlmostEqual(float(median), times[len(times) // 2], delta=0.01)
+        shares = [float(share) for share in re.findall(r"([0-9.]+)% +[0-9.]+$", printed, re.MULTILINE)]
+        self.assertEqual(shares, sorted(shares, reverse=True))
+        self.assertAlmostEqual(sum(shares), 100, delta=1)
+        end = max(float(row["start_us"]) + float(row["duration_us"]) for row in rows)
+        self.assertLessEqual(sum(float(row["duration_us"]) for row in rows), end + 0.1)
+        self.assertIn(f"{end / 2:.1f} us a step", printed)
+
+    def test_profile_of_ranges(self):
+        printed, tracks, rows = self.profile("cpu")
+        self.assertEqual(list(tracks), ["ranges"])
+        self.check_ranges(tracks["ranges"])
+        self.assertEqual(len(rows), 26)
+        self.assertEqual([rows[0][k] for k in ("kind", "name", "stream", "grid", "bytes")],
+                         ["range", "gather_batch", "", "", str(20 * 100 * 6)])
+        self.check_table(printed, rows)
+
+    def test_profile_of_kernels(self):
+        program.device_or_skip("sim")
+        printed, tracks, rows = self.profile("sim")
+        self.assertEqual(list(tracks), ["stream elbo compute"])
+        replayed = tracks["stream elbo compute"]
+        self.check_kernels(replayed)
+        self.assertTrue(all(e["args"]["graph node"] > 0 for e in replayed))
+        self.assertEqual([(row["name"], row["stream"]) for row in rows], [(e["name"], "elbo compute") for e in replayed])
+        self.assertEqual([rows[0][k] for k in ("kind", "grid", "block", "registers", "shared_bytes", "bytes")],
+                         ["kernel", "20x1x1", "256x1x1", "32", "144", ""])
+        for row, event in zip(rows, replayed):
+            self.assertAlmostEqual(float(row["start_us"]), event["ts"], delta=1e-3)
+            self.assertAlmostEqual(float(row["duration_us"]), event["dur"], delta=1e-3)
+        self.check_table(printed, rows)
+
+        printed, tracks, rows = self.profile("sim", "--no-graph")
+        self.assertEqual(list(tracks), ["ranges", "stream elbo compute"])
+        kernels = tracks["stream elbo compute"]
+        self.assertEqual([e["name"] for e in kernels], [e["name"] for e in replayed])
+        self.assertFalse(any("graph node" in e["args"] for e in kernels))
+        self.check_ranges(tracks["ranges"])
+        self.check_table(printed, rows)
+        # Every kernel lies in the one range of its operation.
+        operations = [e for e in tracks["ranges"] if "bytes" in e["args"]]
+        for kernel, operation in (("bernoulli_fused", "likelihood"), ("end_of_step", "finish_step"),
+                                  ("sample_and_kl", "sample_latent")):
+            for k, o in zip((e for e in kernels if e["name"] == kernel), (e for e in operations if e["name"] == operation)):
+                self.assertLessEqual(o["ts"] - 1e-6, k["ts"])
+                self.assertLessEqual(k["ts"] + k["dur"], o["ts"] + o["dur"] + 1e-6)
+
+    def test_profile_of_streamed_batches(self):
+        program.device_or_skip("sim")
+        for how in ([], ["--no-graph"]):
+            printed, tracks, rows = self.profile("sim", "--set", "data.residency=stream", *how)
+            self.assertEqual(set(tracks) - {"ranges"}, {"stream elbo compute", "stream elbo copy"})
+            self.check_kernels(tracks["stream elbo compute"])
+            copies = tracks["stream elbo copy"]
+            self.assertEqual([(e["name"], e["cat"], e["args"]["bytes"]) for e in copies],
+                             [("copy host to device", "copy", 20 * 100)] * 2)
+            self.assertEqual(rows[0], {"start_us": "0.000", "duration_us": f"{copies[0]['dur']:.3f}", "kind": "copy",
+                                       "name": "copy host to device", "stream": "elbo copy", "grid": "", "block": "",
+                                       "registers": "", "shared_bytes": "", "bytes": "2000"})
+            self.check_table(printed, rows)
+
+    def test_profile_where_no_kernels_are_told(self):
+        program.device_or_skip("sim")
+        for how, why in (("absent", "CUPTI does not load"), ("refused", "NVreg_RestrictProfilingToAdminUsers=0")):
+            printed, tracks, rows = self.profile("sim", env={"ELBO_SIM_CUPTI": how})
+            self.assertIn("no kernels in this trace", printed)
+            self.assertIn(why, printed)
+            self.assertEqual(list(tracks), ["ranges"])
+            self.check_ranges(tracks["ranges"])
+            self.check_table(printed, rows)
+
+    def test_outputs_are_refused_before_the_work(self):
+        """The spec is not read: a file that cannot be written is the first thing that is said."""
+        for words in (["profile", "no-spec.json", "--trace"], ["bench", "step", "no-spec.json", "--json"],
+                      ["bench", "loss", "--json"], ["bench", "loss", "--page"], ["plan", "no-spec.json", "--json"]):
+            self.refused(program.run(*words, "nowhere/out.json", cwd=self.cwd), "nowhere/out.json: cannot be written")
+            self.refused(program.run(*words, "/dev/full", cwd=self.cwd), "/dev/full: cannot be written")
+        self.refused(program.run("profile", self.spec, "--trace", "trace.csv", cwd=self.cwd), "trace.csv", ".json")
+        (self.cwd / "trace.csv").mkdir()
+        result = program.run("profile", self.spec, "--data", self.data, "--trace", "trace.json", cwd=self.cwd)
+        self.assertIn("trace.csv: cannot be written", result.stderr)
+        self.assertFalse((self.cwd / "trace.json").exists())
+
+    def test_profile_for_another_profiler(self):
+        result = program.run("profile", self.spec, "--data", self.data, "--device", "cpu", cwd=self.cwd)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(list(self.cwd.iterdir()), [])
         result = program.run("profile", self.spec, "--data", self.data, "--device", "cpu", "--steps", "0", cwd=self.cwd)
         self.assertNotEqual(result.returncode, 0)
 

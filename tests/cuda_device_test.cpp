@@ -5,11 +5,15 @@
 #include <gtest/gtest.h>
 #include <nvtx3/nvToolsExt.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "cuda/backend.h"
+#include "cuda/kernel_name.h"
 #include "host/bench_loss.h"
 
 namespace elbo {
@@ -324,6 +328,186 @@ TEST_P(CudaDevice, AProfilerIsToldWhatToCollect) {
   EXPECT_EQ(cusim::profiling().stops, before.stops);
   device->collect(false);
   EXPECT_EQ(cusim::profiling().stops, before.stops + 1);
+}
+
+// Two layers' forward passes and a copy, in ranges; what each leaves in `p` is of no interest.
+void two_layers(Backend& device, float* p) {
+  const auto layer = [&](const char* name, Activation activation) {
+    const Backend::Range range(device, name);
+    device.dense_forward({p, DType::f32, {1, 2}}, {p + 2, DType::f32, {1, 2}}, {p + 4, DType::f32, {1}}, activation,
+                         {p + 5, DType::f32, {1, 1}});
+  };
+  const Backend::Range step(device, "train_step");
+  layer("dense0", Activation::relu);
+  layer("dense1", Activation::identity);
+  device.copy({p, DType::f32, {8}}, {p + 8, DType::f32, {8}});
+}
+
+std::vector<std::string> names_of(const std::vector<Backend::Activity>& activities) {
+  std::vector<std::string> names;
+  for (const Backend::Activity& a : activities) names.push_back(a.name);
+  return names;
+}
+
+const std::vector<std::string> names_of_two_layers = {"product", "bias_add_activate", "product",
+                                                      "copy device to device"};
+
+TEST_P(CudaDevice, ActivitiesAreWhatTheDeviceDid) {
+  const auto device = create_cuda_backend({});
+  const Buffer memory(*device, 96, Memory::device, "bytes");
+  const Tensor bytes{memory.data(), DType::u8, {96}};
+  device->fill(bytes, 0);
+  EXPECT_TRUE(device->take_activities().empty()) << "nobody watched";
+  ASSERT_TRUE(device->watch_activities());
+  EXPECT_TRUE(device->take_activities().empty());
+
+  device->fill(bytes, 1);
+  two_layers(*device, reinterpret_cast<float*>(memory.data()));
+  std::vector<std::uint8_t> got(96);
+  device->download(got.data(), bytes);
+  {
+    const auto ring = device->open_ring(2, 1, 5);
+    ring->acquire(0);
+    ring->submit();
+    ring->release();
+  }
+  std::vector<Backend::Activity> all = device->take_activities();
+  const auto copied = std::ranges::find(all, "elbo copy", &Backend::Activity::stream);
+  ASSERT_NE(copied, all.end());
+  EXPECT_EQ(copied->name, "copy host to device");
+  EXPECT_EQ(copied->bytes, 5);
+  all.erase(copied);
+  std::vector<std::string> expected = names_of_two_layers;
+  expected.insert(expected.begin(), "fill");
+  expected.push_back("copy device to host");
+  ASSERT_EQ(names_of(all), expected);
+  EXPECT_EQ(all[0].kind, "fill");
+  EXPECT_EQ(all[0].bytes, 96);
+  EXPECT_EQ(all[4].kind, "copy");
+  EXPECT_EQ(all[4].bytes, 32);
+  EXPECT_EQ(all[5].bytes, 96);
+  const Backend::Activity& kernel = all[2];
+  EXPECT_EQ(kernel.kind, "kernel");
+  EXPECT_EQ(kernel.grid, (std::array<std::int64_t, 3>{1, 1, 1}));
+  EXPECT_EQ(kernel.block, (std::array<std::int64_t, 3>{128, 1, 1}));
+  EXPECT_EQ(kernel.registers, 32);  // these are made up by tests/sim/cupti.cpp
+  EXPECT_EQ(kernel.shared_bytes, 144);
+  double end = 0;
+  for (const Backend::Activity& a : all) {
+    EXPECT_EQ(a.stream, "elbo compute");
+    EXPECT_EQ(a.graph_node, 0u);
+    EXPECT_GE(a.start, end - 1e-6);
+    EXPECT_GT(a.microseconds, 0);
+    end = a.start + a.microseconds;
+  }
+  EXPECT_TRUE(device->take_activities().empty()) << "they were taken";
+}
+
+TEST_P(CudaDevice, ActivitiesOfARecordingComeWithEveryReplay) {
+  const auto device = create_cuda_backend({});
+  const Buffer memory(*device, 96, Memory::device, "floats");
+  device->fill({memory.data(), DType::u8, {96}}, 0);
+  ASSERT_TRUE(device->watch_activities());
+  const auto recording = device->record([&] { two_layers(*device, reinterpret_cast<float*>(memory.data())); });
+  EXPECT_TRUE(device->take_activities().empty()) << "a recording runs nothing";
+  constexpr int replays = 9;
+  for (int i = 0; i < replays; ++i) recording->replay();
+  const std::vector<Backend::Activity> all = device->take_activities();
+  ASSERT_EQ(all.size(), replays * names_of_two_layers.size());
+  std::vector<std::string> expected;
+  for (int i = 0; i < replays; ++i)
+    expected.insert(expected.end(), names_of_two_layers.begin(), names_of_two_layers.end());
+  EXPECT_EQ(names_of(all), expected);
+  std::set<std::uint64_t> nodes;
+  for (const Backend::Activity& a : all) nodes.insert(a.graph_node);
+  EXPECT_EQ(nodes.size(), names_of_two_layers.size());
+  EXPECT_EQ(nodes.count(0), 0u);
+  EXPECT_EQ(all[0].graph_node, all[4].graph_node);
+}
+
+TEST_P(CudaDevice, RangesSpanTheirActivities) {
+  const auto device = create_cuda_backend({.record = false});
+  const Buffer memory(*device, 96, Memory::device, "floats");
+  float* const p = reinterpret_cast<float*>(memory.data());
+  device->fill({p, DType::u8, {96}}, 0);
+  ASSERT_TRUE(device->watch_activities());
+  for (int timing = 0; timing < 2; ++timing) {
+    two_layers(*device, p);  // outside of the timing
+    device->take_activities();
+    device->start_timing();
+    two_layers(*device, p);
+    const std::vector<Backend::RangeTime> ranges = device->stop_timing();
+    const std::vector<Backend::Activity> all = device->take_activities();
+    ASSERT_EQ(names_of(all), names_of_two_layers);
+    const auto end = [](const auto& x) { return x.start + x.microseconds; };
+    const auto range = [&](const std::string& path) {
+      return *std::ranges::find(ranges, path, &Backend::RangeTime::path);
+    };
+    ASSERT_EQ(ranges.size(), 5u);
+    EXPECT_EQ(range("train_step").start, 0);
+    EXPECT_NEAR(end(range("train_step")), end(all[3]), 1e-6);
+    EXPECT_EQ(range("train_step/dense0/dense_forward").start, 0);
+    EXPECT_NEAR(end(range("train_step/dense0/dense_forward")), end(all[1]), 1e-6);
+    EXPECT_NEAR(range("train_step/dense1").start, end(all[1]), 1e-6);
+    EXPECT_NEAR(end(range("train_step/dense1")), end(all[2]), 1e-6);
+  }
+}
+
+TEST_F(CudaDeviceLate, ActivitiesFillMoreThanABuffer) {
+  const auto device = create_cuda_backend({});
+  const Buffer memory(*device, 4, Memory::device, "bytes");
+  ASSERT_TRUE(device->watch_activities());
+  constexpr std::size_t fills = 50000;  // of 56 bytes a record; a buffer takes 1 MiB
+  for (std::size_t i = 0; i < fills; ++i) device->fill({memory.data(), DType::u8, {1 + static_cast<int>(i) % 4}}, 0);
+  const std::vector<Backend::Activity> all = device->take_activities();
+  ASSERT_EQ(all.size(), fills);
+  for (std::size_t i = 0; i < fills; ++i) ASSERT_EQ(all[i].bytes, 1 + i % 4);
+}
+
+TEST_P(CudaDevice, ADeviceThatMayNotTellItsActivitiesSaysWhy) {
+  const auto device = create_cuda_backend({});
+  setenv("ELBO_SIM_CUPTI", "absent", 1);
+  EXPECT_TRUE(contains(error_of([&] { device->watch_activities(); }), "CUPTI does not load"));
+  setenv("ELBO_SIM_CUPTI", "refused", 1);
+  const std::string refused = error_of([&] { device->watch_activities(); });
+  EXPECT_TRUE(contains(refused, "CUPTI_ERROR_INSUFFICIENT_PRIVILEGES"));
+  EXPECT_TRUE(contains(refused, "NVreg_RestrictProfilingToAdminUsers"));
+  unsetenv("ELBO_SIM_CUPTI");
+  EXPECT_TRUE(device->take_activities().empty());
+  EXPECT_TRUE(device->watch_activities());
+}
+
+TEST(KernelName, IsWhatAPersonWouldCallIt) {
+  const std::pair<const char*, const char*> names[] = {
+      // As nvcc 13.0 names kernels of this project, and those of Thrust and CUB
+      {"_ZN4elbo7kernels41_GLOBAL__N__80f4e1c7_9_gather_cu_9a0bec0411gather_rowsILb0EEEvNS0_6GatherE", "gather_rows"},
+      {"_ZN4elbo7kernels41_GLOBAL__N__b59421f3_9_layers_cu_d6bf9c9f11column_sumsEPKfPfll", "column_sums"},
+      {"_ZN4elbo7kernels51_GLOBAL__N__7f54661f_13_likelihood_cu_a30e3733_230110chunk_sumsIfEEvNS0_9PixelLossIT_EEPKf",
+       "chunk_sums"},
+      {"_ZN3cub17CUB_300001_SM_9006detail6reduce28DeviceReduceSingleTileKernelINS2_10policy_hubIfjN4cuda3std3__44plus"
+       "IfEEE10Policy1000EN6thrust23THRUST_300001_SM_900_NS10device_ptrIfEEPfjS9_ff1FEEvT0_T1_T2_T3_T4_T6_",
+       "DeviceReduceSingleTileKernel"},
+      {"_ZN3cub17CUB_300001_SM_9006detail9transform16transform_kernelINS2_10policy_hubILb1EN4cuda3std3__45tupleIJN6"
+       "thrust23THRUST_300001_SM_900_NS10device_ptrIfEEEEEE10policy1000Ei1FSC_JPfEEEvT0_iT1_T2_DpNS2_10kernel_argIT3_"
+       "EE",
+       "transform_kernel"},
+      {"_ZN3cub17CUB_300001_SM_9006detail11EmptyKernelIvEEvv", "EmptyKernel"},
+      // Of cuBLASLt
+      {"_ZN7cutlass7Kernel2I41cutlass_80_simt_sgemm_64x64_8x5_tn_align1EEvNT_6ParamsE",
+       "cutlass_80_simt_sgemm_64x64_8x5_tn_align1"},
+      {"_ZN8cublasLt19splitKreduce_kernelILi8ELi32EiaafaLb0EaafLb0ELb0ELb0ELb0EEEvNS_18cublasSplitKParamsIT4_EEPKT2_"
+       "PKT8_PT7_PT3_PKS2_SF_PKT9_S6_PSG_PvlPS2_PiSL_SL_SF_SF_SF_SF_SF_",
+       "splitKreduce_kernel"},
+      {"_Z13gemv2N_kernelIii13__nv_bfloat16S0_S0_fLi128ELi1ELi2ELi2ELi11ELb0E18cublasGemvParamsExIi23cublasGemvTensor"
+       "BatchedIKS0_ES4_S2_IS0_EfEEvT11_",
+       "gemv2N_kernel"},
+      {"ampere_sgemm_128x128_tt", "ampere_sgemm_128x128_tt"},
+      // A comparison as a template's argument, and a namespace without a name
+      {"_ZN1a1fIXgtLi1ELi2EEEEvv", "f"},
+      {"_ZN12_GLOBAL__N_11fINS_1sEEEvT_", "f"},
+      {"", ""},
+  };
+  for (const auto& [symbol, name] : names) EXPECT_EQ(kernel_name(symbol), name) << symbol;
 }
 
 }  // namespace

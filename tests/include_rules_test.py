@@ -12,7 +12,7 @@ SOURCES = {".h", ".cpp", ".cu", ".cuh"}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 STANDARD = r"[a-z_]+"  # <vector>, <cmath>
-SYSTEM = r"(dlfcn|fcntl|pthread|sched|signal|time|unistd|cpuid|immintrin)\.h|sys/\w+\.h|linux/\w+\.h"
+SYSTEM = r"(cxxabi|dlfcn|fcntl|pthread|sched|signal|time|unistd|cpuid|immintrin)\.h|sys/\w+\.h|linux/\w+\.h"
 CUDA_RUNTIME = r"cuda_(runtime|runtime_api|profiler_api|fp16|bf16)\.h|nvtx3/.*"
 THRUST = r"thrust/(iterator/)?\w+\.h"
 CONTRACT = r"elbo/.*"
@@ -23,7 +23,8 @@ ROOMS = {
     "include/elbo/math": [STANDARD, r"elbo/math/.*", r"elbo/types\.h"],
     "include": [STANDARD, CONTRACT],
     "kernels": [STANDARD, CONTRACT, CUDA_RUNTIME, THRUST, r"kernels/.*"],
-    "cuda": [STANDARD, SYSTEM, CONTRACT, CUDA_RUNTIME, r"kernels/.*", r"cuda/.*", r"cuda\.h", r"cu(blas|blasLt|dnn)\w*\.h"],
+    "cuda": [STANDARD, SYSTEM, CONTRACT, CUDA_RUNTIME, r"kernels/.*", r"cuda/.*", r"cuda\.h", r"cupti\.h",
+             r"cu(blas|blasLt|dnn)\w*\.h"],
     "cpu": [STANDARD, SYSTEM, CONTRACT, r"cpu/.*", r"oneapi/dnnl/.*", r"omp\.h"],
     "host": [STANDARD, SYSTEM, CONTRACT, r"host/.*", r"nlohmann/.*", r"CLI/.*", r"fmt/.*", r"zlib\.h", r"openssl/.*",
              r"cairo(-ft)?\.h", r"ft2build\.h"],

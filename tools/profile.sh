@@ -22,7 +22,7 @@ if ! command -v "$tool" > /dev/null; then
   PATH=$PATH:/usr/local/cuda/bin
   if ! command -v "$tool" > /dev/null; then
     echo "$tool is not installed: it comes with the CUDA Toolkit ($tool is NVIDIA Nsight $([[ $tool == ncu ]] && echo Compute || echo Systems))." >&2
-    echo "Without it, a trace by the device's own events: elbo profile $spec --trace trace.json" >&2
+    echo "Without it, the kernels as CUPTI tells them: elbo profile $spec --trace trace.json" >&2
     exit 1
   fi
 fi

@@ -8,6 +8,7 @@
 // Letters in shape comments: R rows of a batch, S samples a row, D pixels of an image, L latent
 // dimensions, I and O inputs and outputs of a layer, N images of a data set.
 #pragma once
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -290,6 +291,28 @@ class Backend {
   // which they began. Calls that are recorded meanwhile cannot be timed.
   void start_timing();
   std::vector<RangeTime> stop_timing();
+
+  // A kernel, copy or fill as the device itself ran it, replayed or not.
+  struct Activity {
+    std::string kind;    // "kernel", "copy", "fill"
+    std::string name;    // of the kernel, without its templates' and its own arguments; or "copy host to device"
+    std::string stream;  // "elbo compute", "elbo copy"; "stream 7" where it has no name
+    double start = 0;    // microseconds since the first of those that take_activities() returned began
+    double microseconds = 0;
+    std::array<std::int64_t, 3> grid{}, block{};  // of a kernel: blocks, and threads in each
+    std::int64_t registers = 0;                   // of a thread
+    std::int64_t shared_bytes = 0;                // of a block, static and dynamic
+    std::int64_t bytes = 0;                       // that were copied or filled
+    std::uint64_t graph_node = 0;                 // of a CUDA graph; 0: it was not replayed
+  };
+  // From now on the device notes its activities; to be called before anything is recorded; waits for all queued work.
+  // Returns whether it can: a device without any of its own cannot. Throws Error where it should, saying what is
+  // missing.
+  virtual bool watch_activities() { return false; }
+  // Those since watch_activities() or the last call, as they began; waits for all queued work. A timing that was
+  // stopped since then counts its microseconds from the same moment.
+  virtual std::vector<Activity> take_activities() { return {}; }
+
   // Tells a profiler that watches this process to collect from now on, or no more (cudaProfilerStart and Stop).
   virtual void collect(bool) {}
 

@@ -85,27 +85,32 @@ const char* objection(const void* to, const void* from, std::size_t bytes, cudaM
 cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind direction, cudaStream_t stream) {
   if (const char* why = objection(to, from, bytes, direction)) return refuse(cudaErrorInvalidValue, why);
   if (bytes == 0) return outcome();
+  const Label label{Label::Kind::copy, "", 0, 0, direction, bytes};
   if (!is_capturing(stream)) {
     if (kind_of(from, bytes) == Kind::pageable) {
       // Read before the call returns, as from a staging buffer.
       std::shared_ptr<char[]> staged(new char[bytes]);
       std::memcpy(staged.get(), from, bytes);
-      return enqueue(stream, [=, staged = std::move(staged)] { std::memcpy(to, staged.get(), bytes); });
+      return enqueue(
+          stream, [=, staged = std::move(staged)] { std::memcpy(to, staged.get(), bytes); }, label);
     }
     if (kind_of(to, bytes) == Kind::pageable) {
-      if (const cudaError_t e = enqueue(stream, [=] { std::memcpy(to, from, bytes); })) return e;
+      if (const cudaError_t e = enqueue(
+              stream, [=] { std::memcpy(to, from, bytes); }, label))
+        return e;
       finish(stream);
       return outcome();
     }
   }
-  return enqueue(stream, [=] { std::memmove(to, from, bytes); });
+  return enqueue(
+      stream, [=] { std::memmove(to, from, bytes); }, label);
 }
 
 cudaError_t set(void* p, int byte, std::size_t bytes, cudaStream_t stream) {
   const Kind kind = kind_of(p, bytes);
   if (kind == Kind::overrun) return refuse(cudaErrorInvalidValue, "the fill runs over the end of its allocation");
   if (kind == Kind::pageable && bytes > 0) return refuse(cudaErrorInvalidValue, "the fill writes host memory");
-  return enqueue(stream, [=] { std::memset(p, byte, bytes); });
+  return enqueue(stream, [=] { std::memset(p, byte, bytes); }, {Label::Kind::fill, "", 0, 0, {}, bytes});
 }
 
 }  // namespace

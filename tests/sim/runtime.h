@@ -134,17 +134,40 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
 
 namespace cusim {
 
+// What a piece of work is, to a profiler; `none` is not told.
+struct Label {
+  enum class Kind : std::uint8_t { none, kernel, copy, fill };
+  Kind kind = Kind::none;
+  const char* name = "";  // of a kernel, and its size
+  unsigned blocks = 0, threads = 0;
+  cudaMemcpyKind direction{};  // of a copy
+  std::size_t bytes = 0;       // that are copied or filled
+};
+
 // Queues host code in a stream, or records it where the stream is being captured.
-cudaError_t enqueue(cudaStream_t, std::function<void()>);
+cudaError_t enqueue(cudaStream_t, std::function<void()>, const Label& = {});
 // How often that was so far; a replayed graph is one.
 std::uint64_t enqueued();
+
+// Is told of every labelled piece of work.
+class Watcher {
+ public:
+  virtual ~Watcher() = default;
+  // It was queued by this thread. What a capture takes in is not.
+  virtual void queued(std::uint32_t correlation) = 0;
+  // It ran, in nanoseconds of the host's clock. node: of the graph that was replayed, counted from 1; else 0.
+  virtual void ran(const Label&, cudaStream_t, std::uint32_t correlation, std::uint64_t node, std::uint64_t begin,
+                   std::uint64_t end) = 0;
+};
+void watch(Watcher*);  // null: nobody
 
 // Queues a kernel with a copy of its parameters.
 template <class... P>
 cudaError_t launch(void (*kernel)(P...), unsigned blocks, unsigned threads, cudaStream_t stream,
-                   std::tuple<P...> parameters) {
+                   std::tuple<P...> parameters, const char* name = "") {
   if (blocks == 0 || threads == 0 || threads > 1024 || blocks > 0x7fffffffu) return cudaErrorInvalidConfiguration;
-  return enqueue(stream, [=] { run_grid(blocks, threads, kernel, parameters); });
+  return enqueue(stream, [=] { run_grid(blocks, threads, kernel, parameters); },
+                 {Label::Kind::kernel, name, blocks, threads});
 }
 
 // What is still allocated or not destroyed, a line each; empty when there is nothing.

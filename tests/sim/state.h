@@ -30,6 +30,8 @@ struct Marker {
 struct Task {
   std::shared_ptr<Marker> wait;
   std::function<void()> work;
+  Label label;  // of the work
+  std::uint32_t correlation = 0;
   std::shared_ptr<Marker> reach;
   char order = 0;
 };
@@ -60,6 +62,9 @@ struct State {
   std::set<CUgraph_st*> graphs;
   std::set<CUgraphExec_st*> execs;
   std::vector<std::shared_ptr<Capture>> captures;  // under way
+  Watcher* watcher = nullptr;
+  std::uint32_t correlations = 0;  // of labelled work, handed out so far
+  std::uint64_t nodes = 0;         // of all graphs
 };
 State& state();
 
@@ -85,6 +90,8 @@ Kind kind_of(const void*, std::size_t bytes);
 
 struct CUgraphNode_st {
   std::function<void()> work;
+  cusim::Label label;
+  std::uint64_t number = 0;
   std::vector<CUgraphNode_st*> after;
   unsigned branch = 0;  // which of the capture's streams queued it
   bool ran = false;

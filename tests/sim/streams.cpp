@@ -27,6 +27,20 @@ cudaError_t no_such(const char* what) {
 
 void step(CUstream_st&);
 
+std::uint64_t nanoseconds() {
+  return static_cast<std::uint64_t>(
+      std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
+}
+
+// Runs `work` on the strand and tells the watcher.
+void run_labelled(Strand& strand, const std::function<void()>& work, const Label& label, CUstream_st& stream,
+                  std::uint32_t correlation, std::uint64_t node) {
+  const std::uint64_t begin = nanoseconds();
+  strand.run(work);
+  if (label.kind != Label::Kind::none && state().watcher && state().fault.empty())
+    state().watcher->ran(label, &stream, correlation, node, begin, nanoseconds());
+}
+
 void reach(Marker& m) {
   while (!m.reached && !m.stream->tasks.empty()) step(*m.stream);
 }
@@ -36,16 +50,19 @@ void step(CUstream_st& s) {
   std::shared_ptr<Task> task = std::move(s.tasks.front());
   s.tasks.pop_front();
   const std::shared_ptr<Marker> reached = task->reach;
+  const Label label = task->label;
+  const std::uint32_t correlation = task->correlation;
   if (task->wait) reach(*task->wait);
   try {
-    s.strand.run([&] {
+    const auto work = [&] {
       const std::shared_ptr<Task> own = std::move(task);  // destroyed by the strand, which uses what it holds
       acquire(&own->order);
       if (own->wait) acquire(&own->wait->order);
       if (own->work && state().fault.empty()) own->work();
       if (reached) release(&reached->order);
       release(&s.order);
-    });
+    };
+    run_labelled(s.strand, work, label, s, correlation, 0);
   } catch (const std::exception& e) {
     state().fault = e.what();
   }
@@ -130,18 +147,19 @@ bool all_joined(const Capture& c) {
 
 // ---- Graphs ----------------------------------------------------------------------------------------------
 
-void run_node(CUgraphExec_st& exec, CUgraphNode_st& node) {
-  exec.branches[node.branch]->run([&] {
+void run_node(CUgraphExec_st& exec, CUgraphNode_st& node, CUstream_st& stream) {
+  const auto work = [&] {
     acquire(&exec.order);
     for (CUgraphNode_st* before : node.after) acquire(&before->order);
     node.work();
     release(&node.order);
-  });
+  };
+  run_labelled(*exec.branches[node.branch], work, node.label, stream, 0, node.number);
   node.ran = true;
 }
 
 // In an order that the dependencies allow: as recorded, or the last or any one of those that are ready.
-void run_graph(CUgraphExec_st& exec) {
+void run_graph(CUgraphExec_st& exec, CUstream_st& stream) {
   release(&exec.order);
   for (const auto& node : exec.nodes) node->ran = false;
   const Order chosen = order();
@@ -153,7 +171,7 @@ void run_graph(CUgraphExec_st& exec) {
         ready.push_back(node.get());
       if (chosen == Order::forward && !ready.empty()) break;
     }
-    run_node(exec, *ready[chosen == Order::random ? draw() % ready.size() : ready.size() - 1]);
+    run_node(exec, *ready[chosen == Order::random ? draw() % ready.size() : ready.size() - 1], stream);
   }
   for (const auto& node : exec.nodes) acquire(&node->order);
 }
@@ -196,7 +214,12 @@ cudaError_t forbidden_in_capture(const char* call) {
   return cudaSuccess;
 }
 
-cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
+void watch(Watcher* watcher) {
+  std::lock_guard lock(state().mutex);
+  state().watcher = watcher;
+}
+
+cudaError_t enqueue(cudaStream_t stream, std::function<void()> work, const Label& label) {
   std::lock_guard lock(state().mutex);
   if (!known(stream)) return no_such("stream");
   CUstream_st& s = stream_of(stream);
@@ -204,6 +227,8 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
     if (!s.capture->valid) return refuse(cudaErrorStreamCaptureInvalidated, "the capture has failed before");
     auto node = std::make_shared<CUgraphNode_st>();
     node->work = std::move(work);
+    node->label = label;
+    node->number = ++state().nodes;
     node->after = std::exchange(s.tips, {node.get()});
     node->branch = s.branch;
     s.capture->nodes.push_back(std::move(node));
@@ -215,6 +240,11 @@ cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
   }
   auto task = std::make_shared<Task>();
   task->work = std::move(work);
+  task->label = label;
+  if (label.kind != Label::Kind::none) {
+    task->correlation = ++state().correlations;
+    if (state().watcher) state().watcher->queued(task->correlation);
+  }
   add(s, std::move(task));
   ++state().enqueued;
   return outcome();
@@ -517,7 +547,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s) {
   std::lock_guard lock(state().mutex);
   if (!state().execs.count(exec)) return no_such("executable graph");
-  return enqueue(s, [exec] { run_graph(*exec); });
+  return enqueue(s, [exec, s] { run_graph(*exec, stream_of(s)); });
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
