@@ -334,11 +334,15 @@ TEST_P(CudaDevice, AProfilerIsToldWhatToCollect) {
 void two_layers(Backend& device, float* p) {
   const auto layer = [&](const char* name, Activation activation) {
     const Backend::Range range(device, name);
-    device.dense_forward({p, DType::f32, {1, 2}}, {p + 2, DType::f32, {1, 2}}, {p + 4, DType::f32, {1}}, activation,
-                         {p + 5, DType::f32, {1, 1}});
+    device.dense_forward({{p, DType::f32, {1, 2}},
+                          {p + 2, DType::f32, {1, 2}},
+                          {p + 4, DType::f32, {1}},
+                          activation,
+                          {p + 5, DType::f32, {1, 1}},
+                          {}});
   };
   const Backend::Range step(device, "train_step");
-  layer("dense0", Activation::relu);
+  layer("dense0", Activation::tanh);
   layer("dense1", Activation::identity);
   device.copy({p, DType::f32, {8}}, {p + 8, DType::f32, {8}});
 }
