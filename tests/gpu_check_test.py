@@ -202,6 +202,8 @@ class WithAStandIn(unittest.TestCase):
         self.assertEqual(self.read("bench")["step"]["W1 tf32"]["median_us"], 35.0)
         self.assertIn("a made-up failure", self.read("bench")["step"]["mnist-2d tf32"]["error"])
         self.assertIn("a made-up failure", done.stdout)
+        error = self.read("bench")["step"]["mnist-2d tf32"]["error"]
+        self.assertTrue(error.startswith("elbo bench step experiments/mnist-2d.json --device cuda --steps 2000"), error)
         self.assertIn("| step of mnist-2d, TF32 | at most 25 us |  | not run |", done.stdout)
         self.assertIn("| step of W1, TF32 | at most 40 us | 35.0 us | met |", done.stdout)
         self.check("--only", "sanitizer", FAKE_FAIL="racecheck")  # the tool itself, not what it looks for

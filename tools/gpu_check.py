@@ -131,10 +131,15 @@ class Check:
                 sys.exit(143)
             said.seek(0)
             text = said.read()
-        if code is None:
-            raise RuntimeError(f"{' '.join(map(str, command))}: stopped after {limit:.0f} s: {text[-1500:]}")
-        if check and code != 0:
-            raise RuntimeError(f"{' '.join(map(str, command))}: exit status {code}: {text[-1500:]}")
+        if code is None or (check and code != 0):
+            how = f"stopped after {limit:.0f} s" if code is None else f"exit status {code}"
+            raise RuntimeError(self.without_folders(f"{' '.join(map(str, command))}: {how}: {text[-1500:]}"))
+        return text
+
+    def without_folders(self, text):
+        """Those of this machine are of no use elsewhere."""
+        for folder in (self.out, self.programs, self.plugins, self.elbo.parent, SHARE):
+            text = text.replace(f"{folder}/", "")
         return text
 
     def end(self, process):
@@ -210,7 +215,8 @@ class Check:
                 text = self.summarise()
             except Exception as error:  # the figures are in the JSON files: what is left to measure matters more
                 self.problems["summary"] = f"failed: {type(error).__name__}: {error}"
-        return text or self.problems["summary"]
+                print(f"summary: {self.problems['summary']}", flush=True)
+        return text
 
     def summarise(self):
         said = {name: self.problems.get(name, "done") for name in self.seconds}

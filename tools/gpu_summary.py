@@ -36,13 +36,14 @@ def step_times(results):
 
 
 def loss_times(results):
-    """Of elbo's loss kernels, each with the bytes a second of its program's copy; logits and gradients are f32 where
-    it is not said."""
+    """Of elbo's loss kernels, each with the bytes a second of its program's copy. Logits and gradients are f32 where it
+    is not said; of the latent variable there is no target, and `pixels` are its dimensions."""
     programs = [
         *results.get("bench", {}).get("loss", {}).values(),
         results.get("baselines", {}).get("loss, elbo again", {}),
     ]
-    return [{"output": "f32", **t, "copy": p["copy_bytes_per_second"]} for p in programs for t in p.get("timings", [])]
+    unsaid = {"target": "", "output": "f32", "pixels": 0}
+    return [{**unsaid, **t, "copy": p["copy_bytes_per_second"]} for p in programs for t in p.get("timings", [])]
 
 
 def framework_losses(results):
