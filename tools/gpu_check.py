@@ -44,6 +44,7 @@ SECTIONS = {
 AROUND = 10  # seconds before the first section and after the last
 
 LOSS_SHAPES = ["65536x784", "100x784", "512x3x218x178"]
+NCU_SHAPE = 32768, 784  # more than a cache holds, and quickly made up
 COMPARE = SHARE / "tools/compare"
 PROBES = {
     "PyTorch": "import torch; assert torch.cuda.is_available(), 'it sees no GPU'; print(torch.__version__)",
@@ -376,13 +377,13 @@ class Check:
         return found
 
     def ncu(self):
-        rows, pixels = map(int, LOSS_SHAPES[0].split("x"))
+        rows, pixels = NCU_SHAPE
         metrics = ["gpu__time_duration.sum", "dram__bytes_read.sum", "dram__bytes_write.sum"]
         kernels = "bernoulli|gaussian|scaled_gradients|sample_and_kl|latent_gradient"
         # Of each kernel the 50th call, the 150th, ...; ncu empties the caches before each. Clocks are left alone.
         command = [self.tool("ncu"), "--csv", "--page", "raw", "--clock-control", "none"]
         command += ["--metrics", ",".join(metrics), "--kernel-id", f"::regex:{kernels}:.*50", "--launch-count", 400]
-        command += [self.elbo, "bench", "loss", "--device", "cuda", "--shape", LOSS_SHAPES[0], "--seconds", 0]
+        command += [self.elbo, "bench", "loss", "--device", "cuda", "--shape", f"{rows}x{pixels}", "--seconds", 0]
         said = self.run(command, 110)
         try:
             launches = ncu_table.read(line for line in said.splitlines(keepends=True) if line.startswith('"'))
