@@ -140,7 +140,7 @@ class WithAStandIn(unittest.TestCase):
             self.assertIn(f"| {section} | done |", summary)
         verdicts = gpu_summary.targets(self.results(), True)
         self.assertEqual({v[3] for v in verdicts}, {"met"}, summary)
-        self.assertEqual(len(verdicts), 1 + 5 + 6 + 2 + 4 + 4)
+        self.assertEqual(len(verdicts), 1 + 5 + 7 + 2 + 4 + 4)
         self.assertNotIn("missed", summary)
         # What was compared with what, and in which unit.
         self.assertIn("| 5.82 (1233.1 us and 211.9 us) | met |", summary)
@@ -150,6 +150,8 @@ class WithAStandIn(unittest.TestCase):
         self.assertIn("| W1 | tf32 | PyTorch 2.11.0, max-autotune | 175.0 |", summary)
         self.assertIn("| W1 | tf32 | JAX 0.11.2, scan | 70.0 | 63.0 | 77.0 | 2.00 |", summary)
         self.assertIn("| W1 | tf32 | elbo, cuda, again | 35.0 |", summary)
+        self.assertIn("| W1 | tf32 | elbo without epilogues, cuda | 35.0 |", summary)
+        self.assertIn("| nodes in the graph of W1's step | at most 16 | 16 | met |", summary)
         self.assertEqual(self.read("w1")["data"]["dataset"], "mnist")  # there is no Fashion-MNIST in data/
         reached = self.read("training")["mnist-2d"]
         self.assertLess(abs(reached["cpu"]["mean"] + 155.37), 0.01)
@@ -165,7 +167,7 @@ class WithAStandIn(unittest.TestCase):
             ("tests",): 1,
             ("bench",): 0,
             ("baselines",): 2 + 3,
-            ("bench", "baselines"): 5 + 6,
+            ("bench", "baselines"): 5 + 7,
             ("training",): 2,
             ("ncu",): 1,
             ("sanitizer",): 4,
@@ -193,7 +195,7 @@ class WithAStandIn(unittest.TestCase):
         self.assertEqual(done.returncode, 1, done.stdout)  # for the test that fails
         verdicts = gpu_summary.targets(self.results(), True)
         self.assertEqual({v[3] for v in verdicts}, {"missed"}, verdicts)
-        self.assertEqual(len(verdicts), 1 + 5 + 6 + 2 + 4 + 4)
+        self.assertEqual(len(verdicts), 1 + 5 + 7 + 2 + 4 + 4)
         self.assertIn("| **missed** |", (self.out / "summary.md").read_text())
 
     def test_a_failure_leaves_the_rest_of_its_section(self):

@@ -288,6 +288,8 @@ class Check:
         for name in self.steps:
             for precision in ("tf32", "fp32"):
                 self.attempt(f"{name} {precision}", lambda: self.bench_step(name, precision), self.result["step"])
+            bare = lambda: {**self.bench_step(name, "tf32", "--no-epilogues"), "framework": "elbo without epilogues"}
+            self.attempt(f"{name} tf32, no epilogues", bare, self.result["step"])
         for shape in LOSS_SHAPES[1:]:
             self.attempt(shape, lambda: self.bench_loss(shape), self.result["loss"])
 
@@ -295,9 +297,9 @@ class Check:
         command = [self.elbo, "bench", "loss", "--device", self.device, "--shape", shape, "--seconds", seconds]
         return self.json_of(command, 90)
 
-    def bench_step(self, name, precision):
+    def bench_step(self, name, precision, *how):
         steps = ["--steps", 2000, "--warmup", 100] if self.has_gpu else ["--steps", 2, "--warmup", 1]
-        command = [self.elbo, "bench", "step", self.steps[name], "--device", self.device, *steps, *self.data]
+        command = [self.elbo, "bench", "step", self.steps[name], "--device", self.device, *steps, *how, *self.data]
         measured = self.json_of([*command, "--set", f"train.precision={precision}"], 60)
         return {"framework": "elbo", "form": self.device, "precision": precision, **measured}
 

@@ -208,6 +208,10 @@ def targets(results, has_gpu):
         compared = ratio(quickest(eager, spec=spec, precision="tf32"), ours, 10)
         add(f"step of {NAMES[spec]} against PyTorch eager, TF32", "10 times as fast", *compared)
 
+    ours = slowest(steps, spec="w1", framework="elbo", precision="tf32")
+    nodes = ours and ours.get("graph_nodes")
+    add("nodes in the graph of W1's step", "at most 16", nodes and str(nodes), bool(nodes and nodes <= 16))
+
     for name in ("mnist-2d", "freyface-8d"):
         run = results.get("training", {}).get(name, {})
         add(f"{name} in full", "the CPU's test ELBO, less its spread over the seeds", *reached(run))
