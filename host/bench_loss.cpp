@@ -11,8 +11,6 @@
 #include <tuple>
 #include <utility>
 
-#include "elbo/math/likelihood.h"
-#include "elbo/math/random.h"
 #include "host/bench.h"
 #include "host/devices.h"
 #include "host/files.h"
@@ -24,77 +22,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr double variance = 0.25;                              // of the Gaussian
-constexpr std::size_t rotated_bytes = std::size_t{256} << 20;  // inputs and gradients, in all: more than a cache holds
+constexpr std::int64_t most_elements = std::numeric_limits<std::int32_t>::max();  // that a kernel takes
 
-// Bytes an element, by the kernels' contracts; target: bytes of one of its elements.
-double bytes_of(Kernels kernels, double target) {
-  switch (kernels) {
-    case Kernels::unfused: return 28 + 2 * target;
-    case Kernels::two_pass: return 12 + 2 * target;
-    default: return 8 + target;
-  }
-}
-
-const char* name_of(Likelihood l) { return l == Likelihood::bernoulli ? "bernoulli" : "gaussian"; }
-
-// What goes in: the same on the host and in each of the rotated sets on the device.
-struct Inputs {
-  std::vector<float> outputs, targets;
-  std::vector<std::uint8_t> pixels;
-
-  explicit Inputs(std::int64_t count) {
-    for (std::uint32_t quad = 0; 4 * std::int64_t{quad} < count; ++quad) {
-      const math::Draw draw{1, Purpose::prior, 0, 0, 0};
-      const math::Normals4 n = math::normals(draw, quad);
-      const math::Words w = math::random_words({1, Purpose::binarize, 0, 0, 0}, quad);
-      const std::uint32_t words[] = {w.x, w.y, w.z, w.w};
-      for (std::int64_t j = 0; j < 4 && 4 * std::int64_t{quad} + j < count; ++j) {
-        outputs.push_back(3 * n.v[j]);
-        pixels.push_back(static_cast<std::uint8_t>(words[j] >> 24));
-        targets.push_back(math::pixel_value<float>(pixels.back()));
-      }
-    }
-  }
-};
-
-// What should come out, in double.
-struct Reference {
-  double value = 0, largest = 0;  // the sum of the losses; the largest gradient
-  std::vector<double> gradients;
-
-  Reference(Likelihood l, const Inputs& inputs) {
-    gradients.reserve(inputs.outputs.size());
-    for (std::size_t i = 0; i < inputs.outputs.size(); ++i) {
-      const double output = inputs.outputs[i], x = inputs.pixels[i] / 255.0;
-      const math::ValueGrad<double> v =
-          l == Likelihood::bernoulli ? math::bernoulli(output, x)
-                                     : math::gaussian(output, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
-      value += v.value;
-      largest = std::max(largest, std::abs(v.grad));
-      gradients.push_back(v.grad);
-    }
-  }
-};
-
-// How one would write it first.
-double naive(Likelihood l, const std::vector<float>& outputs, const std::vector<float>& targets,
-             std::vector<float>& gradients) {
-  double sum = 0;
-  for (std::size_t i = 0; i < outputs.size(); ++i) {
-    const float o = outputs[i], x = targets[i];
-    if (l == Likelihood::bernoulli) {
-      sum += static_cast<double>(std::max(o, 0.0f) - o * x + std::log1p(std::exp(-std::abs(o))));
-      gradients[i] = 1.0f / (1.0f + std::exp(-o)) - x;
-    } else {
-      const float d = o - x;
-      sum += static_cast<double>(
-          0.5f * (d * d / static_cast<float>(variance) + std::log(2 * static_cast<float>(M_PI * variance))));
-      gradients[i] = d / static_cast<float>(variance);
-    }
-  }
-  return sum;
-}
+// Of buffers, in all: more than a cache holds. At most 2048 sets of them, so that small shapes do not take long.
+constexpr std::size_t rotated_bytes = std::size_t{256} << 20;
 
 // Timings of `call`, microseconds each, sorted: for `seconds`, and at least 30 of them (7 where that takes more than
 // five seconds).
@@ -118,6 +49,19 @@ std::vector<double> time_calls(const Call& call, const Wait& wait, int calls_eac
   return times;
 }
 
+// The target types that a loss is measured with. The head has those of training; without a likelihood it does not
+// matter.
+std::vector<DType> targets_of(const LossKind& kind) {
+  if (!kind.likelihood || kind.has_latent) return {DType::u8};
+  return {DType::f32, DType::u8};
+}
+
+// two_pass and fused_log are rivals of likelihoods; unfused is one in f32.
+bool competes(const LossRival& rival, const LossKind& kind, DType output) {
+  if (rival.kernels == Kernels::unfused) return output == DType::f32;
+  return kind.likelihood || rival.kernels == Kernels::fused;
+}
+
 class Bench {
  public:
   explicit Bench(const BenchLossOptions& options)
@@ -139,7 +83,7 @@ class Bench {
   }
 
  private:
-  int calls_each() const { return is_cpu_ ? 1 : 10; }
+  int calls_each() const { return is_cpu_ || is_sim_ ? 1 : 10; }
 
   void measure_copy() {
     const std::size_t bytes = is_sim_ ? std::size_t{1} << 20 : rotated_bytes;
@@ -153,106 +97,81 @@ class Bench {
   }
 
   void measure_shape(const LossShape& shape) {
-    const Inputs inputs(shape.rows * shape.pixels);
-    for (const Likelihood likelihood : {Likelihood::bernoulli, Likelihood::gaussian}) {
-      const Reference reference(likelihood, inputs);
-      for (const DType target : {DType::f32, DType::u8}) {
-        if (is_cpu_ && target == DType::f32) measure(shape, inputs, reference, likelihood, target, nullptr);
-        for (const LossRival& rival : loss_rivals) measure(shape, inputs, reference, likelihood, target, &rival);
+    for (const LossKind& kind : loss_kinds) {
+      for (const std::int64_t latent : options_.latents) {
+        require(latent <= most_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
+                " rows of it have more than 2^31 - 1 statistics");
+        const LossShape size{shape.rows, kind.likelihood ? shape.pixels : 0, kind.has_latent ? latent : 0};
+        const LossInputs inputs(size);
+        measure(kind, size, DType::f32, inputs);
+        if (kind.likelihood) measure(kind, size, DType::bf16, inputs);
+        if (kind.likelihood) break;  // one size is enough
       }
     }
   }
 
-  // rival: null for the naive loop of the host
-  void measure(const LossShape& shape, const Inputs& inputs, const Reference& reference, Likelihood likelihood,
-               DType target, const LossRival* rival) {
-    const std::int64_t count = shape.rows * shape.pixels;
-    const double per_element = bytes_of(rival ? rival->kernels : Kernels::fused, static_cast<double>(size_of(target)));
+  void measure(const LossKind& kind, const LossShape& shape, DType output, const LossInputs& inputs) {
+    const LossCase loss(kind, shape, output, inputs);
     LossTiming t;
     t.shape = shape;
-    t.loss = name_of(likelihood);
-    t.rival = rival ? rival->name : "naive";
-    t.target = elbo::name_of(target);
-    t.bytes = per_element * static_cast<double>(count);
-    t.launches = rival ? rival->likelihood_launches : 1;
-
-    double value = 0;
-    std::vector<float> gradients(static_cast<std::size_t>(count));
-    std::vector<double> times;
-    if (!rival) {
-      times = time_calls([&] { value = naive(likelihood, inputs.outputs, inputs.targets, gradients); }, [] {}, 1,
-                         options_.seconds);
-    } else {
-      std::tie(times, value) = run_on_device(shape, inputs, likelihood, target, rival->kernels, gradients, t);
+    t.loss = kind.name;
+    t.output = kind.likelihood ? name_of(output) : "none";
+    const auto add = [&](const char* rival, DType target, const std::vector<double>& times, const LossResult& result) {
+      const LossCase::Errors errors = loss.errors(result);
+      t.rival = rival;
+      t.target = kind.likelihood ? name_of(target) : "none";
+      t.median_us = quantile(times, 0.5);
+      t.p10_us = quantile(times, 0.1);
+      t.p90_us = quantile(times, 0.9);
+      t.value_error = errors.value;
+      t.gradient_error = errors.gradient;
+      result_.timings.push_back(t);
+    };
+    if (is_cpu_ && output == DType::f32) {
+      LossResult result;
+      const std::vector<double> times = time_calls([&] { loss.naive(result); }, [] {}, 1, options_.seconds);
+      t.bytes = loss.bytes(Kernels::fused, DType::f32);
+      t.launches = 1;
+      t.scratch_bytes = 0;
+      add("naive", DType::f32, times, result);
     }
-    t.median_us = quantile(times, 0.5);
-    t.p10_us = quantile(times, 0.1);
-    t.p90_us = quantile(times, 0.9);
-
-    double worst = 0;
-    for (std::size_t i = 0; i < gradients.size(); ++i)
-      worst = std::max(worst, std::abs(gradients[i] - reference.gradients[i]));
-    t.value_error = std::abs(value - reference.value) / std::abs(reference.value);
-    t.gradient_error = worst / reference.largest;
-    result_.timings.push_back(std::move(t));
+    for (const DType target : targets_of(kind)) {
+      for (const LossRival& rival : loss_rivals) {
+        if (!competes(rival, kind, output)) continue;
+        t.bytes = loss.bytes(rival.kernels, target);
+        t.launches = loss.launches(rival);
+        t.scratch_bytes = 4.0 * static_cast<double>(loss.scratch(rival.kernels));
+        const auto [times, result] = run_on_device(loss, rival.kernels, target);
+        add(rival.name, target, times, result);
+      }
+    }
   }
 
-  // The sorted timings, and the sum of the losses.
-  std::pair<std::vector<double>, double> run_on_device(const LossShape& shape, const Inputs& inputs,
-                                                       Likelihood likelihood, DType target, Kernels kernels,
-                                                       std::vector<float>& gradients, LossTiming& timing) {
-    const Shape logits{shape.rows, shape.pixels};
-    const std::size_t set_bytes = static_cast<std::size_t>(logits.count()) * (8 + size_of(target));
-    const std::size_t sets = std::clamp<std::size_t>(rotated_bytes / set_bytes + 1, 1, 512);
-    std::vector<Buffers> rotated(is_sim_ ? 1 : sets);
+  // The sorted timings, and what came out.
+  std::pair<std::vector<double>, LossResult> run_on_device(const LossCase& loss, Kernels kernels, DType target) {
+    Arena one;
+    LossCase::Buffers ignored;
+    loss.layout(one, ignored, target);
+    std::vector<LossCase::Buffers> rotated(is_sim_ ? 1
+                                                   : std::clamp<std::size_t>(rotated_bytes / one.used() + 1, 1, 2048));
     Tensor scratch;
     const auto layout = [&](Arena& arena) {
-      for (Buffers& l : rotated) {
-        l.output = arena.take(logits);
-        l.target = arena.take(logits, target);
-        l.grad = arena.take(logits);
-        l.nll = arena.take({shape.rows, tiles(shape.pixels, pixel_chunk)});
-      }
-      const std::int64_t need = scratch_size(kernels, shape.rows, 1, shape.pixels);
+      for (LossCase::Buffers& b : rotated) loss.layout(arena, b, target);
+      const std::int64_t need = loss.scratch(kernels);
       scratch = need ? arena.take({need}) : Tensor{};
     };
     Arena measure;
     layout(measure);
     Arena arena(device_, measure.used(), "the rotated inputs");
     layout(arena);
-    timing.scratch_bytes = scratch ? static_cast<double>(scratch.bytes()) : 0;
-    for (const Buffers& l : rotated) {
-      device_.upload(l.output, inputs.outputs.data());
-      device_.upload(l.target, target == DType::u8 ? static_cast<const void*>(inputs.pixels.data())
-                                                   : static_cast<const void*>(inputs.targets.data()));
-    }
+    for (const LossCase::Buffers& b : rotated) loss.upload(device_, b);
 
     std::size_t next = 0;
-    const auto call = [&] {
-      const Buffers& l = rotated[next++ % rotated.size()];
-      device_.likelihood({.output = l.output,
-                          .target = l.target,
-                          .likelihood = likelihood,
-                          .kernels = kernels,
-                          .variance = static_cast<float>(variance),
-                          .grad_scale = 1,
-                          .nll_partial = l.nll,
-                          .grad = l.grad,
-                          .scratch = scratch});
-    };
-    const std::vector<double> times = time_calls(
-        call, [&] { device_.synchronize(); }, calls_each(), options_.seconds);
-    std::vector<float> partial(static_cast<std::size_t>(rotated[0].nll.count()));
-    device_.download(partial.data(), rotated[0].nll);
-    device_.download(gradients.data(), rotated[0].grad);
-    double value = 0;
-    for (const float p : partial) value += static_cast<double>(p);
-    return {times, value};
+    const std::vector<double> times =
+        time_calls([&] { loss.call(device_, rotated[next++ % rotated.size()], kernels, scratch); },
+                   [&] { device_.synchronize(); }, calls_each(), options_.seconds);
+    return {times, loss.download(device_, rotated[0])};
   }
-
-  struct Buffers {
-    Tensor output, target, grad, nll;
-  };
 
   BenchLossOptions options_;
   OpenedDevice opened_;
@@ -261,7 +180,11 @@ class Bench {
   LossBench result_;
 };
 
-std::string text_of(const LossShape& s) { return fmt::format("{}x{}", s.rows, s.pixels); }
+// "100x784", "100x20" of the latent variable, "100x784, 20 latent" of the head.
+std::string text_of(const LossShape& s) {
+  if (s.pixels == 0) return fmt::format("{}x{}", s.rows, s.latent);
+  return fmt::format("{}x{}", s.rows, s.pixels) + (s.latent ? fmt::format(", {} latent", s.latent) : "");
+}
 
 double gigabytes(const LossTiming& t) { return 1e-3 * t.bytes / t.median_us; }
 
@@ -285,15 +208,16 @@ std::vector<std::vector<LossTiming>> groups(const LossBench& bench) {
 void print_table(const LossBench& bench) {
   fmt::print("{}; copy {:.1f} GB/s\n", bench.device.description, 1e-9 * bench.copy_bandwidth);
   for (const std::vector<LossTiming>& group : groups(bench)) {
-    fmt::print("\n{} {}\n{:<10}{:<7}{:>12}{:>11}{:>11}{:>7}{:>8}{:>8}{:>9}{:>10}{:>10}{:>10}\n", group[0].loss,
-               text_of(group[0].shape), "rival", "target", "median us", "p10", "p90", "times", "GB/s", "% copy",
-               "launches", "extra MB", "error", "of grad");
+    fmt::print("\n{} {}\n{:<10}{:<7}{:<7}{:>12}{:>11}{:>11}{:>7}{:>8}{:>8}{:>9}{:>10}{:>10}{:>10}\n", group[0].loss,
+               text_of(group[0].shape), "rival", "target", "output", "median us", "p10", "p90", "times", "GB/s",
+               "% copy", "launches", "extra MB", "error", "of grad");
     const double fastest = std::ranges::min(group, {}, [](const LossTiming& t) { return t.median_us; }).median_us;
     for (const LossTiming& t : group)
-      fmt::print("{:<10}{:<7}{:>12.1f}{:>11.1f}{:>11.1f}{:>7.1f}{:>8.1f}{:>8.1f}{:>9}{:>10.1f}{:>10.1e}{:>10.1e}\n",
-                 t.rival, t.target, t.median_us, t.p10_us, t.p90_us, t.median_us / fastest, gigabytes(t),
-                 1e11 * gigabytes(t) / bench.copy_bandwidth, t.launches, 1e-6 * t.scratch_bytes, t.value_error,
-                 t.gradient_error);
+      fmt::print(
+          "{:<10}{:<7}{:<7}{:>12.1f}{:>11.1f}{:>11.1f}{:>7.1f}{:>8.1f}{:>8.1f}{:>9}{:>10.1f}{:>10.1e}{:>10.1e}\n",
+          t.rival, t.target, t.output, t.median_us, t.p10_us, t.p90_us, t.median_us / fastest, gigabytes(t),
+          1e11 * gigabytes(t) / bench.copy_bandwidth, t.launches, 1e-6 * t.scratch_bytes, t.value_error,
+          t.gradient_error);
   }
 }
 
@@ -306,8 +230,10 @@ nlohmann::ordered_json to_json(const LossBench& bench) {
     j["timings"].push_back({{"loss", t.loss},
                             {"rows", t.shape.rows},
                             {"pixels", t.shape.pixels},
+                            {"latent", t.shape.latent},
                             {"rival", t.rival},
                             {"target", t.target},
+                            {"output", t.output},
                             {"median_us", t.median_us},
                             {"p10_us", t.p10_us},
                             {"p90_us", t.p90_us},
@@ -319,9 +245,23 @@ nlohmann::ordered_json to_json(const LossBench& bench) {
   return j;
 }
 
+std::string title_of(const LossTiming& t) {
+  const LossShape& s = t.shape;
+  if (t.loss == "latent") return fmt::format("Latent variable, {} rows of {} dimensions", s.rows, s.latent);
+  if (t.loss == "elbo")
+    return fmt::format("The head: Bernoulli, {} rows of {} pixels and {} latent dimensions", s.rows, s.pixels,
+                       s.latent);
+  return fmt::format("{}, {} rows of {} pixels", t.loss == "bernoulli" ? "Bernoulli" : "Gaussian", s.rows, s.pixels);
+}
+
+// "fused, u8, bf16": rival, target, output; the rival alone where there are no types to choose.
+std::string label_of(const LossTiming& t) {
+  return t.target == "none" ? t.rival : fmt::format("{}, {}, {}", t.rival, t.target, t.output);
+}
+
 // Bars of the rate at which each rival moves its bytes, against that of a copy; the time is written beside.
 Picture bars(const LossBench& bench, const std::vector<LossTiming>& group) {
-  constexpr double row = 26, left = 130, width = 430, top = 26;
+  constexpr double row = 26, left = 170, width = 430, top = 26;
   const double roof = 1e-9 * bench.copy_bandwidth;
   double most = roof;
   for (const LossTiming& t : group) most = std::max(most, gigabytes(t));
@@ -333,7 +273,7 @@ Picture bars(const LossBench& bench, const std::vector<LossTiming>& group) {
   for (std::size_t i = 0; i < group.size(); ++i) {
     const LossTiming& t = group[i];
     const double y = top + row * static_cast<double>(i), length = width * gigabytes(t) / most;
-    picture.text({left - 10, y + 15}, fmt::format("{}, {}", t.rival, t.target), {13, Ink::text, Anchor::end});
+    picture.text({left - 10, y + 15}, label_of(t), {13, Ink::text, Anchor::end});
     picture.box({left, y + 3}, length, row - 8, t.rival == "fused" ? Ink::test : Ink::inactive);
     picture.text(
         {std::max(left + length, at_roof > left + length && at_roof < left + length + 170 ? at_roof : 0) + 8, y + 15},
@@ -347,7 +287,6 @@ Picture bars(const LossBench& bench, const std::vector<LossTiming>& group) {
 }  // namespace
 
 LossShape parse_loss_shape(const std::string& text) {
-  constexpr std::int64_t most = std::numeric_limits<std::int32_t>::max();
   const auto refuse = [&] {
     fail("--shape ", text, ": expected rows x pixels, as in 100x784 or 512x3x218x178; at most 2^31 - 1 in all");
   };
@@ -357,13 +296,13 @@ LossShape parse_loss_shape(const std::string& text) {
     const std::size_t end = std::min(text.find('x', at), text.size());
     std::int64_t size = 0;
     const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, size);
-    if (error != std::errc() || stop != text.data() + end || size < 1 || size > most / count) refuse();
+    if (error != std::errc() || stop != text.data() + end || size < 1 || size > most_elements / count) refuse();
     sizes.push_back(size);
     count *= size;
     at = end + 1;
   }
   if (sizes.size() < 2) refuse();
-  return {sizes[0], count / sizes[0]};
+  return {sizes[0], count / sizes[0], 0};
 }
 
 LossBench measure_losses(const BenchLossOptions& options) { return Bench(options).run(); }
@@ -371,18 +310,17 @@ LossBench measure_losses(const BenchLossOptions& options) { return Bench(options
 std::string loss_page(const LossBench& bench) {
   std::string html = page_begin("Loss kernels");
   html += fmt::format(
-      "<header>\n<h1>Loss kernels</h1>\n<p class=\"lead\">Value and gradient of the reconstruction loss by rival "
-      "kernels "
-      "on {}. A bar is the rate at which a rival moves the bytes of its contract; the dashed line is a copy, measured "
-      "in "
-      "the same run. A rival that moves fewer bytes is faster at the same rate: look at the times, "
-      "too.</p>\n</header>\n"
-      "<main>\n",
+      "<header>\n<h1>Loss kernels</h1>\n<p class=\"lead\">Value and gradient by rival kernels on {}: of the "
+      "reconstruction loss, of the latent variable (sample, KL divergence, both gradients), and of a VAE's whole head, "
+      "which is one after the other. Beside a rival stand the types of target and output. A bar is the rate at which a "
+      "rival moves the bytes of its contract; the dashed "
+      "line "
+      "is a copy, measured in the same run. A rival that moves fewer bytes is faster at the same rate: look at the "
+      "times, too.</p>\n</header>\n<main>\n",
       escape_html(bench.device.description));
   for (const std::vector<LossTiming>& group : groups(bench))
-    html += fmt::format("<section>\n<h2>{}, {} rows of {} pixels</h2>\n<figure>\n{}</figure>\n</section>\n",
-                        group[0].loss == "bernoulli" ? "Bernoulli" : "Gaussian", group[0].shape.rows,
-                        group[0].shape.pixels, bars(bench, group).svg());
+    html += fmt::format("<section>\n<h2>{}</h2>\n<figure>\n{}</figure>\n</section>\n", title_of(group[0]),
+                        bars(bench, group).svg());
   return html + "</main>\n</body>\n</html>\n";
 }
 

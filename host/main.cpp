@@ -131,12 +131,17 @@ int run_command_line(int argc, char** argv) {
   step_app.add_option("--json", bench.json, "also write the figures to this file");
 
   BenchLossOptions losses;
-  CLI::App& loss_app = *bench_app.add_subcommand("loss", "time the rival loss kernels, and compare them with float64");
+  CLI::App& loss_app = *bench_app.add_subcommand(
+      "loss", "time the rival kernels of likelihoods, latent variable and both, and compare them with float64");
   add_device(loss_app, losses.device, losses.backend);
   loss_app
       .add_option("--shape", losses.shapes,
                   "rows x pixels; may be given again (default: 100x784, 65536x784, 512x3x218x178)")
       ->allow_extra_args(false);
+  loss_app.add_option("--latent", losses.latents, "latent dimensions; may be given again; the head takes the first")
+      ->check(CLI::Range(1.0, 65536.0))
+      ->allow_extra_args(false)
+      ->capture_default_str();
   loss_app.add_option("--seconds", losses.seconds, "for each rival; at least 30 timings, 7 of slow ones")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();

@@ -8,6 +8,8 @@
 //   12 a pixel, 5 or 8 of bf16; in 16-byte accesses (8 for bf16, 4 for u8) where pixels is a multiple of 4 and the
 //   buffers are aligned; a thread has up to four of each under way before it uses the first. Two passes: output and
 //   target are read again, 14 or 20, of bf16 8 or 14. (unfused.cu: 30 or 36.)
+// Rivals: fused is the default. On a CPU it was the fastest of them, or level with the fastest
+//   (results/cpu-amd-epyc-2-cores/2026-11-22/loss.md); on a GPU they have not been measured yet.
 // Arithmetic is f32; a bf16 gradient is the f32 one, rounded.
 // Deterministic: a chunk is summed by one block whose size follows from `pixels` alone, each thread over
 //   its quads in order, then the threads in a fixed tree. Alignment changes the accesses, not the order.

@@ -5,7 +5,7 @@
 // Launches: one for each call of on_stream() or launch(). likelihood: 2, and 2 for the gradient; sample_latent: 4;
 //   latent_gradient: 4.
 // Bytes, likelihood: 28 an element and the target twice (30 with u8, 36 with f32). sample_latent: 12 an element of z,
-//   20 of mu and 4 of the sums. latent_gradient: 24 an element of dz, 36 of mu. All through a scratch buffer of the
+//   24 of mu and 4 of the sums. latent_gradient: 24 an element of dz, 36 of mu. All through a scratch buffer of the
 //   size of output or z.
 // Deterministic: every sum is taken by one thread or block, in a fixed order. Latent: the bits of the fused kernels.
 //

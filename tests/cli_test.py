@@ -658,30 +658,55 @@ class CommandLine(unittest.TestCase):
             if device == "sim" and not (pathlib.Path(program.ELBO).parent / "libelbo_sim.so").exists():
                 self.assertNotIn("ELBO_REQUIRE_SIM", os.environ)
                 continue
-            result = program.run("bench", "loss", "--device", device, "--shape", "3x2x17", "--shape", "5x4097", "--seconds",
-                                 "0", "--json", "loss.json", "--page", "loss.html", cwd=self.cwd)
+            result = program.run("bench", "loss", "--device", device, "--shape", "3x2x17", "--shape", "5x4097", "--latent",
+                                 "3", "--latent", "17", "--seconds", "0", "--json", "loss.json", "--page", "loss.html", cwd=self.cwd)
             self.assertEqual(result.returncode, 0, result.stderr)
             figures = json.loads((self.cwd / "loss.json").read_text())
             self.assertGreater(figures["copy_bytes_per_second"], 0)
+
+            def seen(*of):
+                return [(t["rival"], t["target"], t["output"]) for t in figures["timings"]
+                        if (t["loss"], t["rows"], t["pixels"], t["latent"]) == of]
+
             for shape in ((3, 34), (5, 4097)):
+                naive = [("naive", "f32", "f32")] if device == "cpu" else []
                 for loss in ("bernoulli", "gaussian"):
-                    seen = [(t["rival"], t["target"]) for t in figures["timings"]
-                            if (t["rows"], t["pixels"], t["loss"]) == (*shape, loss)]
-                    rivals = [(r, t) for t in ("f32", "u8") for r in ("unfused", "two_pass", "fused_log", "fused")]
-                    self.assertEqual(seen, ([("naive", "f32")] if device == "cpu" else []) + rivals)
+                    f32 = [(r, t, "f32") for t in ("f32", "u8") for r in ("unfused", "two_pass", "fused_log", "fused")]
+                    bf16 = [(r, t, "bf16") for t in ("f32", "u8") for r in ("two_pass", "fused_log", "fused")]
+                    self.assertEqual(seen(loss, *shape, 0), naive + f32 + bf16)
+                naive = [("naive", "none", "none")] if device == "cpu" else []
+                for latent in (3, 17):
+                    self.assertEqual(seen("latent", shape[0], 0, latent),
+                                     naive + [("unfused", "none", "none"), ("fused", "none", "none")])
+                naive = [("naive", "f32", "f32")] if device == "cpu" else []
+                self.assertEqual(seen("elbo", *shape, 3), naive +
+                                 [(r, "u8", "f32") for r in ("unfused", "two_pass", "fused_log", "fused")] +
+                                 [(r, "u8", "bf16") for r in ("two_pass", "fused_log", "fused")])
+            self.assertEqual(len(figures["timings"]), 2 * 2 * 14 + 2 * 2 * 2 + 2 * 7 + (2 * 5 if device == "cpu" else 0))
             for t in figures["timings"]:
                 self.assertGreater(t["median_us"], 0)
                 self.assertLess(t["value_error"], 1e-6, t)
-                self.assertLess(t["gradient_error"], 1e-6, t)
-                size = {"f32": 4, "u8": 1}[t["target"]]
-                each = {"unfused": 28 + 2 * size, "two_pass": 12 + 2 * size}.get(t["rival"], 8 + size)
-                self.assertEqual(t["bytes"], each * t["rows"] * t["pixels"])
-                self.assertEqual(t["scratch_bytes"], 4 * t["rows"] * t["pixels"] if t["rival"] == "unfused" else 0)
-            self.assertEqual((self.cwd / "loss.html").read_text().count("<svg"), 4)
+                # half a unit in the 8th bit of the largest gradient
+                self.assertLess(t["gradient_error"], 1 / 256 if t["output"] == "bf16" else 1e-6, t)
+                self.assertEqual(t["bytes"], self.bytes_of_loss(t), t)
+                elements = t["rows"] * max(t["pixels"], t["latent"])
+                self.assertEqual(t["scratch_bytes"], 4 * elements if t["rival"] == "unfused" else 0)
+            self.assertEqual((self.cwd / "loss.html").read_text().count("<svg"), 2 * 5)
         for shape in ("100", "0x5", "5x", "x", "-1x5", "70000x70000", "2x3.5"):
             result = program.run("bench", "loss", "--device", "cpu", "--shape", shape, cwd=self.cwd)
             self.assertNotEqual(result.returncode, 0, shape)
             self.assertIn(shape, result.stderr)
+
+    @staticmethod
+    def bytes_of_loss(t):
+        """By the headers of kernels/likelihood.cu, latent.cu and unfused.cu."""
+        size = {"f32": 4, "bf16": 2, "u8": 1, "none": 0}
+        target, output = size[t["target"]], size[t["output"]]
+        unfused = t["rival"] == "unfused"
+        pixel = {"unfused": 28 + 2 * target, "two_pass": 3 * output + 2 * target}.get(t["rival"], 2 * output + target)
+        unit = (12 + 24) + (24 + 36) if unfused else (4 + 8) + (4 + 16)
+        tiles = -(-t["rows"] // 32)
+        return t["rows"] * (pixel * t["pixels"] + unit * t["latent"]) + 4 * tiles * t["latent"]
 
     def test_plan(self):
         """Counted by hand: 100-64-(2x2)-64-100, batches of 20."""

@@ -14,7 +14,7 @@
 
 #include "cuda/backend.h"
 #include "cuda/kernel_name.h"
-#include "host/bench_loss.h"
+#include "host/loss_case.h"
 
 namespace elbo {
 namespace {
@@ -201,9 +201,9 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
 
 // What `elbo bench loss` says of its rivals.
 TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
-  constexpr std::int64_t rows = 3, samples = 2, pixels = 8;
+  constexpr std::int64_t rows = 3, samples = 2, pixels = 8, latent = 5;
   const auto device = create_cuda_backend({});
-  Tensor output, nll, grad, scratch, targets[2];
+  Tensor output, nll, grad, scratch, targets[2], state, stats, z, kl;
   const auto layout = [&](Arena& a) {
     output = a.take({rows * samples, pixels});
     nll = a.take({rows * samples, 1});
@@ -211,25 +211,40 @@ TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
     scratch = a.take({rows * samples * pixels});
     targets[0] = a.take({rows, pixels});
     targets[1] = a.take({rows, pixels}, DType::u8);
+    state = a.take({sizeof(StepState)}, DType::u8);
+    stats = a.take({rows, 2 * latent});
+    z = a.take({rows, samples, latent});
+    kl = a.take({1, latent});
   };
   Arena measure;
   layout(measure);
   Arena arena(*device, measure.used(), "a loss");
   layout(arena);
+  const auto launches_of = [](const auto& call) {
+    const std::uint64_t before = cusim::enqueued();
+    call();
+    return static_cast<int>(cusim::enqueued() - before);
+  };
   for (const LossRival& rival : loss_rivals) {
     for (const Likelihood likelihood : {Likelihood::bernoulli, Likelihood::gaussian}) {
       for (const Tensor& target : targets) {
-        const std::uint64_t before = cusim::enqueued();
-        device->likelihood({.output = output,
-                            .target = target,
-                            .likelihood = likelihood,
-                            .kernels = rival.kernels,
-                            .nll_partial = nll,
-                            .grad = grad,
-                            .scratch = scratch});
-        EXPECT_EQ(cusim::enqueued() - before, static_cast<std::uint64_t>(rival.likelihood_launches)) << rival.name;
+        const int launches = launches_of([&] {
+          device->likelihood({.output = output,
+                              .target = target,
+                              .likelihood = likelihood,
+                              .kernels = rival.kernels,
+                              .nll_partial = nll,
+                              .grad = grad,
+                              .scratch = scratch});
+        });
+        EXPECT_EQ(launches, rival.likelihood_launches) << rival.name;
       }
     }
+    const int launches = launches_of([&] {
+      device->sample_latent({stats, state, Posterior::log_variance, rival.kernels, z, kl, scratch});
+      device->sample_latent_backward({stats, z, state, Posterior::log_variance, rival.kernels, 1.0f, stats, scratch});
+    });
+    EXPECT_EQ(launches, rival.latent_launches) << rival.name;
   }
 }
 

@@ -1,0 +1,97 @@
+// What `elbo bench loss` measures: a loss at one size, with its inputs, what should come out in float64, and the calls
+// that compute it on a device.
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "elbo/backend.h"
+
+namespace elbo {
+
+struct LossShape {
+  std::int64_t rows = 0, pixels = 0, latent = 0;  // pixels or latent is 0 where the loss has none
+};
+
+// A likelihood with its gradient; the latent variable: sampling, KL and the gradient of both; or all of a VAE's head,
+// which is what there is of a training step besides its layers.
+struct LossKind {
+  const char* name;
+  std::optional<Likelihood> likelihood;
+  bool has_latent;
+};
+inline constexpr LossKind loss_kinds[] = {{"bernoulli", Likelihood::bernoulli, false},
+                                          {"gaussian", Likelihood::gaussian, false},
+                                          {"latent", std::nullopt, true},
+                                          {"elbo", Likelihood::bernoulli, true}};
+
+// How a device can compute it, with the kernels that this launches on a GPU.
+struct LossRival {
+  const char* name;
+  Kernels kernels;
+  int likelihood_launches, latent_launches;  // value and gradient
+};
+inline constexpr LossRival loss_rivals[] = {{"unfused", Kernels::unfused, 4, 8},
+                                            {"two_pass", Kernels::two_pass, 2, 2},
+                                            {"fused_log", Kernels::fused_log, 1, 2},
+                                            {"fused", Kernels::fused, 1, 2}};
+
+// Drawn from a fixed seed; the same on the host and on every device.
+struct LossInputs {
+  std::vector<float> outputs, targets;  // [rows, pixels]
+  std::vector<std::uint8_t> pixels;     // [rows, pixels]: targets are these / 255
+  std::vector<float> stats, dz;         // [rows, 2 latent], [rows, latent]
+
+  explicit LossInputs(const LossShape&);
+};
+
+struct LossResult {
+  double value = 0;                 // summed over rows, in nats
+  std::vector<float> grad, dstats;  // of the outputs, of the statistics; empty where the loss has none
+  std::vector<float> z;             // of the naive loop only
+};
+
+class LossCase {
+ public:
+  // output: f32 or bf16. The inputs must outlive the case.
+  LossCase(const LossKind&, const LossShape&, DType output, const LossInputs&);
+
+  // What one call works on.
+  struct Buffers {
+    Tensor output, target, nll, grad, state, stats, z, kl, dz, dstats;
+  };
+  void layout(Arena&, Buffers&, DType target) const;
+  void upload(Backend&, const Buffers&) const;
+  void call(Backend&, const Buffers&, Kernels, const Tensor& scratch) const;
+  LossResult download(Backend&, const Buffers&) const;
+  std::int64_t scratch(Kernels) const;  // f32 elements
+
+  // One thread's loop over std::exp and std::log1p, as one would write it first. f32 outputs and targets. What the
+  // result holds is written over, so that a second call allocates nothing.
+  void naive(LossResult&) const;
+
+  double bytes(Kernels, DType target) const;  // that a call moves, by the kernels' contracts
+  int launches(const LossRival&) const;
+
+  // Against float64, of the same outputs and the same noise: of the value, relative; of the gradients, each by its
+  // largest, the worse.
+  struct Errors {
+    double value = 0, gradient = 0;
+  };
+  Errors errors(const LossResult&) const;
+
+ private:
+  void naive_pixels(LossResult&) const;
+  void naive_latent(LossResult&) const;
+  void refer_to_pixels();
+  void refer_to_latent();
+
+  LossKind kind_;
+  LossShape shape_;
+  const LossInputs& inputs_;
+  std::vector<math::Bf16> halves_;  // the outputs, where they are bf16
+  double value_ = 0;                // as they should be, this and the next
+  std::vector<double> grad_, dstats_;
+};
+
+}  // namespace elbo
