@@ -736,6 +736,26 @@ class CommandLine(unittest.TestCase):
         self.assertNotEqual(unknown.returncode, 0)
         self.assertIn("H100, H200, A100, 4090", unknown.stderr)
 
+    def test_plan_without_the_data(self):
+        """The same as with them, for every experiment that comes with elbo."""
+        root = pathlib.Path(__file__).resolve().parent.parent
+        empty = self.cwd / "empty"
+        empty.mkdir()
+        compared = 0
+        for spec in [*sorted((root / "experiments").glob("*.json")), root / "tools" / "compare" / "w1.json"]:
+            if spec.name == "experiment.schema.json":
+                continue
+            blank = program.run("plan", spec, "--data", empty, cwd=self.cwd)
+            self.assertEqual(blank.returncode, 0, blank.stderr)
+            self.assertIn("optimizer_step", blank.stdout)
+            planned = program.run("plan", spec, cwd=self.cwd)  # with the data, where they are installed
+            self.assertEqual(planned.stdout, blank.stdout)
+            compared += 1
+        self.assertGreaterEqual(compared, 9)
+        unknown = program.run("plan", self.spec, "--data", empty, cwd=self.cwd)
+        self.assertNotEqual(unknown.returncode, 0)
+        self.assertIn("data set 'squares'", unknown.stderr)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

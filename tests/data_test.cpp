@@ -390,6 +390,20 @@ TEST(Dataset, LabelsAreOptional) {
   EXPECT_TRUE(load_dataset(named("mine"), 0, {folder.path()}).train.labels.empty());
 }
 
+TEST(Dataset, ABlankOneIsForKnownSetsThatAreNotThere) {
+  const TemporaryFolder folder;
+  EXPECT_EQ(load_or_blank(named("mnist"), 0, {folder.path()}).count, 60000);
+  EXPECT_EQ(load_or_blank(named("freyface", Split::none), 0, {folder.path()}).count, 1965);
+  write_set(folder, "mine");
+  EXPECT_EQ(load_or_blank(named("mine"), 0, {folder.path()}).count, 5);
+  write_set(folder, "mnist");
+  EXPECT_EQ(load_or_blank(named("mnist"), 0, {folder.path()}).count, 5);
+  std::filesystem::remove(folder / "mnist/t10k-images-idx3-ubyte");
+  EXPECT_THAT(error_of([&] { load_or_blank(named("mnist"), 0, {folder.path()}); }),
+              HasSubstr("t10k-images-idx3-ubyte"));
+  EXPECT_THAT(error_of([&] { load_or_blank(named("yours"), 0, {folder.path()}); }), HasSubstr("data set 'yours'"));
+}
+
 TEST(Dataset, RefusesByName) {
   const TemporaryFolder folder;
   const auto error = [&](const std::string& name) {
@@ -501,6 +515,17 @@ TEST(Catalog, InstalledSetsAreRight) {
     EXPECT_EQ(data.train.count, frey ? 1765 : 60000);
     EXPECT_EQ(data.test.count, frey ? 200 : 10000);
     EXPECT_EQ(data.train.width, frey ? 20 : 28);
+    EXPECT_EQ(data.train.channels, 1);
+    for (const Split split : {Split::holdout, Split::none}) {
+      const ImageSet there = load_or_blank(named(set.name, split), 0, directories);
+      const ImageSet blank = load_or_blank(named(set.name, split), 0, {"/nowhere"});
+      EXPECT_EQ(there.pixels, load_dataset(named(set.name, split), 0, directories).train.pixels);
+      EXPECT_EQ(blank.count, there.count);
+      EXPECT_EQ(blank.height, there.height);
+      EXPECT_EQ(blank.width, there.width);
+      EXPECT_EQ(blank.channels, there.channels);
+      EXPECT_EQ(blank.pixels, std::vector<std::uint8_t>(there.pixels.size()));
+    }
     EXPECT_EQ(std::set<int>(data.train.labels.begin(), data.train.labels.end()).size(), set.classes.size());
   }
   if (found == 0) GTEST_SKIP() << "no data set is installed (Debian's package dataset-fashion-mnist is one)";

@@ -16,12 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const KnownSet* find_known(const std::string& name) {
-  for (const KnownSet& set : known_sets())
-    if (set.name == name) return &set;
-  return nullptr;
-}
-
 // Sets in IDX form that are in the directories but not in the catalogue.
 std::set<std::string> own_sets(const std::vector<std::string>& directories) {
   std::set<std::string> names;
@@ -125,7 +119,11 @@ const std::vector<KnownSet>& known_sets() {
         {"train-labels-idx1-ubyte", 60008, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"},
         {"t10k-images-idx3-ubyte", 7840016, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"},
         {"t10k-labels-idx1-ubyte", 10008, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"}},
-       {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}},
+       {"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"},
+       28,
+       28,
+       60000,
+       10000},
       {"fashion-mnist",
        "Fashion-MNIST is Debian's and Ubuntu's package dataset-fashion-mnist (it goes to /usr/share/datasets);\n"
        "it comes from https://github.com/zalandoresearch/fashion-mnist",
@@ -133,13 +131,27 @@ const std::vector<KnownSet>& known_sets() {
         {"train-labels-idx1-ubyte", 60008, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"},
         {"t10k-images-idx3-ubyte", 7840016, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"},
         {"t10k-labels-idx1-ubyte", 10008, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"}},
-       {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"}},
+       {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"},
+       28,
+       28,
+       60000,
+       10000},
       {"freyface",
        "Frey Face comes from Sam Roweis' page, https://cs.nyu.edu/~roweis/data.html",
        {{"frey_rawface.mat", 1100584, "265a83a23adb081755cd3de375509828e690324d1d60f076b8ecebc840d59c64"}},
-       {}},
+       {},
+       28,
+       20,
+       1765,
+       200},
   };
   return sets;
+}
+
+const KnownSet* find_known(const std::string& name) {
+  for (const KnownSet& set : known_sets())
+    if (set.name == name) return &set;
+  return nullptr;
 }
 
 std::vector<std::string> class_names(const std::string& set) {

@@ -19,9 +19,14 @@ struct KnownSet {
   std::string origin;  // where it comes from, a line or more for people
   std::vector<KnownFile> files;
   std::vector<std::string> classes;  // names of the labels 0, 1, ...; empty where there are none
+  std::int64_t height, width;        // of an image
+  std::int64_t train, test;          // images, where they are split
 };
 
 const std::vector<KnownSet>& known_sets();
+
+// Null where the set is not one of them.
+const KnownSet* find_known(const std::string& set);
 
 // What the labels of a set mean; empty where that is not known.
 std::vector<std::string> class_names(const std::string& set);

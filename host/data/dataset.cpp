@@ -79,4 +79,12 @@ Dataset load_dataset(const Spec::Data& spec, std::uint64_t seed, const std::vect
   return load_idx(name, spec.split, folder);
 }
 
+ImageSet load_or_blank(const Spec::Data& spec, std::uint64_t seed, const std::vector<std::string>& directories) {
+  const KnownSet* known = find_known(spec.dataset);
+  if (!known || !find_set(spec.dataset, directories).empty()) return load_dataset(spec, seed, directories).train;
+  ImageSet blank{known->train + (spec.split == Split::none ? known->test : 0), known->height, known->width, 1, {}, {}};
+  blank.pixels.resize(static_cast<std::size_t>(blank.count * blank.image_size()));
+  return blank;
+}
+
 }  // namespace elbo

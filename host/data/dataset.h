@@ -36,4 +36,8 @@ std::string describe_images(const Dataset&);
 // a set is missing, where it comes from.
 Dataset load_dataset(const Spec::Data& spec, std::uint64_t seed, const std::vector<std::string>& directories);
 
+// For what depends on the shape of the images alone: the training images of load_dataset(), or, where a known set is in
+// none of the directories, as many black ones of its size.
+ImageSet load_or_blank(const Spec::Data& spec, std::uint64_t seed, const std::vector<std::string>& directories);
+
 }  // namespace elbo
