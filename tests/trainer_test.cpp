@@ -65,6 +65,18 @@ TEST_P(Training, TwoRunsGiveTheSameWeights) {
   EXPECT_NE(before, after);
 }
 
+// As nn.Sequential counts its modules: an activation is one, no activation is none.
+TEST_P(Training, ParametersHavePyTorchsNames) {
+  const Job job(GetParam(), small_spec({R"(model.encoder=[{"type":"dense","units":5,"activation":"relu"},)"
+                                        R"({"type":"dense","units":6,"activation":"identity"},)"
+                                        R"({"type":"dense","units":7,"activation":"tanh"}])"}));
+  std::vector<std::string> names;
+  for (const Parameter& p : job.trainer.vae.layout())
+    if (p.name.ends_with(".weight")) names.push_back(p.name.substr(0, p.name.rfind('.')));
+  EXPECT_EQ(names,
+            (std::vector<std::string>{"encoder.0", "encoder.2", "encoder.3", "encoder.5", "decoder.0", "decoder.2"}));
+}
+
 TEST_P(Training, TheSeedMatters) {
   Job a(GetParam(), small_spec()), b(GetParam(), small_spec({"seed=4"}));
   EXPECT_NE(hash_weights(a.trainer.vae), hash_weights(b.trainer.vae));
