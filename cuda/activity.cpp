@@ -147,6 +147,13 @@ double microseconds(std::uint64_t from, std::uint64_t to) { return 1e-3 * static
 Activities::Activities(bool marks) {
   const Cupti& cupti = load_cupti();
   check_cupti(cupti.register_callbacks(give_buffer, take_buffer), "cuptiActivityRegisterCallbacks");
+  {  // what an earlier one has left
+    Collector& c = collector();
+    const std::lock_guard lock(c.mutex);
+    c.records.clear();
+    c.marks.clear();
+    c.lost = 0;
+  }
   try {
     for (const CUpti_ActivityKind kind : device_kinds) check_cupti(cupti.enable(kind), "cuptiActivityEnable");
     if (!marks) return;

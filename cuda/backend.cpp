@@ -6,6 +6,7 @@
 #include <map>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cuda/activity.h"
@@ -166,8 +167,9 @@ class CudaBackend : public Backend {
     y.bias = a.bias.as<float>();
     y.relu = relu;
     if (relu && a.mask) y.relu_mask = a.mask.as<std::uint8_t>();
-    const bool done = (relu || a.activation == Activation::identity) && try_multiply(y);
+    bool done = (relu || a.activation == Activation::identity) && try_multiply(y);
     if (y.relu_mask) has_mask_[y.relu_mask] = done;
+    if (!done && std::exchange(y.relu_mask, nullptr)) done = try_multiply(y);
     if (!done) Backend::do_dense_forward(a);
   }
   void do_dense_backward(const DenseBackward& a) override {
@@ -218,6 +220,9 @@ class CudaBackend : public Backend {
   }
 
   void do_finish_step(const FinishStep& a) override {
+    // Every block looks through all losses: for more of them the launches that this saves cost less.
+    constexpr std::int64_t most_losses = 8192;
+    if (a.losses.nll_partial.count() + a.losses.kl_partial.count() > most_losses) return Backend::do_finish_step(a);
     kernels::finish_step(totals_of(a.losses), update_of(a.update), a.schedule, a.fault.as<std::uint64_t>(), stream());
   }
 

@@ -22,6 +22,9 @@ void check_cublas(cublasStatus_t s, const char* what) {
   require(s == CUBLAS_STATUS_SUCCESS, what, ": ", cublasLtGetStatusName(s), " (", cublasLtGetStatusString(s), ")");
 }
 
+// What it says of a product that it has no algorithm for.
+bool is_unknown(cublasStatus_t s) { return s == CUBLAS_STATUS_NOT_SUPPORTED || s == CUBLAS_STATUS_INVALID_VALUE; }
+
 template <class Handle, cublasStatus_t (*destroy)(Handle)>
 class LtOwner {
  public:
@@ -164,9 +167,9 @@ struct Gemm::Library {
     const cublasStatus_t status =
         cublasLtMatmulAlgoGetHeuristic(lt.handle, plan.description.handle, plan.first.handle, plan.second.handle,
                                        plan.result.handle, plan.result.handle, preference.handle, 1, &best, &count);
-    const bool unknown = status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE;
-    if (unknown || (status == CUBLAS_STATUS_SUCCESS && count == 0)) return std::nullopt;
+    if (is_unknown(status) || (status == CUBLAS_STATUS_SUCCESS && count == 0)) return std::nullopt;
     check_cublas(status, "cublasLtMatmulAlgoGetHeuristic");
+    if (best.state != CUBLAS_STATUS_SUCCESS) return std::nullopt;
     plan.algorithm = best.algo;
     return plan;
   }
@@ -185,16 +188,19 @@ bool Gemm::multiply(const Product& p) {
   require(p.m > 0 && p.n > 0 && p.k > 0, "multiply: [", p.m, ", ", p.k, "] x [", p.k, ", ", p.n, "]");
   const kernels::Range range("multiply");
   const Plan* const plan = library_->plan_for(p);
-  if (!plan) {
+  const auto has_none = [&] {
     require(p.has_epilogue(), "cuBLASLt has no algorithm for [", p.m, ", ", p.k, "] x [", p.k, ", ", p.n, "]");
     return false;
-  }
+  };
+  if (!plan) return has_none();
   plan->point_to(p);
   const float one = 1.0f, zero = 0.0f;
-  check_cublas(cublasLtMatmul(library_->lt.handle, plan->description.handle, &one, p.b, plan->first.handle, p.a,
-                              plan->second.handle, &zero, p.c, plan->result.handle, p.c, plan->result.handle,
-                              &plan->algorithm, library_->workspace, workspace_bytes, library_->stream),
-               "cublasLtMatmul");
+  const cublasStatus_t status =
+      cublasLtMatmul(library_->lt.handle, plan->description.handle, &one, p.b, plan->first.handle, p.a,
+                     plan->second.handle, &zero, p.c, plan->result.handle, p.c, plan->result.handle, &plan->algorithm,
+                     library_->workspace, workspace_bytes, library_->stream);
+  if (is_unknown(status)) return has_none();
+  check_cublas(status, "cublasLtMatmul");
   return true;
 }
 

@@ -62,6 +62,30 @@ bool competes(const LossRival& rival, const LossKind& kind, DType output) {
   return kind.likelihood || rival.kernels == Kernels::fused;
 }
 
+nlohmann::ordered_json to_json(const LossBench& bench) {
+  nlohmann::ordered_json j = {{"device", bench.device.name},
+                              {"device_description", bench.device.description},
+                              {"threads", bench.device.threads},
+                              {"copy_bytes_per_second", bench.copy_bandwidth}};
+  for (const LossTiming& t : bench.timings)
+    j["timings"].push_back({{"loss", t.loss},
+                            {"rows", t.shape.rows},
+                            {"pixels", t.shape.pixels},
+                            {"latent", t.shape.latent},
+                            {"rival", t.rival},
+                            {"target", t.target},
+                            {"output", t.output},
+                            {"median_us", t.median_us},
+                            {"p10_us", t.p10_us},
+                            {"p90_us", t.p90_us},
+                            {"bytes", t.bytes},
+                            {"launches", t.launches},
+                            {"scratch_bytes", t.scratch_bytes},
+                            {"value_error", t.value_error},
+                            {"gradient_error", t.gradient_error}});
+  return j;
+}
+
 class Bench {
  public:
   explicit Bench(const BenchLossOptions& options)
@@ -97,16 +121,23 @@ class Bench {
   }
 
   void measure_shape(const LossShape& shape) {
+    for (const std::int64_t latent : options_.latents)
+      require(latent <= most_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
+              " rows of it have more than 2^31 - 1 statistics");
+    const std::int64_t head = options_.latents.at(0);  // of the head one size is enough
+    const LossInputs inputs({shape.rows, shape.pixels, head});
     for (const LossKind& kind : loss_kinds) {
-      for (const std::int64_t latent : options_.latents) {
-        require(latent <= most_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
-                " rows of it have more than 2^31 - 1 statistics");
-        const LossShape size{shape.rows, kind.likelihood ? shape.pixels : 0, kind.has_latent ? latent : 0};
-        const LossInputs inputs(size);
-        measure(kind, size, DType::f32, inputs);
-        if (kind.likelihood) measure(kind, size, DType::bf16, inputs);
-        if (kind.likelihood) break;  // one size is enough
+      if (kind.likelihood) {
+        const LossShape size{shape.rows, shape.pixels, kind.has_latent ? head : 0};
+        for (const DType output : {DType::f32, DType::bf16}) measure(kind, size, output, inputs);
+      } else {
+        for (const std::int64_t latent : options_.latents) {
+          const LossShape size{shape.rows, 0, latent};
+          measure(kind, size, DType::f32, LossInputs(size));
+        }
       }
+      // One that is stopped leaves what it has.
+      if (!options_.json.empty()) replace_file(options_.json, to_json(result_).dump(2) + "\n");
     }
   }
 
@@ -221,30 +252,6 @@ void print_table(const LossBench& bench) {
   }
 }
 
-nlohmann::ordered_json to_json(const LossBench& bench) {
-  nlohmann::ordered_json j = {{"device", bench.device.name},
-                              {"device_description", bench.device.description},
-                              {"threads", bench.device.threads},
-                              {"copy_bytes_per_second", bench.copy_bandwidth}};
-  for (const LossTiming& t : bench.timings)
-    j["timings"].push_back({{"loss", t.loss},
-                            {"rows", t.shape.rows},
-                            {"pixels", t.shape.pixels},
-                            {"latent", t.shape.latent},
-                            {"rival", t.rival},
-                            {"target", t.target},
-                            {"output", t.output},
-                            {"median_us", t.median_us},
-                            {"p10_us", t.p10_us},
-                            {"p90_us", t.p90_us},
-                            {"bytes", t.bytes},
-                            {"launches", t.launches},
-                            {"scratch_bytes", t.scratch_bytes},
-                            {"value_error", t.value_error},
-                            {"gradient_error", t.gradient_error}});
-  return j;
-}
-
 std::string title_of(const LossTiming& t) {
   const LossShape& s = t.shape;
   if (t.loss == "latent") return fmt::format("Latent variable, {} rows of {} dimensions", s.rows, s.latent);
@@ -329,7 +336,6 @@ int bench_loss(const BenchLossOptions& options) {
   require_writable(options.page);
   const LossBench bench = measure_losses(options);
   print_table(bench);
-  if (!options.json.empty()) replace_file(options.json, to_json(bench).dump(2) + "\n");
   if (!options.page.empty()) replace_file(options.page, loss_page(bench));
   return 0;
 }

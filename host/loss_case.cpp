@@ -57,18 +57,22 @@ LossInputs::LossInputs(const LossShape& shape)
       dz(normal_values(shape.rows * shape.latent, 2, 1)) {
   pixels.resize(outputs.size());
   targets.resize(outputs.size());
-  for (std::size_t i = 0; i < pixels.size(); ++i) {
+  for (std::size_t i = 0; i < pixels.size(); i += 4) {
     const math::Words w = math::random_words({1, Purpose::binarize, 0, 0, 0}, static_cast<std::uint32_t>(i / 4));
     const std::uint32_t words[] = {w.x, w.y, w.z, w.w};
-    pixels[i] = static_cast<std::uint8_t>(words[i % 4] >> 24);
-    targets[i] = math::pixel_value<float>(pixels[i]);
+    for (std::size_t j = 0; j < 4 && i + j < pixels.size(); ++j) {
+      pixels[i + j] = static_cast<std::uint8_t>(words[j] >> 24);
+      targets[i + j] = math::pixel_value<float>(pixels[i + j]);
+    }
   }
 }
 
 LossCase::LossCase(const LossKind& kind, const LossShape& shape, DType output, const LossInputs& inputs)
     : kind_(kind), shape_(shape), inputs_(inputs) {
-  if (output == DType::bf16)
+  if (output == DType::bf16) {
+    halves_.reserve(inputs.outputs.size());
     for (const float o : inputs.outputs) halves_.push_back(math::to_bf16(o));
+  }
   if (kind.likelihood) refer_to_pixels();
   if (kind.has_latent) refer_to_latent();
 }

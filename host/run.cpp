@@ -185,7 +185,9 @@ class TrainingRun {
     const std::int64_t every = spec_.train.checkpoint_steps;
     const std::string text = fmt::format("epoch {}/{}", epoch + 1, spec_.train.epochs);
     while (trainer_.step() < end) {
-      trainer_.run_until(trainer_.step() + 1);
+      const std::int64_t step = trainer_.step(), next_checkpoint = every ? (step / every + 1) * every : end;
+      trainer_.run_until(
+          static_cast<std::uint32_t>(std::min({step + trainer_.steps_at_once(), next_checkpoint, std::int64_t{end}})));
       line_.show(trainer_.step(), text);
       if (trainer_.step() == end) break;
       if (stop_requested || (every && trainer_.step() % every == 0)) {

@@ -4,11 +4,6 @@
 #include <cmath>
 
 namespace elbo {
-namespace {
-
-constexpr std::uint32_t steps_a_launch = 4;  // of a recording that takes several
-
-}  // namespace
 
 Trainer::Trainer(Backend& device, const Spec& spec, const ImageSet& images)
     : vae(device, spec, images.image_size()),
@@ -164,8 +159,8 @@ float largest(Backend& device, const Tensor& t) {
 }  // namespace
 
 // Looks where numbers stopped being finite. The optimiser has stood still since the faulty step, so it can be run again
-// (if it was its update that failed, with those weights moved that could be); its tensors are looked through in the
-// order in which they are computed.
+// (if it was its update that failed, with those weights moved that could be), whatever was queued behind it has left in
+// the pass; its tensors are looked through in the order in which they are computed.
 std::string Trainer::find_fault(std::uint64_t bad) {
   const auto name_layer = [&](std::size_t i) {
     const std::string& weight = vae.layout()[2 * i].name;

@@ -13,7 +13,8 @@
 namespace elbo {
 
 // A loss, gradient or weight that is not finite. No weight has changed since the step that is named, and none of those
-// at fault in it.
+// at fault in it. Where relu is part of a product (DenseForward) it turns NaN into 0, so that infinite activations that
+// cancel within a layer are a dead unit and no fault.
 class Diverged : public Error {
  public:
   using Error::Error;
@@ -25,7 +26,7 @@ class Trainer {
   Trainer(Backend&, const Spec&, const ImageSet& images);
 
   // Queues training steps up to and without `end`, and returns without waiting for the last of them. Throws Diverged,
-  // naming step and layer, at most 12 steps after a number stopped being finite (later, if the device is further
+  // naming step and layer, at most 16 steps after a number stopped being finite (later, if the device is further
   // behind: without a recording nothing holds the host back).
   void run_until(std::uint32_t end);
   std::uint32_t step() const { return step_; }
@@ -43,9 +44,12 @@ class Trainer {
   Vae vae;
   Tensor sums;  // f64 [2 + L]: see Backend::accumulate
   const Pass& pass() const { return pass_; }
+  std::int64_t steps_at_once() const { return several_steps_ ? steps_a_launch : 1; }  // that run_until likes best
   std::size_t graph_nodes() const { return one_step_->nodes(); }  // of one step; 0 where it is no graph
 
  private:
+  static constexpr std::uint32_t steps_a_launch = 4;  // of a recording that takes several
+
   void queue_step();
   void throw_if_diverged();
   std::string find_fault(std::uint64_t step);

@@ -9,8 +9,8 @@
 //   summed in a fixed tree; tiles of a latent unit in order.
 // next_step: one thread.
 // end_of_step: block 0 adds to the sums, the others update the weights, the last to end moves the state on. No weight
-//   may move after a loss that is not finite, so every block looks through the batch's partial sums for itself: a few
-//   loads from the L2 cache a thread, in place of a launch that the update would wait for.
+//   may move after a loss that is not finite, so every block looks through the batch's partial sums for itself: with
+//   some thousands of them, a few loads from the L2 cache a thread, in place of a launch that the update would wait for.
 #include "kernels/optimizer.h"
 
 #include "kernels/launcher.h"

@@ -26,9 +26,10 @@
 namespace elbo::kernels {
 namespace {
 
-// An index of an element; 32 bits, as divisions of 64 are slow. blocks_for() refuses more elements.
+// An index of an element; 32 bits, as divisions of 64 are slow.
 using Index = unsigned;
 
+// n, if an Index counts that far.
 Index elements(const char* launcher, std::int64_t n) { return blocks_for(launcher, n); }
 
 // ---- Likelihood -------------------------------------------------------------------------------------
