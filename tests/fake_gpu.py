@@ -3,7 +3,8 @@ gpu_check_test.py walks through every section of tools/gpu_check.py. Figures are
 it stands in for and that one's arguments.
 
 FAKE_SLOW=1: everything of elbo's takes 100 times as long. FAKE_HANG, FAKE_FAIL: a part of the command line of what
-hangs, or fails; FAKE_PID: a file for the number of a process that the hanging one has started.
+hangs, or fails; FAKE_PID: a file for the number of a process that the hanging one has started. FAKE_CUT=1: what
+measures losses fails on its way. FAKE_LIBRARIES: the LD_LIBRARY_PATH without which elbo does not open the GPU.
 """
 
 import argparse
@@ -42,9 +43,15 @@ def write(path, what):
     pathlib.Path(path).write_text(json.dumps(what))
 
 
+def finds_libraries():
+    return "FAKE_LIBRARIES" not in os.environ or os.environ["FAKE_LIBRARIES"] == os.environ.get("LD_LIBRARY_PATH")
+
+
 def elbo():
     command = " ".join(sys.argv[1:3])
-    if command == "devices":
+    if command == "devices" and not finds_libraries():
+        print("cuda  not available  libcublasLt.so.13: cannot open shared object file\ncpu   available      some CPU")
+    elif command == "devices":
         print("cuda  available  NVIDIA H100 80GB HBM3, compute capability 9.0\ncpu   available  some CPU")
     elif command == "--version":
         print("elbo 0.1.0")
@@ -64,7 +71,11 @@ def elbo():
             timing("latent", none, 32 * rows * 20, 0.5, pixels=0, latent=20),
             timing("latent", none, 32 * rows * 128, 0.93, pixels=0, latent=128),
         ]
-        write(value_of("--json"), {"device": "cuda", "copy_bytes_per_second": COPY, "timings": timings})
+        timings = timings[:3] if "FAKE_CUT" in os.environ else timings
+        if "--json" in sys.argv:
+            write(value_of("--json"), {"device": "cuda", "copy_bytes_per_second": COPY, "timings": timings})
+        if "FAKE_CUT" in os.environ:
+            sys.exit("cut short")
     elif command == "bench step":
         name = json.loads(pathlib.Path(sys.argv[3]).read_text())["name"]
         nodes = 26 if SLOW > 1 or "--no-epilogues" in sys.argv else 16
@@ -90,6 +101,7 @@ def elbo():
 
 
 def gtest():
+    assert finds_libraries(), "elbo's libraries are not where the loader looks"
     tests = [{"name": f"Test{i}/cuda", "result": "COMPLETED"} for i in range(10)]
     tests.append({"name": "Data/cuda", "result": "SKIPPED"})
     if SLOW > 1:
@@ -116,27 +128,39 @@ def ceilings():
     )
 
 
+def run_target():
+    """As a tool does that brings libraries of its own, other than those of elbo."""
+    assert "FAKE_LIBRARIES" not in os.environ or not finds_libraries(), "the tool would load pip's libraries"
+    assert value_of("--target-processes") == "all", sys.argv
+    return subprocess.run(sys.argv[sys.argv.index("env") :]).returncode
+
+
 def compute_sanitizer():
-    assert sys.argv[1] == "--tool" and sys.argv[3:5] == ["--error-exitcode", "9"], sys.argv
-    if SLOW > 1:
-        sys.exit(9)
+    assert sys.argv[1] == "--tool" and value_of("--error-exitcode") == "9", sys.argv
     print("========= COMPUTE-SANITIZER", flush=True)
-    code = subprocess.run(sys.argv[5:]).returncode
-    print("========= ERROR SUMMARY: 0 errors")
-    sys.exit(code)
+    code = run_target()
+    if SLOW > 1:
+        print("========= Invalid read\n=========     at a_kernel" + 50 * "\n=========     called from somewhere")
+    print(f"========= ERROR SUMMARY: {1 if SLOW > 1 else 0} errors")
+    sys.exit(9 if SLOW > 1 else code)
 
 
 def ncu():
     assert value_of("--clock-control") == "none", sys.argv
+    assert run_target() == 0
     metrics = value_of("--metrics").split(",")
     print("==PROF== Connected to process 1\nbernoulli 65536x784\n==PROF== Disconnected")
     print(",".join(f'"{c}"' for c in ["ID", "Kernel Name", *metrics]))
     print(",".join(f'"{c}"' for c in ["", "", "us", "Mbyte", "Mbyte"]))
-    for i, (name, (read, written)) in enumerate(KERNELS.items()):
+    launches = [(name, *moved) for name, moved in KERNELS.items()]
+    launches += [(name, read, 0.2) for name, (read, _) in KERNELS.items() if "_fused" in name for _ in range(2)]
+    for i, (name, read, written) in enumerate(launches):  # the last are two_pass's, for the value alone
         print(",".join(f'"{c}"' for c in [i, name, "1,234.5", read * (2 if SLOW > 1 else 1), written]))
 
 
 def nvidia_smi():
+    if sys.argv[1:] == ["-L"]:
+        return print("GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-0)")
     print(", ".join(["a figure"] * len(sys.argv[1].split(","))))
 
 

@@ -197,6 +197,38 @@ class WithAStandIn(unittest.TestCase):
         self.assertEqual({v[3] for v in verdicts}, {"missed"}, verdicts)
         self.assertEqual(len(verdicts), 1 + 5 + 7 + 2 + 4 + 4)
         self.assertIn("| **missed** |", (self.out / "summary.md").read_text())
+        said = self.read("sanitizer")["memcheck"]
+        self.assertIn("at a_kernel", said["first"][2])
+        self.assertEqual((len(said["last"]), said["last"][-1]), (15, "========= ERROR SUMMARY: 1 errors"))
+
+    def test_a_gpu_that_does_not_open_is_no_missing_gpu(self):
+        done = self.check("--only", "machine", "baselines", "ncu", "sanitizer", "compiled", FAKE_LIBRARIES="/not/found")
+        self.assertEqual(done.returncode, 1, done.stdout)
+        why = "libcublasLt.so.13: cannot open shared object file"
+        self.assertIn(f"some CPU; cuda not available {why}; elbo 0.1.0", done.stdout)
+        for section in ("baselines", "ncu", "sanitizer", "compiled"):
+            said = f"not run: elbo does not open GPU 0: NVIDIA H100 80GB HBM3: not available {why}"
+            self.assertIn(f"| {section} | {said} |", done.stdout)
+        self.assertNotIn("there is no GPU", done.stdout)
+
+    def test_libraries_of_python_are_for_elbo_alone(self):
+        libraries = {"LD_LIBRARY_PATH": "/first", "FAKE_LIBRARIES": "/first:/nowhere/nvidia/cu13/lib"}
+        done = self.check("--only", "tests", "ncu", "sanitizer", **libraries)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        for name in gpu_summary.SANITIZERS:
+            self.assertIn(f"| compute-sanitizer {name} | no error | 10 tests, no error | met |", done.stdout)
+        self.assertIn("| ncu | done |", done.stdout)
+        # Where elbo does without them, they are in nobody's way.
+        done = self.check("--only", "tests", LD_LIBRARY_PATH="/first", FAKE_LIBRARIES="/first")
+        self.assertIn("| tests on the GPU | all pass | 20 passed", done.stdout)
+
+    def test_losses_that_are_cut_short_are_kept(self):
+        done = self.check("--only", "bench", FAKE_CUT="1")
+        loss = self.read("bench")["loss"]["65536x784"]
+        self.assertEqual(len(loss["timings"]), 3)
+        self.assertIn("cut short", loss["error"])
+        self.assertRegex(done.stdout, r"fused Bernoulli loss, f32, 65536x784 .* met \|")
+        self.assertRegex(done.stdout, r"bench: loss: 65536x784 \| .*cut short")
 
     def test_a_failure_leaves_the_rest_of_its_section(self):
         done = self.check("--only", "bench", "baselines", "sanitizer", FAKE_FAIL="mnist-2d.json")
@@ -266,6 +298,16 @@ class Rules(unittest.TestCase):
         for read, written in ((12, 4), (8, 8), (4, 4), (8, 2)):
             ncu["kernels"][name] = [{"read": read * count, "written": written * count}]
             self.assertEqual(gpu_summary.traffic(results)[0][5], False, (read, written))
+        # Of launches for the value alone there may be more; they are judged where there are no others.
+        value, both = ({"read": 8 * count, "written": n} for n in (4 * 65536, 4 * count))
+        for launches, met in (([value, both, value, value], True), ([value, value], False)):
+            ncu["kernels"][name] = launches
+            self.assertEqual(gpu_summary.traffic(results)[0][5], met, launches)
+
+    def test_a_spec_without_a_target_has_its_row(self):
+        times = {"framework": "elbo", "form": "cuda", "precision": "tf32", "median_us": 1, "p10_us": 1, "p90_us": 1}
+        results = {"bench": {"step": {name: {**times, "spec": name} for name in ("mine", "w1")}}}
+        self.assertEqual([row[0] for row in gpu_summary.steps_table(results)[1]], ["W1", "mine"])
 
     def test_a_kernel_that_is_not_fused_has_no_contract(self):
         for name in (

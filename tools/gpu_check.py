@@ -5,7 +5,8 @@
 
 SECTIONS below says what they are, the most valuable first. FOLDER gets one JSON file a section and summary.md: every
 target, its figure, and met, missed or not run. What a section has measured is kept when it fails or its time runs out,
-and the summary is written again after each. Exit status: 0, or 1 where a section or a test failed.
+and the summary is written again after each. Exit status: 0, or 1 where a section or a test failed, or where elbo does
+not open the GPU that the driver lists.
 """
 
 import argparse
@@ -32,14 +33,14 @@ import record
 
 # Seconds, and what they are for. A section may use what those before it left, too: none can take from a later one.
 SECTIONS = {
-    "machine": (35, "GPU, driver, clocks; ceilings: copies, matrix products, launches, barriers"),
+    "machine": (30, "GPU, driver, clocks; ceilings: copies, matrix products, launches, barriers"),
     "tests": (70, "operations against the CPU and float64, graph against eager, equal runs bitwise equal"),
-    "bench": (90, "the loss kernels against a copy; the steps of W1, mnist-2d and freyface-8d"),
-    "baselines": (130, "loss and steps in PyTorch eager and JAX, the loss in torch.compile; in between, elbo's again"),
-    "training": (40, "mnist-2d and freyface-8d in full, and when they reach the test ELBO of the CPU"),
+    "bench": (125, "the loss kernels against a copy; the steps of W1, mnist-2d and freyface-8d"),
+    "baselines": (135, "loss and steps in PyTorch eager and JAX, the loss in torch.compile; in between, elbo's again"),
+    "training": (30, "mnist-2d and freyface-8d in full, and when they reach the test ELBO of the CPU"),
     "ncu": (45, "bytes that each loss kernel moves to and from memory, against its contract"),
     "sanitizer": (45, "compute-sanitizer's four tools on the tests of every operation"),
-    "compiled": (70, "steps by torch.compile and CUDA graphs, the loss in JAX: what takes longest to prepare"),
+    "compiled": (45, "steps by torch.compile and CUDA graphs, the loss in JAX: what takes longest to prepare"),
 }
 AROUND = 10  # seconds before the first section and after the last
 
@@ -64,6 +65,14 @@ class OutOfTime(Exception):
     """The section's time is over; what it has measured stays."""
 
 
+class Failed(RuntimeError):
+    """A program that failed, or took too long: its exit status (None where it was stopped), and all that it said."""
+
+    def __init__(self, what, code, said):
+        super().__init__(what)
+        self.code, self.said = code, said
+
+
 class Check:
     def __init__(self, options):
         if IN_TREE:
@@ -83,20 +92,40 @@ class Check:
         self.processes, self.stopped = set(), False
         self.section_ends = time.monotonic() + 60
         self.environment = {**os.environ, "ELBO_PLUGINS": str(self.plugins)}
-        # CUDA's libraries may lie in a Python's packages, as PyTorch and JAX bring them.
         self.python = options.python
-        folders = [*self.run([self.python, "-c", LIBRARIES], 20).splitlines()[-1:], os.environ.get("LD_LIBRARY_PATH")]
-        self.environment["LD_LIBRARY_PATH"] = ":".join(filter(None, folders))
         self.data = ["--data", pathlib.Path(options.data).resolve()] if options.data else []
         if options.data:
             self.environment["ELBO_DATA"] = str(self.data[1])
         self.steps = {"W1": self.w1(), **{n: SHARE / f"experiments/{n}.json" for n in ("mnist-2d", "freyface-8d")}}
-        devices = self.run([self.elbo, "devices"], 60)
-        self.has_gpu = re.search(r"^cuda +available", devices, re.M) is not None
+        self.open_device()
+
+    def open_device(self):
+        devices = self.devices()
+        if not devices["cuda"][0]:
+            # CUDA's libraries may lie in a Python's packages, as PyTorch and JAX bring them. Only where needed,
+            # and behind all others: profilers' libraries are among them, not of the version that ncu brings.
+            packages = self.run([self.python, "-c", LIBRARIES], 20).splitlines()[-1:]
+            folders = ":".join(filter(None, [os.environ.get("LD_LIBRARY_PATH"), *packages]))
+            self.environment |= {"LD_LIBRARY_PATH": folders} if folders else {}
+            devices = self.devices()
+        self.has_gpu, said = devices["cuda"]
         self.device = "cuda" if self.has_gpu else "sim" if (self.plugins / "libelbo_sim.so").exists() else "cpu"
-        self.description = next(
-            line for line in devices.splitlines() if line.startswith("cuda" if self.has_gpu else "cpu")
-        )
+        self.description = f"cuda {said}" if self.has_gpu else f"cpu {devices['cpu'][1]}; cuda {said}"
+        self.closed = None if self.has_gpu else self.listed_gpu()
+        self.no_gpu = f"elbo does not open {self.closed}: {said}" if self.closed else "there is no GPU"
+
+    def devices(self):
+        """Of each device whether it is available, and what `elbo devices` says of it."""
+        said = re.findall(r"^(\w+) +((?:not )?available) +(.*)", self.run([self.elbo, "devices"], 60), re.M)
+        return {name: (how == "available", f"{how} {what}".replace("|", "/")) for name, how, what in said}
+
+    def listed_gpu(self):
+        """The first that the driver knows, elbo or no elbo; None where there is none."""
+        try:
+            found = re.search(r"^GPU \d+: [^(\n]*[^(\s]", self.run(["nvidia-smi", "-L"], 20), re.M)
+        except (RuntimeError, OSError):
+            return None
+        return found and found[0]
 
     def w1(self):
         """The spec of W1, with MNIST where Fashion-MNIST is not: the step is the same."""
@@ -110,16 +139,17 @@ class Check:
 
     # ---- Running programs, within their time -----------------------------------------------------------------------
 
-    def run(self, command, limit, check=True):
-        """Standard output and errors; RuntimeError with their end where it fails or takes too long."""
+    def run(self, command, limit, check=True, environment=None):
+        """Standard output and errors; Failed with their end where it fails or takes too long."""
         limit = min(limit, self.section_ends - time.monotonic())
         if limit <= 0:
             raise OutOfTime
         # To a file, and in a session of its own: a program that hangs can then be left behind, with all it has started.
         with tempfile.TemporaryFile("w+", errors="replace") as said:
             streams = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": subprocess.STDOUT}
+            environment = environment or self.environment
             process = subprocess.Popen(
-                list(map(str, command)), cwd=SHARE, env=self.environment, start_new_session=True, **streams
+                list(map(str, command)), cwd=SHARE, env=environment, start_new_session=True, **streams
             )
             self.processes.add(process)
             try:
@@ -134,7 +164,8 @@ class Check:
             text = said.read()
         if code is None or (check and code != 0):
             how = f"stopped after {limit:.0f} s" if code is None else f"exit status {code}"
-            raise RuntimeError(self.without_folders(f"{' '.join(map(str, command))}: {how}: {text[-1500:]}"))
+            what = self.without_folders(f"{' '.join(map(str, command))}: {how}: {text[-1500:]}")
+            raise Failed(what, code, text)
         return text
 
     def without_folders(self, text):
@@ -161,17 +192,19 @@ class Check:
             self.end(process)
 
     def json_of(self, command, limit):
-        """What the program writes; of one that fails after it wrote a list, the list and the error."""
+        """What the program writes; of one that fails after it wrote a list, or "timings", that and the error."""
         path = self.out / "figures.tmp"
         path.unlink(missing_ok=True)
         try:
             self.run([*command, "--json", path], limit)
             return json.loads(path.read_text())
-        except RuntimeError as error:
+        except Failed as failed:
             result = json.loads(path.read_text()) if path.exists() else None
+            if isinstance(result, dict) and isinstance(result.get("timings"), list):
+                return {**result, "error": str(failed)}
             if not isinstance(result, list):
                 raise
-            return result if any("error" in r for r in result) else [*result, {"error": str(error)}]
+            return result if any("error" in r for r in result) else [*result, {"error": str(failed)}]
         finally:
             path.unlink(missing_ok=True)
 
@@ -306,7 +339,7 @@ class Check:
     def frameworks(self):
         """Those that this Python has and that see the GPU."""
         if not self.has_gpu:
-            raise NotRun("there is no GPU")
+            raise NotRun(self.no_gpu)
         for name, probe in PROBES.items():
             self.attempt(name, lambda: self.run([self.python, "-c", probe], 60).splitlines()[-1])
         found = [name for name in PROBES if isinstance(self.result[name], str)]
@@ -375,8 +408,14 @@ class Check:
         folders += map(str, pathlib.Path("/opt/nvidia").glob("nsight-compute/*"))
         found = shutil.which(name, path=":".join(folders))
         if not self.has_gpu or not found:
-            raise NotRun(f"there is no {name}" if self.has_gpu else "there is no GPU")
+            raise NotRun(f"there is no {name}" if self.has_gpu else self.no_gpu)
         return found
+
+    def run_in(self, tool, program, arguments):
+        """A program in a tool of NVIDIA's. Only the program gets what it needs to find its libraries."""
+        needs = [f"{k}={self.environment[k]}" for k in ("LD_LIBRARY_PATH", "ELBO_PLUGINS") if k in self.environment]
+        command = [*tool, "--target-processes", "all", "env", *needs, program, *arguments]
+        return self.run(command, 110, environment=os.environ)
 
     def ncu(self):
         rows, pixels = NCU_SHAPE
@@ -385,8 +424,8 @@ class Check:
         # Of each kernel the 50th call, the 150th, ...; ncu empties the caches before each. Clocks are left alone.
         command = [self.tool("ncu"), "--csv", "--page", "raw", "--clock-control", "none"]
         command += ["--metrics", ",".join(metrics), "--kernel-id", f"::regex:{kernels}:.*50", "--launch-count", 400]
-        command += [self.elbo, "bench", "loss", "--device", "cuda", "--shape", f"{rows}x{pixels}", "--seconds", 0]
-        said = self.run(command, 110)
+        bench = ["bench", "loss", "--device", "cuda", "--shape", f"{rows}x{pixels}", "--seconds", 0]
+        said = self.run_in(command, self.elbo, bench)
         try:
             launches = ncu_table.read(line for line in said.splitlines(keepends=True) if line.startswith('"'))
         except SystemExit:  # what it says is for a terminal
@@ -401,8 +440,15 @@ class Check:
         tool = self.tool("compute-sanitizer")
 
         def sanitize(name):
-            command = [tool, "--tool", name, "--error-exitcode", 9, self.programs / "ops_test"]
-            said = self.run([*command, "--gtest_filter=*/cuda-*TooMuchMemory*"], 110)
+            command = [tool, "--tool", name, "--error-exitcode", 9]
+            try:
+                said = self.run_in(command, self.programs / "ops_test", ["--gtest_filter=*/cuda-*TooMuchMemory*"])
+            except Failed as failed:
+                if failed.code != 9:
+                    raise
+                # The first finding names the kernel, the last lines count them all.
+                lines = [line for line in failed.said.splitlines() if line.startswith("=========")]
+                return {"error": str(failed), "first": lines[:15], "last": lines[15:][-15:]}
             passed = re.search(r"\[  PASSED  \] (\d+) test", said)
             if not passed or int(passed[1]) == 0:  # where the GPU does not open, all tests are skipped
                 raise RuntimeError(f"no test ran: {said[-1500:]}")
@@ -434,6 +480,7 @@ def main():
     signal.signal(signal.SIGTERM, check.stop)
     print("\n" + check.run_sections(options.only or list(SECTIONS), options.limit))
     failed = any(p.startswith("failed") for p in check.problems.values())
+    failed |= bool(check.closed)
     failed |= any(t.get("failed") or t.get("error") for t in check.results.get("tests", {}).values())
     return 1 if failed else 0
 
