@@ -102,7 +102,7 @@ double quantile(const std::vector<double>& sorted, double q) {
 }
 
 int bench_step(const BenchOptions& options) {
-  require_writable(options.json);
+  require_writable(options.json, {options.spec});
   const Spec spec = load_spec(options.spec, options.overrides);
   const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));
   BackendOptions backend_options = options.backend;

@@ -333,7 +333,7 @@ std::string loss_page(const LossBench& bench) {
 
 int bench_loss(const BenchLossOptions& options) {
   require_writable(options.json);
-  require_writable(options.page);
+  require_writable(options.page, {options.json});
   const LossBench bench = measure_losses(options);
   print_table(bench);
   if (!options.page.empty()) replace_file(options.page, loss_page(bench));

@@ -28,10 +28,22 @@ void write_all(int fd, std::span<const std::byte> bytes, const std::string& path
   }
 }
 
+// Where `path` leads, links followed: a file that is replaced by its link's name would leave the link's place.
+std::filesystem::path target_of(const std::string& path) {
+  std::error_code error, ignored;
+  std::filesystem::path target = std::filesystem::absolute(path, error);
+  constexpr int most_links = 40;  // as Linux follows
+  for (int i = 0; i < most_links && !error && std::filesystem::is_symlink(target, ignored); ++i)
+    target = target.parent_path() / std::filesystem::read_symlink(target, error);
+  if (!error) target = std::filesystem::weakly_canonical(target, error);
+  require(!error, path, ": cannot be written: ", error.message());
+  return target;
+}
+
 // What shall become the file `path`. Removed at the end of its life, unless it has been renamed.
 class TemporaryFile {
  public:
-  explicit TemporaryFile(const std::string& path) : path_(path), file_(open_beside(path)) {}
+  explicit TemporaryFile(const std::string& path) : path_(target_of(path).string()), file_(open_beside(path)) {}
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
   ~TemporaryFile() {
@@ -45,12 +57,13 @@ class TemporaryFile {
 
  private:
   static std::string temporary(const std::string& path) { return path + ".tmp"; }
-  static int open_beside(const std::string& path) {
-    // A device or a pipe would be replaced by a file, not written to.
+  int open_beside(const std::string& path) const {
+    // A device, a pipe or what /dev/stdout leads to would be replaced by a file, not written to.
     std::error_code ignored;
-    require(!std::filesystem::exists(path, ignored) || std::filesystem::is_regular_file(path, ignored), path,
-            ": cannot be written: there is something that is not a regular file");
-    const int file = ::open(temporary(path).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    const bool is_device = std::filesystem::absolute(path, ignored).lexically_normal().string().starts_with("/dev/");
+    const bool is_other = std::filesystem::exists(path_, ignored) && !std::filesystem::is_regular_file(path_, ignored);
+    require(!is_device && !is_other, path, ": cannot be written: there is something that is not a regular file");
+    const int file = ::open(temporary(path_).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     require(file >= 0, path, ": cannot be written: ", temporary(path), ": ", reason());
     return file;
   }
@@ -107,8 +120,7 @@ void replace_file(const std::string& path, std::span<const std::span<const std::
   for (const auto& piece : pieces) write_all(file.get(), piece, path);
   require(::fsync(file.get()) == 0, path, ": cannot be written: ", reason());
   file.rename();
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  sync_folder(folder.empty() ? "." : folder);
+  sync_folder(target_of(path).parent_path().string());
 }
 
 void sync_folder(const std::string& folder) {
@@ -123,8 +135,12 @@ void replace_file(const std::string& path, std::string_view text) {
   replace_file(path, {&piece, 1});
 }
 
-void require_writable(const std::string& path) {
-  if (!path.empty()) TemporaryFile{path};
+void require_writable(const std::string& path, std::initializer_list<std::string> others) {
+  if (path.empty()) return;
+  for (const std::string& other : others)
+    require(other.empty() || target_of(path) != target_of(other), path,
+            ": cannot be written: it is the experiment, or another output");
+  TemporaryFile{path};
 }
 
 void append_line(const std::string& path, std::string_view line) {

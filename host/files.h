@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,12 +44,13 @@ std::string read_text(const std::string& path);
 
 // Makes `pieces`, one after the other, the content of the file `path`. At every moment, a power cut included,
 // `path` is either the old file or the whole new one: the bytes go to `path`.tmp, are synced, and are renamed.
-// On an Error (no space, no such folder, ...) `path` is untouched and nothing else is left.
+// On an Error (no space, no such folder, ...) `path` is untouched and nothing else is left. A link is followed.
 void replace_file(const std::string& path, std::span<const std::span<const std::byte>> pieces);
 void replace_file(const std::string& path, std::string_view text);
 
-// For the time before long work: the Error of a replace_file() that could not begin. Nothing where `path` is empty.
-void require_writable(const std::string& path);
+// For the time before long work: the Error of a replace_file() that could not begin, or where `path` is one of
+// `others`. Nothing where `path` is empty.
+void require_writable(const std::string& path, std::initializer_list<std::string> others = {});
 
 // Brings a folder's names to the disk, after a file in it was renamed.
 void sync_folder(const std::string& folder);

@@ -153,8 +153,9 @@ int run_command_line(int argc, char** argv) {
   add_spec(plan_app, plan.spec, plan.overrides);
   add_data(plan_app, plan.data);
   plan_app.add_option("--gpu", plan.gpu, "H100, H200, A100 or 4090")->capture_default_str();
-  plan_app.add_option("--bandwidth", plan.bandwidth, "GB/s, instead of the GPU's");
-  plan_app.add_option("--tflops", plan.tflops, "TFLOP/s of matrix products, instead of the GPU's");
+  plan_app.add_option("--bandwidth", plan.bandwidth, "GB/s, instead of the GPU's")->check(CLI::PositiveNumber);
+  plan_app.add_option("--tflops", plan.tflops, "TFLOP/s of matrix products, instead of the GPU's")
+      ->check(CLI::PositiveNumber);
   plan_app.add_option("--json", plan.json, "also write the table to this file");
 
   ProfileOptions profiling;

@@ -155,15 +155,14 @@ double floor_us(const PlannedOperation& o, const Gpu& gpu, Precision p) {
 }
 
 int print_plan(const PlanOptions& options) {
-  require_writable(options.json);
-  require(options.bandwidth >= 0 && options.tflops >= 0, "--bandwidth and --tflops should be positive");
+  require_writable(options.json, {options.spec});
   const Spec spec = load_spec(options.spec, options.overrides);
   Gpu gpu = options.bandwidth > 0 && options.tflops > 0 ? Gpu{"the given GPU"} : find_gpu(options.gpu);
   if (options.bandwidth > 0) gpu.bandwidth = 1e9 * options.bandwidth;
   if (options.tflops > 0) gpu.fp32 = gpu.tf32 = gpu.bf16 = 1e12 * options.tflops;
   const Precision precision = spec.train.precision;
-  const std::vector<PlannedOperation> plan =
-      plan_step(spec, load_or_blank(spec.data, spec.seed, data_directories(options.data)));
+  const ImageSet images = load_or_blank(spec.data, spec.seed, data_directories(options.data));
+  const std::vector<PlannedOperation> plan = plan_step(spec, images);
 
   PlannedOperation total{"total", "", 0, 0};
   double floor = 0, memory = 0;

@@ -200,8 +200,8 @@ int profile(const ProfileOptions& options) {
   const std::string table = tracing ? std::filesystem::path(options.trace).replace_extension(".csv").string() : "";
   require(!tracing || table != options.trace, "--trace ", options.trace,
           ": that is where the table goes; name the trace .json");
-  require_writable(options.trace);
-  require_writable(table);
+  require_writable(options.trace, {options.spec});
+  require_writable(table, {options.spec});
 
   const Spec spec = load_spec(options.spec, options.overrides);
   const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));

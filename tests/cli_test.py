@@ -641,12 +641,32 @@ class CommandLine(unittest.TestCase):
         for words in (["profile", "no-spec.json", "--trace"], ["bench", "step", "no-spec.json", "--json"],
                       ["bench", "loss", "--json"], ["bench", "loss", "--page"], ["plan", "no-spec.json", "--json"]):
             self.refused(program.run(*words, "nowhere/out.json", cwd=self.cwd), "nowhere/out.json: cannot be written")
-            self.refused(program.run(*words, "/dev/full", cwd=self.cwd), "/dev/full: cannot be written")
+            for device in ("/dev/full", "/dev/elbo.json"):
+                self.refused(program.run(*words, device, cwd=self.cwd), f"{device}: cannot be written")
+        spec = self.spec.read_text()
+        for words in (["profile", self.spec, "--trace", self.spec], ["plan", self.spec, "--json", self.spec],
+                      ["bench", "step", self.spec, "--json", self.spec],
+                      ["bench", "loss", "--json", "loss", "--page", "../" + self.cwd.name + "/loss"]):
+            self.refused(program.run(*words, cwd=self.cwd), "it is the experiment, or another output")
+        self.assertEqual(self.spec.read_text(), spec)
+        for option in ("--bandwidth", "--tflops"):
+            for value in ("0", "-5", "inf"):
+                self.refused(program.run("plan", self.spec, option, value, cwd=self.cwd), option)
         self.refused(program.run("profile", self.spec, "--trace", "trace.csv", cwd=self.cwd), "trace.csv", ".json")
         (self.cwd / "trace.csv").mkdir()
         result = program.run("profile", self.spec, "--data", self.data, "--trace", "trace.json", cwd=self.cwd)
         self.assertIn("trace.csv: cannot be written", result.stderr)
         self.assertFalse((self.cwd / "trace.json").exists())
+
+    def test_an_output_that_is_a_link(self):
+        (self.cwd / "there").mkdir()
+        (self.cwd / "link.json").symlink_to("there/plan.json")
+        for _ in range(2):  # to nothing yet, and to a file
+            result = program.run("plan", self.spec, "--data", self.data, "--json", "link.json", cwd=self.cwd)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertTrue((self.cwd / "link.json").is_symlink())
+            self.assertIn("operations", json.loads((self.cwd / "there" / "plan.json").read_text()))
+        self.assertEqual([p.name for p in (self.cwd / "there").iterdir()], ["plan.json"])
 
     def test_profile_for_another_profiler(self):
         result = program.run("profile", self.spec, "--data", self.data, "--device", "cpu", cwd=self.cwd)
