@@ -60,7 +60,8 @@ class TemporaryFile {
   int open_beside(const std::string& path) const {
     // A device, a pipe or what /dev/stdout leads to would be replaced by a file, not written to.
     std::error_code ignored;
-    const bool is_device = std::filesystem::absolute(path, ignored).lexically_normal().string().starts_with("/dev/");
+    const std::filesystem::path folder = std::filesystem::absolute(path, ignored).lexically_normal().parent_path();
+    const bool is_device = folder == "/dev" || folder == "/dev/fd" || folder.string().starts_with("/proc/");
     const bool is_other = std::filesystem::exists(path_, ignored) && !std::filesystem::is_regular_file(path_, ignored);
     require(!is_device && !is_other, path, ": cannot be written: there is something that is not a regular file");
     const int file = ::open(temporary(path_).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
