@@ -61,11 +61,30 @@ class WithoutAGpu(unittest.TestCase):
     def test_what_fails_leaves_the_others(self):
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder) / "check"
-            done = check(out, "--data", "/nowhere", "--only", "training", "machine")
-            self.assertEqual(done.returncode, 0, done.stdout)
-            self.assertTrue((out / "machine.json").exists())
-            self.assertIn("there is no folder of that name", (out / "training.json").read_text())
+            done = check(out, "--data", "/nowhere", "--only", "bench", "training", "machine")
+            has_gpu = json.loads((out / "machine.json").read_text())["device"] == "cuda"
+            self.assertEqual(done.returncode, 1 if has_gpu else 0, done.stdout)
+            self.assertIn("| bench | done |", done.stdout)  # the losses take no data
+            self.assertIn("there is no folder of that name", (out / "bench.json").read_text())
             self.assertIn("there is no folder of that name", (out / "summary.md").read_text())
+            if not has_gpu:
+                said = "not run: there is none of the data sets fashion-mnist, mnist, freyface"
+                self.assertIn(f"| training | {said} |", done.stdout)
+
+    def test_training_takes_the_data_that_is_there(self):
+        with tempfile.TemporaryDirectory() as folder:
+            data, out = pathlib.Path(folder) / "data", pathlib.Path(folder) / "check"
+            (data / "freyface").mkdir(parents=True)
+            (data / "mnist").mkdir()
+            done = check(out, "--data", data, "--only", "training")  # the folders are empty: that it fails is right
+            self.assertEqual(done.returncode, 1, done.stdout)
+            self.assertIn("training: failed: all that it tried, first: elbo run experiments/mnist-2d.json", done.stdout)
+
+    def test_a_limit_is_a_time(self):
+        for limit in ("0", "-1", "nan"):
+            done = check("/nowhere/check", "--limit", limit)
+            self.assertEqual(done.returncode, 2, done.stdout)
+            self.assertIn(f"argument --limit: {limit}: not a number of seconds greater than 0", done.stdout)
 
     def test_nothing_built(self):
         done = subprocess.run(
@@ -200,6 +219,9 @@ class WithAStandIn(unittest.TestCase):
         said = self.read("sanitizer")["memcheck"]
         self.assertIn("at a_kernel", said["first"][2])
         self.assertEqual((len(said["last"]), said["last"][-1]), (15, "========= ERROR SUMMARY: 1 errors"))
+        done = self.check("--only", "sanitizer", FAKE_SLOW="1")
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn("| sanitizer | done |", done.stdout)
 
     def test_a_gpu_that_does_not_open_is_no_missing_gpu(self):
         done = self.check("--only", "machine", "baselines", "ncu", "sanitizer", "compiled", FAKE_LIBRARIES="/not/found")
@@ -240,8 +262,17 @@ class WithAStandIn(unittest.TestCase):
         self.assertTrue(error.startswith("elbo bench step experiments/mnist-2d.json --device cuda --steps 2000"), error)
         self.assertIn("| step of mnist-2d, TF32 | at most 25 us |  | not run |", done.stdout)
         self.assertIn("| step of W1, TF32 | at most 40 us | 35.0 us | met |", done.stdout)
-        self.check("--only", "sanitizer", FAKE_FAIL="racecheck")  # the tool itself, not what it looks for
+        self.assertEqual(done.returncode, 0, done.stdout)
+        done = self.check("--only", "sanitizer", FAKE_FAIL="racecheck")  # the tool itself, not what it looks for
+        self.assertEqual(done.returncode, 0, done.stdout)
         self.assertIn("| compute-sanitizer racecheck | no error |  | not run |", (self.out / "summary.md").read_text())
+
+    def test_a_section_of_failures_failed(self):
+        for section, fail in (("bench", "elbo bench"), ("training", "elbo run"), ("compiled", "bench_")):
+            done = self.check("--only", section, FAKE_FAIL=fail)
+            self.assertEqual(done.returncode, 1, done.stdout)
+            self.assertIn(f"| {section} | failed: all that it tried, first: ", done.stdout)
+            self.assertIn("a made-up failure", done.stdout)
 
     def assert_nothing_is_left(self):
         """The child of what hung is gone, or dead and not yet waited for."""
@@ -263,6 +294,12 @@ class WithAStandIn(unittest.TestCase):
         self.assert_nothing_is_left()
 
     def test_a_run_that_is_ended_leaves_a_summary(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with self.subTest(number):
+                self.end_by(number)
+
+    def end_by(self, number):
+        (self.root / "pid").unlink(missing_ok=True)
         process = subprocess.Popen(
             self.command("--only", "machine", "training"),
             env=self.environment(FAKE_HANG="elbo run"),
@@ -274,12 +311,15 @@ class WithAStandIn(unittest.TestCase):
             self.assertIn("machine: done", process.stdout.readline())
             while not (self.root / "pid").exists():
                 time.sleep(0.01)
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=20)
+            process.send_signal(number)
+            said = process.communicate(timeout=20)[0]
         finally:
             process.kill()
-        self.assertEqual(process.returncode, 143)
-        self.assertIn("| machine | done |", (self.out / "summary.md").read_text())
+        self.assertEqual(process.returncode, 128 + number, said)
+        self.assertNotIn("Traceback", said)
+        summary = (self.out / "summary.md").read_text()
+        self.assertIn("| machine | done |", summary)
+        self.assertIn("| training | stopped: by a signal; what it had measured is here |", summary)
         self.assert_nothing_is_left()
 
 

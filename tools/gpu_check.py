@@ -5,8 +5,9 @@
 
 SECTIONS below says what they are, the most valuable first. FOLDER gets one JSON file a section and summary.md: every
 target, its figure, and met, missed or not run. What a section has measured is kept when it fails or its time runs out,
-and the summary is written again after each. Exit status: 0, or 1 where a section or a test failed, or where elbo does
-not open the GPU that the driver lists.
+and the summary is written again after each. Exit status: 0; 1 where a test failed, compute-sanitizer found something,
+all that a section tried failed, or elbo does not open the GPU that the driver lists; 130 where SIGINT ended it, 143
+where SIGTERM did.
 """
 
 import argparse
@@ -47,6 +48,7 @@ AROUND = 10  # seconds before the first section and after the last
 LOSS_SHAPES = ["65536x784", "100x784", "512x3x218x178"]
 NCU_SHAPE = 32768, 784  # more than a cache holds, and quickly made up
 COMPARE = SHARE / "tools/compare"
+TRAINED_ON_CPU = {"fashion-2d": "fashion-mnist", "mnist-2d": "mnist", "freyface-8d": "freyface"}  # and its data set
 PROBES = {
     "PyTorch": "import torch; assert torch.cuda.is_available(), 'it sees no GPU'; print(torch.__version__)",
     "JAX": "import jax; assert jax.devices()[0].platform == 'gpu', 'it sees no GPU'; print(jax.__version__)",
@@ -73,6 +75,13 @@ class Failed(RuntimeError):
         self.code, self.said = code, said
 
 
+def failed(result):
+    """Whether an attempt gave nothing but errors. What compute-sanitizer found is a result."""
+    if isinstance(result, list):
+        return bool(result) and all(map(failed, result))
+    return isinstance(result, dict) and "error" in result and not (result.get("timings") or "first" in result)
+
+
 class Check:
     def __init__(self, options):
         if IN_TREE:
@@ -89,7 +98,10 @@ class Check:
         self.out.mkdir(parents=True, exist_ok=True)
         self.results, self.problems, self.seconds = {}, {}, {}
         self.section = self.result = None
-        self.processes, self.stopped = set(), False
+        self.attempts = []  # what each of the section gave
+        self.processes, self.stopped = set(), 0  # the exit status, once a signal has come
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.stop)
         self.section_ends = time.monotonic() + 60
         self.environment = {**os.environ, "ELBO_PLUGINS": str(self.plugins)}
         self.python = options.python
@@ -130,12 +142,15 @@ class Check:
     def w1(self):
         """The spec of W1, with MNIST where Fashion-MNIST is not: the step is the same."""
         spec = COMPARE / "w1.json"
-        folders = [pathlib.Path(f) for f in [self.environment.get("ELBO_DATA")] if f]
-        folders += [] if self.data else [SHARE / "data", pathlib.Path("/usr/share/datasets")]
-        if any((f / "fashion-mnist").is_dir() for f in folders) or not any((f / "mnist").is_dir() for f in folders):
+        if self.has_data("fashion-mnist") or not self.has_data("mnist"):
             return spec
         record.write_json(self.out / "w1.json", {**json.loads(spec.read_text()), "data": {"dataset": "mnist"}})
         return self.out / "w1.json"
+
+    def has_data(self, dataset):
+        folders = [pathlib.Path(f) for f in [self.environment.get("ELBO_DATA")] if f]
+        folders += [] if self.data else [SHARE / "data", pathlib.Path("/usr/share/datasets")]
+        return any((f / dataset).is_dir() for f in folders)
 
     # ---- Running programs, within their time -----------------------------------------------------------------------
 
@@ -159,7 +174,7 @@ class Check:
             finally:
                 self.end(process)
             if self.stopped:
-                sys.exit(143)
+                sys.exit(self.stopped)
             said.seek(0)
             text = said.read()
         if code is None or (check and code != 0):
@@ -185,9 +200,9 @@ class Check:
             pass  # it hangs in the driver; it has no say here any more
         self.processes.discard(process)
 
-    def stop(self, *_):
-        """On SIGTERM: run() sees it, also where it is just starting a program."""
-        self.stopped = True
+    def stop(self, number, _):
+        """On a signal: run() sees it, also where it is just starting a program."""
+        self.stopped = 128 + number
         for process in list(self.processes):
             self.end(process)
 
@@ -217,6 +232,7 @@ class Check:
             result[label] = {"error": str(error)}
         except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:  # output of another form
             result[label] = {"error": f"{type(error).__name__}: {error}"}
+        self.attempts.append(result[label])
         record.write_json(self.out / f"{self.section}.json", self.result)
 
     def run_sections(self, names, limit):
@@ -228,6 +244,7 @@ class Check:
             ends += SECTIONS[name][0]
             self.section, self.section_ends = name, min(ends, deadline)
             self.result = self.results[name] = {}
+            self.attempts = []
             try:
                 if self.section_ends <= begin:
                     raise NotRun("no time was left")
@@ -236,9 +253,14 @@ class Check:
                 self.problems[name] = f"not run: {why}"
             except OutOfTime:
                 self.problems[name] = "stopped: its time was over; what it had measured is here"
+            except SystemExit:
+                self.problems[name] = "stopped: by a signal; what it had measured is here"
             except Exception as error:  # whatever it is, the other sections are worth having
                 said = " ".join(str(error).split())[-300:].replace("|", "/")
                 self.problems[name] = f"failed: {type(error).__name__}: {said}"
+            if self.attempts and all(map(failed, self.attempts)) and not self.stopped:
+                said = " ".join(str(gpu_summary.errors({name: self.attempts[0]})[0][1]).split())[:300]
+                self.problems[name] = f"failed: all that it tried, first: {said}".replace("|", "/")
             self.seconds[name] = time.monotonic() - begin
             if self.result:
                 record.write_json(self.out / f"{name}.json", self.result)
@@ -250,6 +272,8 @@ class Check:
             except Exception as error:  # the figures are in the JSON files: what is left to measure matters more
                 self.problems["summary"] = f"failed: {type(error).__name__}: {error}"
                 print(f"summary: {self.problems['summary']}", flush=True)
+            if self.stopped:
+                break
         return text
 
     def summarise(self):
@@ -342,6 +366,7 @@ class Check:
             raise NotRun(self.no_gpu)
         for name, probe in PROBES.items():
             self.attempt(name, lambda: self.run([self.python, "-c", probe], 60).splitlines()[-1])
+        self.attempts.clear()  # a probe measures nothing
         found = [name for name in PROBES if isinstance(self.result[name], str)]
         if not found:
             raise NotRun(f"{self.python} has neither PyTorch nor JAX that sees the GPU")
@@ -387,7 +412,12 @@ class Check:
                 self.attempt(f"{name}, {framework} {' and '.join(forms)}, {precision}", measure)
 
     def training(self):
-        for name in ["mnist-2d", "freyface-8d"] if self.has_gpu else ["fashion-2d"]:
+        names = ["mnist-2d", "freyface-8d"]
+        if not self.has_gpu:
+            names = [name for name, dataset in TRAINED_ON_CPU.items() if self.has_data(dataset)][:1]
+        if not names:
+            raise NotRun(f"there is none of the data sets {', '.join(TRAINED_ON_CPU.values())}")
+        for name in names:
             self.attempt(name, lambda: self.train(name))
 
     def train(self, name):
@@ -461,6 +491,13 @@ class Check:
                 self.attempt(name, future.result)
 
 
+def seconds(text):
+    """Of --limit."""
+    if not float(text) > 0:
+        raise argparse.ArgumentTypeError(f"{text}: not a number of seconds greater than 0")
+    return float(text)
+
+
 def main():
     epilog = "sections:\n" + "\n".join(f"  {n:<10} {s:>4} s  {what}" for n, (s, what) in SECTIONS.items())
     parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__.splitlines()[0], epilog=epilog)
@@ -470,19 +507,21 @@ def main():
     parser.add_argument("--data", help="folder of the data sets")
     parser.add_argument("--build", default=str(HERE.parent / "build"), help="of a source tree (default: build)")
     parser.add_argument("--python", default=sys.executable, help="with PyTorch and JAX (default: of this script)")
-    everything = sum(seconds for seconds, _ in SECTIONS.values())
-    parser.add_argument("--limit", type=float, default=everything, help=f"seconds, all in all (default: {everything})")
+    everything = sum(limit for limit, _ in SECTIONS.values())
+    parser.add_argument("--limit", type=seconds, default=everything, help=f"seconds, all in all (default: {everything})")
     options = parser.parse_args()
     try:
         check = Check(options)
     except (RuntimeError, OSError) as error:
         raise SystemExit(f"gpu_check.sh: {error}") from None
-    signal.signal(signal.SIGTERM, check.stop)
     print("\n" + check.run_sections(options.only or list(SECTIONS), options.limit))
-    failed = any(p.startswith("failed") for p in check.problems.values())
-    failed |= bool(check.closed)
-    failed |= any(t.get("failed") or t.get("error") for t in check.results.get("tests", {}).values())
-    return 1 if failed else 0
+    if check.stopped:
+        return check.stopped
+    wrong = any(p.startswith("failed") for p in check.problems.values())
+    wrong |= bool(check.closed)
+    wrong |= any(t.get("failed") or t.get("error") for t in check.results.get("tests", {}).values())
+    wrong |= any("first" in said for said in check.results.get("sanitizer", {}).values())
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
