@@ -170,8 +170,6 @@ def framework(options):
     if hasattr(options, "shape"):
         forms = options.form or (["jit"] if options.framework == "jax" else ["eager", "compile"])
         per_element = {"eager": 72, "compile": 20, "jit": 12}
-        sizes = [[int(n) for n in shape.split("x")] for shape in options.shape]
-        sizes = [(s[0], s[1] if len(s) == 2 else s[1] * s[2] * s[3]) for s in sizes]
         return [
             {
                 **shared,
@@ -182,7 +180,7 @@ def framework(options):
                 "bytes": 12 * r * p,
                 **times(1e6 * per_element[f] * r * p / COPY),
             }
-            for r, p in sizes
+            for r, p in options.shape
             for f in forms
         ]
     name = json.loads(pathlib.Path(options.spec).read_text())["name"]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 import unittest
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -20,8 +21,10 @@ ROOT = HERE.parent
 BUILD = sys.argv.pop(1)
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tools" / "compare")]
 
+import elbo_spec
 import gpu_check
 import gpu_summary
+import timing
 
 
 def check(out, *arguments):
@@ -321,6 +324,53 @@ class WithAStandIn(unittest.TestCase):
         self.assertIn("| machine | done |", summary)
         self.assertIn("| training | stopped: by a signal; what it had measured is here |", summary)
         self.assert_nothing_is_left()
+
+
+class WhatFrameworksAreTimedBy(unittest.TestCase):
+    def refused(self, why, script, *arguments):
+        """In one line, behind the usage at most; there is neither a PyTorch nor a JAX."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name in ("torch", "jax"):
+                (pathlib.Path(folder) / f"{name}.py").write_text(f"raise ImportError('there is no {name}')\n")
+            done = subprocess.run(
+                [sys.executable, ROOT / "tools/compare" / script, *arguments],
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": folder},
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+            self.assertFalse((pathlib.Path(folder) / "nowhere").exists())
+        self.assertIn(done.returncode, (1, 2))
+        self.assertIn(why, done.stdout.splitlines()[-1])
+        self.assertNotIn("Traceback", done.stdout)
+
+    def test_wrong_options_are_refused(self):
+        for script in ("bench_step.py", "bench_step_jax.py", "bench.py"):
+            self.refused("argument --steps: 0: less than 1", script, "--steps", "0")
+        self.refused("graph needs --device cuda", "bench_step.py", "--form", "eager", "graph")
+        for shape in ("abc", "0x4", "784", "4x-1"):
+            self.refused(f"argument --shape: {shape}: not a shape", "bench_loss.py", "--shape", shape)
+        for script in ("bench.py", "bench_step.py", "bench_step_jax.py", "bench_loss.py"):
+            self.refused("nowhere/out.json: cannot be written", script, "--json", "nowhere/out.json")
+        self.refused("there is no experiment abc", "compare.py", "--out", "nowhere", "--experiments", "abc")
+
+    def test_missing_frameworks_are_said(self):
+        for script in ("bench_step.py", "train.py"):
+            self.refused("torch cannot be imported: there is no torch", script)
+        self.refused("jax cannot be imported: there is no jax", "bench_step_jax.py")
+        for framework, module in (("pytorch", "torch"), ("jax", "jax")):
+            self.refused(f"{module} cannot be imported", "bench_loss.py", "--framework", framework)
+        with self.assertRaisesRegex(RuntimeError, "PyTorch 1.13 has no torch.compile"):
+            timing.compiler(types.SimpleNamespace(__version__="1.13"))
+
+    def test_missing_specs_are_said(self):
+        for name, why in (("abc", "No such file or directory"), (HERE / "fake_gpu.json", "No such file")):
+            with self.assertRaisesRegex(SystemExit, f"{name}.*: cannot be read: {why}"):
+                elbo_spec.load_spec(name)
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+            with self.assertRaisesRegex(SystemExit, "cannot be read: Expecting value"):
+                elbo_spec.load_spec(file.name)
 
 
 class Rules(unittest.TestCase):

@@ -11,9 +11,11 @@ def load_spec(name):
     path = pathlib.Path(name)
     if path.suffix != ".json":
         path = ROOT / "experiments" / f"{name}.json"
-    spec = with_defaults(
-        json.loads(path.read_text()), json.loads((ROOT / "experiments/experiment.schema.json").read_text())
-    )
+    try:
+        given = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    spec = with_defaults(given, json.loads((ROOT / "experiments/experiment.schema.json").read_text()))
     # the one default that depends on another field
     spec["optimizer"].setdefault("epsilon", 1e-10 if spec["optimizer"]["type"] == "adagrad" else 1e-8)
     return spec

@@ -508,7 +508,9 @@ def main():
     parser.add_argument("--build", default=str(HERE.parent / "build"), help="of a source tree (default: build)")
     parser.add_argument("--python", default=sys.executable, help="with PyTorch and JAX (default: of this script)")
     everything = sum(limit for limit, _ in SECTIONS.values())
-    parser.add_argument("--limit", type=seconds, default=everything, help=f"seconds, all in all (default: {everything})")
+    parser.add_argument(
+        "--limit", type=seconds, default=everything, help=f"seconds, all in all (default: {everything})"
+    )
     options = parser.parse_args()
     try:
         check = Check(options)

@@ -10,6 +10,8 @@ through more memory than a cache holds, ten calls are timed at a time on a GPU, 
 float64.
 """
 
+import argparse
+import math
 import os
 import sys
 
@@ -24,10 +26,18 @@ ROTATED_BYTES = 256 << 20  # as in host/bench_loss.cpp
 BYTES = 12  # an element: logit and target read, gradient written
 
 
+def shape(text):
+    """Rows and pixels of RxP, or of RxCxHxW."""
+    sizes = text.split("x")
+    if len(sizes) < 2 or not all(s.isdecimal() and int(s) > 0 for s in sizes):
+        raise argparse.ArgumentTypeError(f"{text}: not a shape, such as {SHAPES[0]} or {SHAPES[-1]}")
+    rows, *rest = map(int, sizes)
+    return rows, math.prod(rest)
+
+
 class PyTorch:
     def __init__(self, device):
-        import torch
-
+        torch = timing.framework("torch")
         self.torch, self.device, self.name = torch, device, f"PyTorch {torch.__version__}"
         if device == "cuda" and not torch.cuda.is_available():
             raise SystemExit(f"{self.name} sees no GPU")
@@ -43,9 +53,9 @@ class PyTorch:
     def function(self, form):
         """(logits, target) -> (loss, gradient)"""
         if form == "compile-both":
-            both = self.torch.compile(self.torch.func.grad_and_value(self.loss), dynamic=False)
+            both = timing.compiler(self.torch)(self.torch.func.grad_and_value(self.loss), dynamic=False)
             return lambda logits, target: both(logits, target)[::-1]
-        loss = self.torch.compile(self.loss, dynamic=False) if form == "compile" else self.loss
+        loss = timing.compiler(self.torch)(self.loss, dynamic=False) if form == "compile" else self.loss
 
         def value_and_gradient(logits, target):
             value = loss(logits.requires_grad_(), target)
@@ -64,8 +74,7 @@ class PyTorch:
 
 class Jax:
     def __init__(self, device):
-        import jax
-
+        jax = timing.framework("jax")
         jax.config.update("jax_enable_x64", True)  # for the reference: all else says float32
         if device == "cpu":
             jax.config.update("jax_platforms", "cpu")
@@ -126,7 +135,7 @@ def main():
     parser = timing.options(__doc__, sorted({form for forms in FORMS.values() for form in forms}))
     parser.set_defaults(form=None)
     parser.add_argument("--framework", choices=FORMS, required=True)
-    parser.add_argument("--shape", nargs="+", default=SHAPES)
+    parser.add_argument("--shape", nargs="+", type=shape, default=list(map(shape, SHAPES)))
     options = parser.parse_args()
     forms = options.form or FORMS[options.framework]
     if not set(forms) <= set(FORMS[options.framework]):
@@ -134,11 +143,7 @@ def main():
     framework = {"pytorch": PyTorch, "jax": Jax}[options.framework](options.device)
     each = 10 if options.device == "cuda" else 1
     cases = []
-    for shape in options.shape:
-        rows, *rest = map(int, shape.split("x"))
-        pixels = 1
-        for size in rest:
-            pixels *= size
+    for rows, pixels in options.shape:
         for form in forms:
             cases.append(
                 (

@@ -31,6 +31,7 @@ def make_step(torch, form, spec, data):
     """A function that takes the training step of a number and returns its objective."""
     from elbo_torch import Vae, make_optimizer
 
+    compiled = None if form in EAGER else timing.compiler(torch)
     size, beta = spec["train"]["batch_size"], spec["objective"]["beta"]
     model = Vae(spec, data.shape[1]).to(data.device)
     variant = EAGER[form] if form in EAGER else {"fused": True, "capturable": data.is_cuda}
@@ -43,9 +44,9 @@ def make_step(torch, form, spec, data):
 
     update = optimizer.step
     if form not in EAGER:
-        objective = torch.compile(objective, mode=form if form in COMPILED else "default")
+        objective = compiled(objective, mode=form if form in COMPILED else "default")
     if form in COMPILED:
-        update = torch.compile(optimizer.step)
+        update = compiled(optimizer.step)
 
     def train(indices):
         optimizer.zero_grad(set_to_none=True)
@@ -78,10 +79,13 @@ def make_step(torch, form, spec, data):
 
 def main():
     parser = timing.step_options(__doc__, FORMS)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=record.positive, default=2)
     options = parser.parse_args()
-    import torch
-
+    if "graph" in options.form and options.device != "cuda":
+        parser.error("graph needs --device cuda")
+    torch = timing.framework("torch")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(f"PyTorch {torch.__version__} sees no GPU")
     spec = load_spec(options.spec)
     torch.set_num_threads(options.threads)
     data = (torch.from_numpy(images.load(spec, options.data)[0].astype("float32")) / 255).to(options.device)

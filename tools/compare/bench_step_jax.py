@@ -127,8 +127,7 @@ def make_forms(jax, spec, data, order):
 
 def main():
     options = timing.step_options(__doc__, FORMS).parse_args()
-    import jax
-
+    jax = timing.framework("jax")
     if options.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     elif jax.devices()[0].platform != "gpu":

@@ -110,12 +110,16 @@ def main():
     parser.add_argument("--only", choices=RUNNERS, help="run only this side")
     parser.add_argument("--experiments", nargs="+", default=["fashion-2d", "mnist-2d", "freyface-8d"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, help="default: the experiment's")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--epochs", type=record.positive, help="default: the experiment's")
+    parser.add_argument("--threads", type=record.positive, default=2)
     parser.add_argument("--device", default="cpu", help="of elbo")
     parser.add_argument("--data", help="folder of the data sets (default: $ELBO_DATA, ./data, /usr/share/datasets)")
-    parser.add_argument("--markdown", help="write the table here, too")
+    parser.add_argument("--markdown", type=record.output, help="write the table here, too")
     options = parser.parse_args()
+    for experiment in options.experiments:
+        if not (ROOT / "experiments" / f"{experiment}.json").exists():
+            parser.error(f"there is no experiment {experiment}")
+    pathlib.Path(options.out).mkdir(parents=True, exist_ok=True)
 
     for experiment in options.experiments:
         for seed in options.seeds:

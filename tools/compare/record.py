@@ -1,5 +1,6 @@
-"""What every result says about where it comes from."""
+"""What every result says about where it comes from, and the file that it goes to."""
 
+import argparse
 import datetime
 import json
 import os
@@ -43,10 +44,23 @@ def command():
     return shlex.join(words)
 
 
+def output(path):
+    """The path of an option, refused before anything is measured where no file can be written there."""
+    if pathlib.Path(path).is_dir() or not os.access(pathlib.Path(path).parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{path}: cannot be written")
+    return path
+
+
+def positive(text):
+    """The whole number of an option, 1 or more."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: less than 1")
+    return int(text)
+
+
 def write_json(path, result):
     """All or nothing, so that a file that is there is a result that is whole."""
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
     unfinished.write_text(json.dumps(result, indent=2) + "\n")
     unfinished.rename(path)

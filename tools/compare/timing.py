@@ -1,12 +1,28 @@
 """What the timings of other frameworks have in common: their options, the clock, the file that they leave."""
 
 import argparse
+import importlib
 import pathlib
+import sys
 import time
 
 import record
 
 TIMINGS = 30  # at least, where time allows
+
+
+def framework(name):
+    """The module `torch` or `jax`."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise SystemExit(f"{sys.executable}: {name} cannot be imported: {error}") from None
+
+
+def compiler(torch):
+    if not hasattr(torch, "compile"):
+        raise RuntimeError(f"PyTorch {torch.__version__} has no torch.compile")
+    return torch.compile
 
 
 def options(doc, forms):
@@ -15,7 +31,7 @@ def options(doc, forms):
     parser.add_argument("--form", nargs="+", choices=forms, default=forms[:1], help=f"default: {forms[0]}")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seconds", type=float, default=20, help="at most, for each form")
-    parser.add_argument("--json", help="write the figures here, a list")
+    parser.add_argument("--json", type=record.output, help="write the figures here, a list")
     return parser
 
 
@@ -25,7 +41,7 @@ def step_options(doc, forms):
     spec = pathlib.Path(__file__).with_name("w1.json")
     parser.add_argument("spec", nargs="?", default=str(spec), help="a name in experiments/, or the path of a JSON file")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "tf32"], default=["fp32"], help="of matrix products")
-    parser.add_argument("--steps", type=int, default=500, help="at least")
+    parser.add_argument("--steps", type=record.positive, default=500, help="at least")
     parser.add_argument("--warmup", type=int, default=50)
     parser.add_argument("--data", help="folder of the data sets (default: $ELBO_DATA, ./data, /usr/share/datasets)")
     return parser

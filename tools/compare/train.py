@@ -14,7 +14,9 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import torch
+import timing
+
+torch = timing.framework("torch")
 
 import images
 import record
@@ -71,10 +73,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("experiment", help="a name in experiments/, or the path of a JSON file")
     parser.add_argument("--seed", type=int, help="default: the experiment's")
-    parser.add_argument("--epochs", type=int, help="default: the experiment's")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--epochs", type=record.positive, help="default: the experiment's")
+    parser.add_argument("--threads", type=record.positive, default=2)
     parser.add_argument("--data", help="folder of the data sets (default: $ELBO_DATA, ./data, /usr/share/datasets)")
-    parser.add_argument("--json", help="write the result here")
+    parser.add_argument("--json", type=record.output, help="write the result here")
     options = parser.parse_args()
 
     spec = load_spec(options.experiment)
