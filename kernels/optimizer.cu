@@ -10,7 +10,7 @@
 // next_step: one thread.
 // end_of_step: block 0 adds to the sums, the others update the weights, the last to end moves the state on. No weight
 //   may move after a loss that is not finite, so every block looks through the batch's partial sums for itself: with
-//   some thousands of them, a few loads from the L2 cache a thread, in place of a launch that the update would wait for.
+//   some thousands of them, a few loads from the L2 cache a thread, in place of a launch that comes before the update.
 #include "kernels/optimizer.h"
 
 #include "kernels/launcher.h"
