@@ -111,20 +111,7 @@ def main():
             raise ValueError("the objective is not finite")
         return timing.figures(times, each)
 
-    shared = {
-        "spec": spec["name"],
-        "batch_size": spec["train"]["batch_size"],
-        "framework": f"PyTorch {torch.__version__}",
-        "device": options.device,
-        "threads": options.threads,
-        **record.origin(),
-    }
-    cases = [
-        ({"form": form, "precision": precision}, lambda f=form, p=precision: measure(f, p))
-        for precision in options.precision
-        for form in options.form
-    ]
-    return timing.run(cases, shared, options.json)
+    return timing.run_steps(f"PyTorch {torch.__version__}", spec, options, measure, threads=options.threads)
 
 
 if __name__ == "__main__":

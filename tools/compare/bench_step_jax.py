@@ -22,7 +22,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # others measur
 import numpy as np
 
 import images
-import record
 import timing
 from elbo_spec import load_spec
 
@@ -157,19 +156,7 @@ def main():
                 raise ValueError("the objective is not finite")
             return timing.figures(times, each)
 
-    shared = {
-        "spec": spec["name"],
-        "batch_size": size,
-        "framework": f"JAX {jax.__version__}",
-        "device": options.device,
-        **record.origin(),
-    }
-    cases = [
-        ({"form": form, "precision": precision}, lambda f=form, p=precision: measure(f, p))
-        for precision in options.precision
-        for form in options.form
-    ]
-    return timing.run(cases, shared, options.json)
+    return timing.run_steps(f"JAX {jax.__version__}", spec, options, measure)
 
 
 if __name__ == "__main__":

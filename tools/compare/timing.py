@@ -96,3 +96,21 @@ def run(cases, shared, json):
         if json:
             record.write_json(json, results)
     return failed
+
+
+def run_steps(framework, spec, options, measure, **more):
+    """run() of measure(form, precision) for every form and precision that `options` ask for."""
+    shared = {
+        "spec": spec["name"],
+        "batch_size": spec["train"]["batch_size"],
+        "framework": framework,
+        "device": options.device,
+        **more,
+        **record.origin(),
+    }
+    cases = [
+        ({"form": form, "precision": precision}, lambda f=form, p=precision: measure(f, p))
+        for precision in options.precision
+        for form in options.form
+    ]
+    return run(cases, shared, options.json)
