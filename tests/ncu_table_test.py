@@ -1,8 +1,10 @@
 """The table that tools/profile.sh makes of ncu's CSV."""
 
+import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -28,8 +30,28 @@ class NcuTable(unittest.TestCase):
         text += line(1, "large(const float *)", "3,000", "6", "3,000", "90", "60", "50")
         text += line(2, "small(float *)", "3,000", "1.5", "750", "30", "20", "50")
         rows = [row.split() for row in table(text).stdout.splitlines()]
-        self.assertEqual(rows[1:], [["small", "2", "4.0", "2.00", "1.00", "0.50", "750.0", "20.0", "20", "40.0"],
-                                    ["large", "1", "3.0", "3.00", "6.00", "3.00", "3000.0", "90.0", "60", "50.0"]])
+        self.assertEqual(rows[1:], [["small", "2", "4.0", "2.00", "1.00", "0.50", "-", "750.0", "20.0", "20", "40.0"],
+                                    ["large", "1", "3.0", "3.00", "6.00", "3.00", "-", "3000.0", "90.0", "60", "50.0"]])
+
+    def test_what_profile_sh_does_with_a_stand_in_for_ncu(self):
+        """The contract's bytes beside those counted, of the step as --set has changed it."""
+        if "ELBO_PROGRAM" not in os.environ:
+            self.skipTest("no program")
+        text = line("ID", "Kernel Name", *METRICS) + line("", "", "ns", "Mbyte", "Mbyte", "%", "register/thread", "%")
+        kernel = "void elbo::kernels::(anonymous namespace)::bernoulli_fused<(bool)1, unsigned char, float>(PixelLoss<unsigned char>)"
+        text += line(0, kernel, "1,000", "0.4", "0.3", "10", "20", "30") + line(1, "sm90_gemm", "1,000", 1, 1, 10, 20, 30)
+        with tempfile.TemporaryDirectory() as folder:
+            ncu = pathlib.Path(folder) / "ncu"
+            ncu.write_text(f"#!/bin/sh\n[ $1 = --import ] && cat <<'END'\n{text}END\nexit 0\n")
+            ncu.chmod(0o755)
+            done = subprocess.run([ROOT / "tools/profile.sh", "ncu", ROOT / "tools/compare/w1.json", "--steps", "1", "--set",
+                                   "train.batch_size=200"], cwd=folder, text=True, stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE,
+                                  env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}",
+                                       "ELBO_PROGRAM": os.path.abspath(os.environ["ELBO_PROGRAM"])})
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertRegex(done.stdout, r"_::bernoulli_fused<1, unsigned char, float> .* 0\.40 +0\.30 +1\.41 ")  # 200 x 784 x 9 bytes, and 200 sums
+        self.assertRegex(done.stdout, r"sm90_gemm .* 1\.00 +1\.00 +- ")
 
     def test_something_else_is_refused(self):
         done = table("==ERROR== no kernels were profiled\n")

@@ -1,12 +1,23 @@
 #!/usr/bin/env python3
 """Turns `ncu --csv --page raw` on standard input into a table: a row for each kernel, in the order of their time.
 
-Columns: launches; microseconds, all together and each; megabytes read from and written to memory, each; GB/s; percent of
-the memory's peak; registers a thread; percent of a multiprocessor's warps that were active.
+    ncu_table.py [PLAN]
+
+Columns: launches; microseconds, all together and each; megabytes read from and written to memory, each; those that its
+contract moves, both ways, by PLAN (what `elbo plan --json` writes), if it is the one kernel of its operation; GB/s;
+percent of the memory's peak; registers a thread; percent of a multiprocessor's warps that were active.
 """
 
 import csv
+import json
+import pathlib
+import re
 import sys
+
+# The kernel that is all of an operation. A product of matrices is a part of one.
+OPERATIONS = {"gather_rows": "gather_batch", "sample_and_kl": "sample_latent", "bernoulli_fused": "likelihood",
+              "bernoulli_fused_log": "likelihood", "gaussian_fused": "likelihood",
+              "latent_gradient": "sample_latent_backward", "end_of_step": "finish_step"}
 
 UNITS = {"ns": 1e-9, "nsecond": 1e-9, "us": 1e-6, "usecond": 1e-6, "ms": 1e-3, "msecond": 1e-3, "s": 1, "second": 1,
          "byte": 1, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}
@@ -29,10 +40,23 @@ def read(lines):
     return launches
 
 
-def table(launches):
+def without_arguments(kernel):
+    """Other parentheses than the arguments' are those of unnamed namespaces and of values: `f<(bool)1>`."""
+    return re.sub(r"\([a-z ]+\)(?=\d)", "", re.sub(r"\(anonymous namespace\)|<unnamed>", "_", kernel)).split("(")[0]
+
+
+def contract(kernel, plan):
+    """Megabytes, as text."""
+    name = re.search(r"(\w+)(<.*)?$", kernel)
+    operation = OPERATIONS.get(name[1]) if name else None
+    moved = [o["bytes"] for o in plan.get("operations", []) if o["name"] == operation]
+    return f"{1e-6 * moved[0]:.2f}" if moved else "-"
+
+
+def table(launches, plan={}):
     kernels = {}
     for launch in launches:
-        kernels.setdefault(launch["Kernel Name"].split("(")[0], []).append(launch)
+        kernels.setdefault(without_arguments(launch["Kernel Name"]), []).append(launch)
 
     def mean(of, metric):
         return sum(launch.get(metric) or 0 for launch in of) / len(of)
@@ -42,14 +66,14 @@ def table(launches):
         time = mean(of, "gpu__time_duration.sum")
         moved = [mean(of, f"dram__bytes_{way}.sum") for way in ("read", "write")]
         rows.append((time * len(of), f"{name:<48}{len(of):>9}{1e6 * time * len(of):>10.1f}{1e6 * time:>9.2f}"
-                     f"{1e-6 * moved[0]:>9.2f}{1e-6 * moved[1]:>9.2f}{1e-9 * sum(moved) / time:>9.1f}"
+                     f"{1e-6 * moved[0]:>9.2f}{1e-6 * moved[1]:>9.2f}{contract(name, plan):>10}{1e-9 * sum(moved) / time:>9.1f}"
                      f"{mean(of, 'dram__throughput.avg.pct_of_peak_sustained_elapsed'):>8.1f}"
                      f"{mean(of, 'launch__registers_per_thread'):>6.0f}"
                      f"{mean(of, 'sm__warps_active.avg.pct_of_peak_sustained_active'):>9.1f}"))
-    header = (f"{'kernel':<48}{'launches':>9}{'us':>10}{'us each':>9}{'MB read':>9}{'written':>9}{'GB/s':>9}{'% peak':>8}"
+    header = (f"{'kernel':<48}{'launches':>9}{'us':>10}{'us each':>9}{'MB read':>9}{'written':>9}{'contract':>10}{'GB/s':>9}{'% peak':>8}"
               f"{'regs':>6}{'% warps':>9}")
     return "\n".join([header, *(line for _, line in sorted(rows, reverse=True))])
 
 
 if __name__ == "__main__":
-    print(table(read(sys.stdin)))
+    print(table(read(sys.stdin), json.loads(pathlib.Path(sys.argv[1]).read_text()) if sys.argv[1:] else {}))
