@@ -355,7 +355,7 @@ class Check:
         return self.json_of(command, 90)
 
     def bench_step(self, name, precision, *how):
-        steps = ["--steps", 2000, "--warmup", 100] if self.has_gpu else ["--steps", 2, "--warmup", 1]
+        steps = ["--steps", 2000] if self.has_gpu else ["--steps", 2, "--warmup", 0]
         command = [self.elbo, "bench", "step", self.steps[name], "--device", self.device, *steps, *how, *self.data]
         measured = self.json_of([*command, "--set", f"train.precision={precision}"], 60)
         return {"framework": "elbo", "form": self.device, "precision": precision, **measured}
