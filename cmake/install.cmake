@@ -53,7 +53,7 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/experiments DESTINATION share/elbo FILES
 find_file(ELBO_FONT_FILE DejaVuSans.ttf PATH_SUFFIXES fonts/truetype/dejavu fonts/dejavu fonts/TTF
           PATHS /usr/share /usr/local/share REQUIRED)
 install(FILES ${ELBO_FONT_FILE} DESTINATION share/elbo)
-install(FILES README.md LICENSE DESTINATION share/doc/elbo)
+install(FILES README.md LICENSE docs/first-gpu.md DESTINATION share/doc/elbo)
 
 set(CPACK_GENERATOR TXZ)
 set(CPACK_PACKAGE_FILE_NAME elbo-${PROJECT_VERSION}-linux-${CMAKE_SYSTEM_PROCESSOR})
