@@ -210,8 +210,8 @@ class WithAStandIn(unittest.TestCase):
         # What was compared with what, and in which unit.
         self.assertIn("| 5.82 (1233.1 us and 211.9 us) | met |", summary)
         self.assertIn("97.0% of the copy beside it, 96.7% of the quickest copy", summary)
-        self.assertIn("| grid barrier | 1.4 | 1 | 3 | us |", summary)
-        self.assertIn("| product in bf16 | 798 | 1 | 3 | TFLOP/s |", summary)  # only the second call has it
+        self.assertIn("| grid barrier | 1.4 | 1 | 3 | us | 1980 |", summary)
+        self.assertIn("| product in bf16 | 798 | 1 | 3 | TFLOP/s | 1980 |", summary)  # only the second call has it
         self.assertIn("cluster barrier of 16 blocks | this GPU has no clusters |", summary)  # the one that failed
         self.assertIn("| W1 | tf32 | PyTorch 2.11.0, max-autotune | 175.0 |", summary)
         self.assertIn("| W1 | tf32 | JAX 0.11.2, scan | 70.0 | 63.0 | 77.0 | 2.00 |", summary)
@@ -302,8 +302,9 @@ class WithAStandIn(unittest.TestCase):
 
     def test_libraries_of_python_are_for_elbo_alone(self):
         libraries = {"LD_LIBRARY_PATH": "/first", "FAKE_LIBRARIES": "/first:/nowhere/nvidia/cu13/lib"}
-        done = self.check("--only", "tests", "ncu", "sanitizer", **libraries)
+        done = self.check("--only", "tests", "ncu", "sanitizer", "graph", **libraries)
         self.assertEqual(done.returncode, 0, done.stdout)
+        self.assertIn("| graph | done |", done.stdout)
         for name in gpu_summary.SANITIZERS:
             self.assertIn(f"| compute-sanitizer {name} | no error | 10 tests, no error | met |", done.stdout)
         self.assertIn("| ncu | done |", done.stdout)

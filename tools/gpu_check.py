@@ -257,12 +257,12 @@ class Check:
         for process in list(self.processes):
             self.end(process)
 
-    def json_of(self, command, limit):
-        """What the program writes; of one that fails after it wrote a figure or a list of them, that and the error."""
+    def json_of(self, command, limit, environment=None):
+        """What the program writes for FILE; of one that fails after it wrote a figure or a list of them, that and the error."""
         path = self.kept / "figures.tmp"
         path.unlink(missing_ok=True)
         try:
-            self.run([part if part != "FILE" else path for part in command], limit)
+            self.run([part if part != "FILE" else path for part in command], limit, environment=environment)
             return json.loads(path.read_text())
         except Failed as failed:
             result = json.loads(path.read_text()) if path.exists() else None
@@ -471,11 +471,12 @@ class Check:
     # ---- Sections of the second call -------------------------------------------------------------------------------
 
     def frameworks(self):
-        """Those that this Python has and that see the GPU."""
+        """Those that this Python has and that see the GPU. They find their libraries without help."""
         if self.known_frameworks is None:
             tried = len(self.attempts)
             for name, probe in PROBES.items():
-                self.attempt(name, lambda: self.run([self.python, "-c", probe], 60).splitlines()[-1])
+                command = [self.python, "-c", probe]
+                self.attempt(name, lambda: self.run(command, 60, environment=os.environ).splitlines()[-1])
             del self.attempts[tried:]  # a probe measures nothing
             self.known_frameworks = [name for name in PROBES if isinstance(self.result[name], str)]
         return self.known_frameworks
@@ -493,14 +494,14 @@ class Check:
         command = [self.python, COMPARE / script, self.specs[name], "--device", "cuda", "--form", *forms]
         command += ["--precision", precision, "--steps", 1000, "--seconds", 4, *self.data, "--json", "FILE"]
         label = f"{name}, {framework} {' and '.join(forms)}, {precision}"
-        self.attempt(label, lambda: self.json_of(command, limit))
+        self.attempt(label, lambda: self.json_of(command, limit, os.environ))
 
     def loss_in(self, framework, forms, limit):
         if framework not in self.frameworks():
             return
         command = [self.python, COMPARE / "bench_loss.py", "--framework", framework.lower(), "--device", "cuda"]
         command += ["--form", *forms, "--shape", LARGE, "--seconds", 2, "--json", "FILE"]
-        self.attempt(f"loss, {framework} {' and '.join(forms)}", lambda: self.json_of(command, limit))
+        self.attempt(f"loss, {framework} {' and '.join(forms)}", lambda: self.json_of(command, limit, os.environ))
 
     def step_again(self, name, what, *how):
         """In another form than that which the targets are for, or once more."""

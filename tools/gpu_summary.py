@@ -322,7 +322,7 @@ def brief(result):
     if isinstance(result, str):
         return result[:100]
     if isinstance(result, list):
-        return "; ".join(f"{r.get('form', '')} {brief(r)}" for r in result)[:200]
+        return "; ".join(f"{r.get('form', '')} {brief(r)}" for r in result if isinstance(r, dict))[:200]
     if "error" in result and not result.get("timings"):
         said = " ".join(str(result["error"]).split())
         return "failed: " + re.sub(r"^.*?: (?=exit status|stopped after)", "", said)[:100]
@@ -382,8 +382,8 @@ def shortened(what):
 
 
 def ceilings_table(results):
-    return ["", "median", "p10", "p90", ""], [
-        (f["name"], f"{f['median']:.4g}", f"{f['p10']:.4g}", f"{f['p90']:.4g}", f["unit"])
+    return ["", "median", "p10", "p90", "", "SM MHz"], [
+        (f["name"], f"{f['median']:.4g}", f"{f['p10']:.4g}", f"{f['p90']:.4g}", f["unit"], megahertz(f))
         for f in ceilings(results)
         if "median" in f
     ]
