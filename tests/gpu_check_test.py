@@ -294,7 +294,7 @@ class WithAStandIn(unittest.TestCase):
         done = self.check("--only", "machine", *closed, FAKE_LIBRARIES="/not/found")
         self.assertEqual(done.returncode, 1, done.stdout)
         why = "libcublasLt.so.13: cannot open shared object file"
-        self.assertIn(f"some CPU; cuda not available {why}\n", done.stdout)
+        self.assertIn(f"some CPU; cuda not available {why}; elbo 0.1.0; ", done.stdout)
         for section in closed:
             said = f"not run: elbo does not open GPU 0: NVIDIA H100 80GB HBM3: not available {why}"
             self.assertIn(f"| {section} | {said} |", done.stdout)

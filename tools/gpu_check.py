@@ -16,6 +16,7 @@ not open the GPU that the driver lists; 130 where SIGINT ended it, 143 where SIG
 
 import argparse
 import concurrent.futures
+import datetime
 import glob
 import io
 import json
@@ -48,23 +49,25 @@ class Section(typing.NamedTuple):
 
 
 # A section may use what those before it left, too: none can take from a later one. A GPU's own part is small by
-# arithmetic (a loss 0.2 ms, a step 50 us); what a program needs beside it decides. Measured on two cores without a GPU,
-# in seconds of processor time: HOST_COSTS
-# Taken to be: 3 for each program to open a GPU and its libraries, 15 for the first use of a framework, 30 for its
-# compiler. A section has about twice what its programs add up to.
+# arithmetic (a loss 0.2 ms, a step 50 us); what a program needs beside it decides. Measured without a GPU, 2026-11-27,
+# in seconds of one processor, the CPU's own timings included:
+#   read and check MNIST 0.4, Fashion-MNIST 1.5; bench loss of 65536x784, one type with its reference 6, two 9, the
+#   latent variable 6; of 512x3x218x178, four types without 9; of what ncu looks at 14; ops_test 13; import PyTorch 1.3.
+# Assumed, until a GPU has been seen: 3 for a program to open it and its libraries, 15 for the first use of a framework,
+# 30 for its compiler. A section has about twice what its programs add up to on two cores.
 SECTIONS = {
     "machine": Section("first", 25, "GPU, driver, clocks; the ceilings that the targets need"),
     "steps": Section("first", 45, "steps of W1, mnist-2d, freyface-8d in TF32, and every kernel of them"),
-    "losses": Section("first", 35, "the fused loss kernels at 65536x784 beside a copy"),
+    "losses": Section("first", 40, "the fused loss kernels at 65536x784 beside a copy"),
     "training": Section("first", 30, "mnist-2d and freyface-8d in full, and when they reach the CPU's test ELBO"),
-    "tests": Section("first", 55, "operations against the CPU and float64, graph against eager, equal runs equal"),
+    "tests": Section("first", 50, "operations against the CPU and float64, graph against eager, equal runs equal"),
     "baselines": Section("second", 110, "JAX scan and PyTorch eager, its loss eager and compiled; elbo's again"),
-    "ncu": Section("second", 30, "bytes that each loss kernel moves to and from memory, against its contract"),
+    "ncu": Section("second", 35, "bytes that each loss kernel moves to and from memory, against its contract"),
     "sanitizer": Section("second", 60, "compute-sanitizer's tools on elbo's kernels, in the tests of operations"),
     "variants": Section("second", 30, "a step with fused and unfused losses, from images on the device and streamed"),
     "large": Section("second", 15, "the fused loss kernels at 512x3x218x178"),
     "graph": Section("second", 35, "PyTorch's step compiled and captured as a CUDA graph"),
-    "rest": Section("second", 40, "tuned products, all ceilings, fp32, no epilogues, other rivals; while time is left"),
+    "rest": Section("second", 35, "tuned products, all ceilings, fp32, no epilogues, other rivals; while time is left"),
 }
 CALLS = {"first": 200, "second": 330}  # seconds, all in all
 AROUND = 10  # of them, before the first section and after the last
@@ -121,7 +124,9 @@ def failed(result):
     """Whether an attempt gave nothing but errors. What compute-sanitizer found is a result."""
     if isinstance(result, list):
         return bool(result) and all(map(failed, result))
-    return isinstance(result, dict) and "error" in result and not (result.get("timings") or "first" in result)
+    return isinstance(result, dict) and "error" in result and not (
+        result.get("timings") or result.get("figures") or "first" in result
+    )
 
 
 class Check:
@@ -156,6 +161,7 @@ class Check:
         if options.data:
             self.environment["ELBO_DATA"] = str(self.data[1])
         self.specs = {"W1": self.w1(), **{n: SHARE / f"experiments/{n}.json" for n in ("mnist-2d", "freyface-8d")}}
+        self.version = self.run([self.elbo, "--version"], 20).strip()
         self.open_device()
 
     def open_device(self):
@@ -258,7 +264,7 @@ class Check:
             self.end(process)
 
     def json_of(self, command, limit, environment=None):
-        """What the program writes for FILE; of one that fails after it wrote a figure or a list of them, that and the error."""
+        """What the program writes for FILE; of one that fails after it wrote some figures, those and the error."""
         path = self.kept / "figures.tmp"
         path.unlink(missing_ok=True)
         try:
@@ -274,9 +280,9 @@ class Check:
         finally:
             path.unlink(missing_ok=True)
 
-    def attempt(self, label, measure, result=None):
+    def attempt(self, label, measure):
         """Keeps what it gives under its label, or the error: one that fails leaves the others of its section."""
-        result, begin = self.result if result is None else result, time.monotonic()
+        result, begin = self.result, time.monotonic()
         try:
             result[label] = measure()
         except RuntimeError as error:
@@ -337,6 +343,8 @@ class Check:
     def about(self):
         return {
             "call": self.name,
+            "version": self.version,
+            "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             "description": self.description,
             "has_gpu": self.has_gpu,
             "sections": {name: self.problems.get(name, "done") for name in self.seconds},
@@ -353,11 +361,7 @@ class Check:
     # ---- Sections of the first call --------------------------------------------------------------------------------
 
     def machine(self):
-        self.result |= {
-            "device": self.device,
-            "description": self.description,
-            "version": self.run([self.elbo, "--version"], 20).strip(),
-        }
+        self.result |= {"device": self.device, "description": self.description}
         if not self.has_gpu:
             return
         self.attempt("nvidia-smi", self.nvidia_smi)

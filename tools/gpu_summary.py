@@ -3,7 +3,6 @@
 Everything here is a function of the sections' results alone: a section's name -> what it measured.
 """
 
-import datetime
 import json
 import math
 import re
@@ -286,10 +285,10 @@ def text(calls):
     for about, of_call in calls:
         results |= of_call
         has_gpu |= about["has_gpu"]
-    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    version = results.get("machine", {}).get("version", "elbo")
-    page = f"# GPU check\n\n{version}; {date}\n\n"
-    page += "".join(f"- {about['call']}: {' '.join(about['description'].split())}\n" for about, _ in calls)
+    page = "# GPU check\n\n" + "".join(
+        f"- {about['call']}: {' '.join(about['description'].split())}; {about['version']}; {about['date']}\n"
+        for about, _ in calls
+    )
     page += "\n## Sections\n\n" + record.markdown(
         ["section", "", "seconds"],
         [(n, said, f"{about['seconds'][n]:.0f}") for about, _ in calls for n, said in about["sections"].items()],
