@@ -1,5 +1,5 @@
 """Rehearses what tools/gpu_pack.sh says to run on a borrowed machine with a GPU, in the folder that it made, moved to
-an empty directory, with nothing in the environment but PATH and OUT. Without a GPU the calls do what they can on the CPU.
+an empty directory, with nothing in the environment but PATH and OUT. Without a GPU the calls do what they can on a CPU.
 
     tools/gpu_pack.sh FOLDER > LINES; gpu_rehearsal.py FOLDER LINES
 

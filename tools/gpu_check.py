@@ -675,7 +675,8 @@ def read_archive(path):
         about = json.loads(files["about.json"])
         return about, {n: json.loads(files[f"{n}.json"]) for n in SECTIONS if f"{n}.json" in files}
     except (OSError, tarfile.TarError, KeyError, ValueError) as error:
-        raise SystemExit(f"gpu_check.sh: {path}: not what a call left: {error}") from None
+        said = " ".join(str(error).split())[:200]
+        raise SystemExit(f"gpu_check.sh: {path}: not what a call left: {said}") from None
 
 
 def memory_folder():
