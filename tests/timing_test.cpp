@@ -4,11 +4,10 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
+#include <bit>
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <mutex>
 #include <set>
 #include <string>
 
@@ -91,6 +90,14 @@ TEST(LossInputs, AreTheDrawsOfTheirPlaces) {
     ASSERT_EQ(inputs.pixels[i], words[i % 4] >> 24) << i;
     ASSERT_EQ(inputs.targets[i], math::pixel_value<float>(inputs.pixels[i]));
   }
+}
+
+TEST(LossInputs, ACopyMovesRandomBits) {
+  const std::vector<std::uint32_t> bits = random_bits(70001);
+  EXPECT_GT(std::set<std::uint32_t>(bits.begin(), bits.end()).size(), bits.size() - 9);  // few are there twice
+  std::int64_t ones = 0;
+  for (const std::uint32_t b : bits) ones += std::popcount(b);
+  EXPECT_NEAR(static_cast<double>(ones) / static_cast<double>(bits.size()), 16, 0.05);
 }
 
 TEST(LossCase, TheReferenceSeesEveryElement) {
