@@ -22,10 +22,10 @@ struct BenchOptions {
 };
 
 // Times training steps of a spec, on its own data: median, 10th and 90th percentile in microseconds. On a GPU steps
-// are timed in blocks of 40, since to wait after each would measure the waiting; where the images are streamed, what
-// the host does for a batch is part of it. Then every operation of the step, in steps that are issued call by call: its
-// median, the rates that this makes of the plan's bytes and products (host/plan.h), and where the GPU is a known one,
-// its floor. The file is there before the operations are timed, and once more with them.
+// are timed in blocks of 40, since to wait after each would measure the waiting; in blocks of 200 where the
+// images are streamed, and then with what the host does for a batch. Then every operation of the step, in steps that
+// are issued call by call: its median, the rates that this makes of the plan's bytes and products (host/plan.h), and
+// where the GPU is a known one, its floor. The file is there before the operations are timed, and once more with them.
 int bench_step(const BenchOptions&);
 
 }  // namespace elbo

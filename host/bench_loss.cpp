@@ -187,7 +187,7 @@ class Bench {
     const std::size_t bytes = is_sim_ ? std::size_t{1} << 20 : rotated_bytes;
     const Buffer from(device_, bytes, Memory::device, "a copy"), to(device_, bytes, Memory::device, "a copy");
     const Tensor a{from.data(), DType::u8, {static_cast<std::int64_t>(bytes)}}, b{to.data(), DType::u8, a.shape};
-    device_.upload(a, random_data(bytes / sizeof(std::uint32_t)).data());
+    device_.upload(a, random_bits(bytes / sizeof(std::uint32_t)).data());
     device_.fill(b, 0);
     const Timings t = timer().time([&] { device_.copy(b, a); });
     result_.copy_bandwidth = 2.0 * static_cast<double>(bytes) / (1e-6 * quantile(t.microseconds, 0.5));

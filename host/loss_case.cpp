@@ -80,13 +80,16 @@ LossInputs::LossInputs(const LossShape& shape)
   });
 }
 
-std::vector<std::uint32_t> random_data(std::size_t words) {
-  std::vector<std::uint32_t> data(words);
+std::vector<std::uint32_t> random_bits(std::size_t words) {
+  std::vector<std::uint32_t> bits(words);
   parallel_for(static_cast<std::int64_t>(words), [&](std::int64_t begin, std::int64_t end) {
-    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
-      data[i] = math::random_words({1, Purpose::shuffle, 0, 0, 0}, static_cast<std::uint32_t>(i)).x;
+    for (; begin < end; begin += 4) {
+      const math::Words w = math::random_words({1, Purpose::shuffle, 0, 0, 0}, static_cast<std::uint32_t>(begin / 4));
+      const std::uint32_t quad[] = {w.x, w.y, w.z, w.w};
+      std::copy_n(quad, std::min<std::int64_t>(4, end - begin), bits.begin() + begin);
+    }
   });
-  return data;
+  return bits;
 }
 
 LossCase::LossCase(const LossKind& kind, const LossShape& shape, DType output, const LossInputs& inputs)

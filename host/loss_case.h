@@ -46,7 +46,7 @@ struct LossInputs {
 };
 
 // Words of random bits, likewise: what a copy is timed with, since constant bytes would be copied faster.
-std::vector<std::uint32_t> random_data(std::size_t words);
+std::vector<std::uint32_t> random_bits(std::size_t words);
 
 struct LossResult {
   double value = 0;                 // summed over rows, in nats

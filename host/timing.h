@@ -24,13 +24,17 @@ double warmup_seconds(std::optional<double> asked, const DeviceInfo&);
 // Calls `work`, which waits for the device, for that long: not at all for 0 seconds, else at least once.
 template <class Work>
 void warm_up(double seconds, const Work& work) {
-  for (const Clock::time_point begin = Clock::now(); seconds_since(begin) < seconds;) work();
+  if (seconds <= 0) return;
+  const Clock::time_point begin = Clock::now();
+  do {
+    work();
+  } while (seconds_since(begin) < seconds);
 }
 
 // The rate of a device's clock while it works, from a few samples: Backend::clock_mhz().
 class ClockRate {
  public:
-  explicit ClockRate(Backend& device) : device_(device) {}
+  explicit ClockRate(Backend& device) : device_(device), known_(device.clock_mhz() > 0) {}
 
   // To be called between two timings, in which it must not be counted: `queue` queues work, and the device is asked
   // while that is under way. Asks at most every twentieth of a second, and no more where the rate is unknown.
@@ -50,7 +54,7 @@ class ClockRate {
   Backend& device_;
   std::vector<double> samples_;
   Clock::time_point last_{};
-  bool known_ = true;
+  bool known_;
 };
 
 }  // namespace elbo

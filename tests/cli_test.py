@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 import program
@@ -564,6 +565,65 @@ class CommandLine(unittest.TestCase):
         self.assertTrue(all(o["median_us"] > 0 for o in figures["operations"]))
         sum_of_operations = sum(o["median_us"] for o in figures["operations"])
         self.assertLess(sum_of_operations, 20 * figures["p90_us"])
+
+    def bench_step(self, device, *arguments, env=None):
+        result = program.run("bench", "step", self.spec, "--data", self.data, "--device", device, "--steps", "8", "--warmup",
+                             "0", "--json", "bench.json", *arguments, cwd=self.cwd, env={**os.environ, **(env or {})})
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stdout, json.loads((self.cwd / "bench.json").read_text())
+
+    def test_bench_of_the_step_alone(self):
+        printed, figures = self.bench_step("cpu", "--no-operations", "--set", "objective.kernels=unfused")
+        self.assertNotIn("operations", figures)
+        self.assertNotIn("issued by itself", printed)
+        self.assertEqual((figures["kernels"], figures["residency"]), ("unfused", "device"))
+        self.assertEqual((figures["graph_nodes"], figures["dependent_launches"]), (0, 0))
+        self.assertNotIn("sm_clock_mhz", figures)
+        program.device_or_skip("sim")
+        _, streamed = self.bench_step("sim", "--no-operations", "--set", "data.residency=stream")
+        self.assertEqual((streamed["kernels"], streamed["residency"]), ("fused", "stream"))
+        printed, unfused = self.bench_step("sim", "--no-operations", "--set", "objective.kernels=unfused")
+        self.assertGreater(unfused["graph_nodes"], streamed["graph_nodes"])
+        for f in (streamed, unfused):  # one stream: one chain
+            self.assertEqual(f["dependent_launches"], f["graph_nodes"])
+        nodes = unfused["graph_nodes"]
+        self.assertIn(f"{nodes} nodes in the graph of a step, {nodes} of them one after another", printed)
+
+    def test_the_clock_beside_a_timing(self):
+        program.device_or_skip("sim")
+        driver = pathlib.Path(os.path.abspath(program.ELBO)).parent / "tests" / "driver"
+        self.assertTrue((driver / "libnvidia-ml.so.1").exists())
+        with_driver = {"LD_LIBRARY_PATH": f"{driver}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+        printed, figures = self.bench_step("sim", "--no-operations", env=with_driver)
+        self.assertEqual(figures["sm_clock_mhz"], 1755)
+        self.assertIn(" at 1755 MHz", printed)
+        result = program.run("bench", "loss", "--device", "sim", "--shape", "3x34", "--loss", "bernoulli", "--rival", "fused",
+                             "--no-reference", "--seconds", "0", "--json", "loss.json", cwd=self.cwd,
+                             env={**os.environ, **with_driver})
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn(" at 1755 MHz", result.stdout)
+        figures = json.loads((self.cwd / "loss.json").read_text())
+        self.assertEqual([figures["copy_sm_clock_mhz"], *(t["sm_clock_mhz"] for t in figures["timings"])], [1755] * 5)
+        for t in figures["timings"]:
+            self.assertNotIn("value_error", t)
+            self.assertNotIn("gradient_error", t)
+        rows = [line.split() for line in result.stdout.splitlines() if line.startswith("fused ")]
+        self.assertEqual([(r[9], r[12], r[13]) for r in rows], [("1755", "-", "-")] * 4)
+
+    def test_a_step_that_was_timed_is_kept(self):
+        """The file is there before the operations are timed: who is killed meanwhile leaves it."""
+        program.device_or_skip("sim")
+        process = subprocess.Popen(
+            [os.path.abspath(program.ELBO), "bench", "step", str(self.spec), "--data", str(self.data), "--device", "sim",
+             "--steps", "100", "--warmup", "0", "--json", "bench.json"], cwd=self.cwd, stdout=subprocess.DEVNULL)
+        while not (self.cwd / "bench.json").exists():
+            self.assertIsNone(process.poll())
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        figures = json.loads((self.cwd / "bench.json").read_text())
+        self.assertGreater(figures["median_us"], 0)
+        self.assertNotIn("operations", figures)
 
     def profile(self, device, *arguments, env=None):
         """Two steps: what was printed, the trace's events by track, and the rows of the table."""
