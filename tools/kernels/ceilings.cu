@@ -516,7 +516,7 @@ __global__ void __launch_bounds__(block_threads) push([[maybe_unused]] Faults* f
 
 // The product of a block: [32, 500] by [24, 500]', in TF32, both in shared memory. A warp takes every 16th slice of 8
 // along k, and the warps' sums are added in their order.
-constexpr unsigned product_m = 32, product_n = 24, product_k = 500, slices = (product_k + 7) / 8, warps = 16;
+constexpr unsigned product_m = 32, product_n = 24, product_k = 500, warps = 16;
 constexpr unsigned pitch = 508;  // floats of a row: those that a warp reads lie in 32 banks
 constexpr std::size_t product_bytes = sizeof(float) * ((product_m + product_n) * pitch + warps * product_m * product_n);
 static_assert(warps * 32 == block_threads);
@@ -527,6 +527,7 @@ __global__ void __launch_bounds__(block_threads)
   extern __shared__ float factors[];
   float *const a = factors, *const b = a + product_m * pitch, *const sums = b + product_n * pitch;
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  constexpr unsigned slices = (product_k + 7) / 8;
   for (unsigned i = threadIdx.x; i < (product_m + product_n) * pitch; i += block_threads) {
     float value = 1;
     if (!of_ones) set_random(value, scramble(i));
