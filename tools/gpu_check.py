@@ -637,10 +637,10 @@ class Check:
     def tuned(self, name):
         file = self.kept / f"{name}-tuning.json"
         precision = ["--set", "train.precision=tf32"]
-        command = [self.elbo, "tune", self.specs[name], "--device", self.device, *precision, "--out", file]
+        command = [self.elbo, "tune", self.specs[name], "--device", self.device, *precision, "--seconds", 0.2]
 
         def tune():
-            self.run([*command, *self.data], 40)
+            self.run([*command, "--out", file, *self.data], 40)
             return json.loads(file.read_text())
 
         self.attempt(f"{name}, tuning", tune)
