@@ -516,7 +516,7 @@ __global__ void __launch_bounds__(block_threads) push([[maybe_unused]] Faults* f
 
 // The product of a block: [32, 500] by [24, 500]', in TF32, both in shared memory. A warp takes every 16th slice of 8
 // along k, and the warps' sums are added in their order.
-constexpr unsigned product_m = 32, product_n = 24, product_k = 500, slices = (product_k + 7) / 8, warps = 16;
+constexpr unsigned product_m = 32, product_n = 24, product_k = 500, warps = 16;
 constexpr unsigned pitch = 508;  // floats of a row: those that a warp reads lie in 32 banks
 constexpr std::size_t product_bytes = sizeof(float) * ((product_m + product_n) * pitch + warps * product_m * product_n);
 static_assert(warps * 32 == block_threads);
@@ -535,7 +535,7 @@ __global__ void __launch_bounds__(block_threads)
   __syncthreads();
   for (int time = 0; time < times; ++time) {
     float c[2][3][4] = {};
-    for (unsigned slice = warp; slice < slices; slice += warps) {
+    for (unsigned slice = warp; slice < (product_k + 7) / 8; slice += warps) {
       std::uint32_t fa[2][4], fb[3][2];
       const unsigned k = slice * 8 + t;
 #pragma unroll
