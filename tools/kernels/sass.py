@@ -7,12 +7,13 @@ Each source of kernels/ is compiled for sm_90 (H100, H200) as the build does and
 which work. --csv writes the budget that tests/sass_budget.csv is, --table the page in results/, --path prints the
 instructions that were counted of a kernel.
 
-The path. Counted is the longest way through the code from its entry to an EXIT, an instruction once for each time that a
-warp issues it. It is an upper bound for every warp, divided or not: of an `if` the longer side is taken, a predicated
+The path. Counted is the longest way through the code from its entry to an EXIT (one that some lanes may pass, only if
+none other will do), an instruction once for each time that a warp issues it. It is an upper bound for every warp, divided or not: of an `if` the longer side is taken, a predicated
 instruction counts whether or not any lane executes it, and what one warp of a block does for the others counts for all.
   - A loop (a branch back) counts as often as the case says, in `trips`, by the order of the loops in the code; what it
     covers is the code between the branch and its target. A loop of which a case does not know is an error.
-  - How far into unrolled code a warp gets is said by `issues`: an opcode, and how many of it are on the path.
+  - How far into unrolled code a warp gets, and which side of a branch that all its lanes take alike, is said by `issues`:
+    how many of an opcode are on the path.
   - Off the path is what a full warp with ordinary numbers does not do: a block that calls a subroutine (CALL.REL: the
     slow way of a division, a root, an exp), and BRA.DIV's way for a divided warp. Calls are counted by themselves.
 
@@ -130,7 +131,7 @@ def successors(kernel):
 
 
 def longest_path(kernel, trips=(), issues=None):
-    """The module's comment says which. trips: how often each loop runs; issues: (opcode, how many) or None."""
+    """The module's comment says which. trips: how often each loop runs; issues: opcode -> how many of it."""
     following = successors(kernel)
     reachable, todo = set(), [0]
     while todo:
@@ -150,32 +151,33 @@ def longest_path(kernel, trips=(), issues=None):
         for n in range(head, last + 1):
             times[n] *= count
 
-    # best[n]: (how many of the opcode so far) -> (instructions issued before n, the position and count before)
-    wanted = issues or ("", 0)
-    best = [{} for _ in kernel.code] + [{}]
-    best[0][0] = (0, None)
+    # best[n]: how many of each opcode so far -> (instructions issued before n, the position and the numbers before)
+    opcodes, wanted = tuple(issues or ()), tuple((issues or {}).values())
+    best = [{} for _ in kernel.code]
+    best[0][(0,) * len(opcodes)] = (0, None)
     ends = []
     for n in sorted(reachable):
-        here = kernel.code[n]
-        counts = bool(issues) and here.opcode.startswith(wanted[0])
-        for count, (issued, _) in best[n].items():
-            now, so_far = count + counts, issued + times[n]
+        for numbers, (issued, _) in best[n].items():
+            so_far = issued + times[n]
+            now = tuple(k + kernel.code[n].opcode.startswith(o) for k, o in zip(numbers, opcodes))
+            if any(k > w for k, w in zip(now, wanted)):
+                continue
             for target in following[n]:
                 if target == -1:
-                    if not issues or now == wanted[1]:
-                        ends.append((so_far, n, count))
+                    if now == wanted:
+                        ends.append((len(following[n]) == 1, so_far, n, numbers))
                 elif target > n and so_far > best[target].get(now, (-1,))[0]:
-                    best[target][now] = (so_far, (n, count))
+                    best[target][now] = (so_far, (n, numbers))
     if not ends:
-        raise ValueError(f"{kernel.name} has no path to its end that issues {wanted[1]} {wanted[0]} and calls nothing")
-    _, n, count = max(ends)
+        raise ValueError(f"{kernel.name} has no path to its end that calls nothing and issues {issues}")
+    _, _, n, numbers = max(ends)
     path = []
     while True:
         path.append(n)
-        before = best[n][count][1]
+        before = best[n][numbers][1]
         if before is None:
             break
-        n, count = before
+        n, numbers = before
     path.reverse()
     return Path([kernel.code[n] for n in path], [times[n] for n in path])
 
@@ -227,22 +229,43 @@ GPUS = [Gpu("H100", 132 * 4 * 32 * 1.755e9, 3.0e12), Gpu("H200", 132 * 4 * 32 * 
 class Case(NamedTuple):
     kernel: str  # its demangled name
     shape: str
+    what: str  # of the kernel's uses
     elements: int  # of the whole work
-    warps: int  # that it is shared by
+    warps: int  # that share it
     bytes: float  # an element that is read or written
-    issues: tuple = None
+    issues: dict = None
     trips: tuple = ()
 
 
 def likelihood_cases():
-    types = {("float", "float"): 12, ("unsigned char", "float"): 9,
-             ("float", "math::Bf16"): 8, ("unsigned char", "math::Bf16"): 5}
-    for kernel in ("bernoulli_fused", "bernoulli_fused_log", "gaussian_fused"):
-        for (target, output), size in types.items():
-            name = f"{kernel}<true, {target}, {output}>"
-            yield Case(name, "65536x784", 65536 * 784, 65536 * 2, size)
-            rows, pixels = 512, 3 * 218 * 178
-            yield Case(name, "512x3x218x178", rows * pixels, rows * -(-pixels // 4096) * 8, size)
+    """kernels/likelihood.cu: a warp takes up to 1,024 pixels, 4 a lane at a time."""
+    sizes = {"float": 4, "unsigned char": 1, "math::Bf16": 2}
+    uses = [("bernoulli_fused", "value and gradient"), ("bernoulli_fused", "value"),
+            ("bernoulli_fused_log", "value and gradient"), ("gaussian_fused", "value and gradient"),
+            ("scaled_gradients", "gradient")]
+    for shape, rows, pixels in (("65536x784", 65536, 784), ("512x3x218x178", 512, 3 * 218 * 178)):
+        strips = -(-pixels // 1024) if pixels <= 1024 else 4 * -(-pixels // 4096)
+        for kernel, what in uses:
+            for target in ("float", "unsigned char"):
+                for output in ("float", "math::Bf16"):
+                    losses = ["Bernoulli", "Gaussian"] if kernel == "scaled_gradients" else [""]
+                    for loss in losses:
+                        middle = f"{loss}<math::Approximate>, " if loss else ""
+                        size = sizes[target] + sizes[output] * (1 if what == "value" else 2)
+                        yield Case(f"{kernel}<true, {middle}{target}, {output}>", shape, what, rows * pixels, rows * strips,
+                                   size, likelihood_path(what, pixels))
+
+
+def likelihood_path(what, pixels):
+    """Seven quads a lane of a row of 784, eight of a longer one."""
+    quads = min(8, -(-pixels // 128))
+    path = {"gradient": {"STG": quads}, "value and gradient": {"STG": quads + 1}, "value": {"STG": 1}}[what]
+    if what != "gradient":
+        path["BAR"] = int(pixels > 1024)
+    if what == "value":
+        path["MUFU.RCP"] = 0
+        path["MUFU.EX2"] = 4 * quads
+    return path
 
 
 CASES = {"likelihood.cu": likelihood_cases}
@@ -305,11 +328,11 @@ def main():
                 for i, n in zip(row.path.code, row.path.times):
                     print(f"  {n:>4} {i}")
         return
-    print(f"{'kernel':<58}{'shape':<16}{'slots':>7}{'mufu':>6}{'loads':>7}{'before use':>12}{'calls':>7}  "
+    print(f"{'kernel':<88}{'shape':<16}{'slots':>7}{'mufu':>6}{'loads':>7}{'before use':>12}{'calls':>7}  "
           f"{'load bits':<14}{'store bits':<12}" + "".join(f"{g.name + ' issue':>12}{'memory us':>11}" for g in GPUS))
     for row in found:
         b = row.budget()
-        print(f"{b['kernel']:<58}{b['shape']:<16}{b['slots']:>7}{row.mufu:>6.1f}{b['loads']:>7}{b['before_use']:>12}"
+        print(f"{b['kernel']:<88}{b['shape']:<16}{b['slots']:>7}{row.mufu:>6.1f}{b['loads']:>7}{b['before_use']:>12}"
               f"{row.kernel.count('CALL'):>7}  {b['load_bits']:<14}{b['store_bits']:<12}"
               + "".join(f"{row.issue_us(g):>12.0f}{row.memory_us(g):>11.0f}" for g in GPUS))
     if options.csv:

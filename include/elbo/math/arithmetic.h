@@ -1,0 +1,71 @@
+// What the steps of a formula are made of where a GPU has a choice: correctly, or quickly and almost so. A formula
+// takes one of these types as its last argument; that of the CPU, of the references and of what nobody said is Exact.
+#pragma once
+#include "elbo/math/elementary.h"
+
+namespace elbo::math {
+
+// elementary.h's functions and IEEE's operations, each rounded by itself.
+struct Exact {
+  // e^-|l|
+  template <class T>
+  ELBO_HD static T exp_of_minus_abs(T l) {
+    return exp(-abs(l));
+  }
+  // 1 / f
+  template <class T>
+  ELBO_HD static T reciprocal(T f) {
+    return T(1) / f;
+  }
+  // a b + c
+  template <class T>
+  ELBO_HD static T multiply_add(T a, T b, T c) {
+    return a * b + c;
+  }
+};
+
+// The quick instructions of a GPU, which have no slow paths; on the host (and on the simulated device) Exact.
+//
+// What they may err by (PTX ISA, instructions ex2, rcp):
+//   ex2.approx.ftz.f32   2 ulp beside the correctly rounded result, so 2.5 x 2^-23 of it; below 2^-126 it gives 0
+//   rcp.approx.ftz.f32   1 ulp; for f in [1, 2] at most 2^-22 of the result
+// and what follows:
+//   exp_of_minus_abs     3.0e-7 of the result, besides what half an ulp of l, up or down, and the constant's own
+//   rounding
+//                        would change: |l| 2^-24 each
+//   reciprocal           a step of Newton's method squares the error: half an ulp and 2^-44
+//   multiply_add         one rounding instead of two
+// tests/math_test.cpp bends each result by these bounds and holds the formulas to what they promise.
+//
+// NaN and infinity: FMUL and FFMA keep NaN, and so do ex2 and rcp; ex2(-infinity) is 0, which is e^-|infinity|.
+// f = 1 + e^-|l| lies in [1, 2] or is NaN, so that Newton's step never meets an infinity.
+struct Approximate {
+  ELBO_HD static float exp_of_minus_abs(float l) {
+#if defined(__CUDA_ARCH__)
+    float e;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(::fabsf(l) * -1.44269504f));
+    return e;
+#else
+    return Exact::exp_of_minus_abs(l);
+#endif
+  }
+  // f in [1, 2], or NaN.
+  ELBO_HD static float reciprocal(float f) {
+#if defined(__CUDA_ARCH__)
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(f));
+    return __fmaf_rn(r, __fmaf_rn(-f, r, 1.0f), r);
+#else
+    return Exact::reciprocal(f);
+#endif
+  }
+  ELBO_HD static float multiply_add(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+    return __fmaf_rn(a, b, c);
+#else
+    return Exact::multiply_add(a, b, c);
+#endif
+  }
+};
+
+}  // namespace elbo::math
