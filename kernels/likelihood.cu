@@ -15,8 +15,8 @@
 // Rivals: fused is the default. On a CPU it was the fastest of them, or level with the fastest
 //   (results/cpu-amd-epyc-2-cores/2026-11-22/loss.md); on a GPU they have not been measured yet.
 // Arithmetic is f32; a bf16 gradient is the f32 one, rounded.
-// NaN and infinity: a NaN among the outputs or targets makes its row's value and its own gradient NaN, an infinite output
-//   a value that is not finite, unless it is infinitely right. l x in the value carries them, whatever ex2 makes of l.
+// NaN and infinity: a NaN in the output or target makes the value of its chunk and its own gradient NaN; an infinite output
+//   makes the value NaN or infinite, since it contains l x, which no approximation touches.
 // Deterministic: a lane adds up its quads in order, then the lanes of a warp, then the warps of a chunk, in a fixed tree
 //   that follows from `pixels` alone. Alignment and the number of rows change the accesses and the blocks, not the order.
 #include "kernels/likelihood.h"
