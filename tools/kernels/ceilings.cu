@@ -536,7 +536,7 @@ __global__ void __launch_bounds__(block_threads)
   __syncthreads();
   for (int time = 0; time < times; ++time) {
     float c[2][3][4] = {};
-    for (unsigned slice = warp; slice < slices; slice += warps) {
+    for (unsigned slice = warp; slice < (product_k + 7) / 8; slice += warps) {
       std::uint32_t fa[2][4], fb[3][2];
       const unsigned k = slice * 8 + t;
 #pragma unroll
