@@ -28,6 +28,7 @@ namespace {
 
 #if defined(ELBO_SIM)
 constexpr const char* device_name = "sim";
+#define ELBO_ARCHITECTURES "the simulated device"
 #else
 constexpr const char* device_name = "cuda";
 #endif
@@ -320,8 +321,8 @@ class CudaBackend : public Backend {
       do_advance(reinterpret_cast<StepState*>(device.data()), {}, reinterpret_cast<std::uint64_t*>(pinned.data()));
       synchronize();
     } catch (const Error& e) {
-      fail(info().description, " cannot run this build's kernels; was it built for this architecture ",
-           "(-DELBO_CUDA_ARCHITECTURES=", properties_.major, properties_.minor, ")? ", e.what());
+      fail(info().description, " cannot run this build's kernels, which are for ", ELBO_ARCHITECTURES,
+           " (-DELBO_CUDA_ARCHITECTURES=", properties_.major, properties_.minor, " builds some for it): ", e.what());
     }
   }
 

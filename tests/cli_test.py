@@ -268,6 +268,53 @@ class CommandLine(unittest.TestCase):
                              env={**os.environ, "ELBO_PLUGINS": str(folder)})
         self.refused(result, "another version of elbo", "--device cpu does without the GPU")
 
+    def shared_library(self, folder, name, *needs):
+        """An empty one, which needs those of these paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["c++", "-shared", "-xc++", "/dev/null", "-xnone", "-o", folder / name, f"-Wl,-soname,{name}"]
+        subprocess.run([*command, "-Wl,--no-as-needed", *needs], check=True)
+        return folder / name
+
+    def test_a_library_that_the_loader_misses_is_looked_for(self):
+        """CUDA's, in the places where Python packages lie; nothing of it is real."""
+        root = pathlib.Path(tempfile.mkdtemp(dir=self.root)).resolve()
+        library = self.shared_library(root / "somewhere", "libcublasLt.so.99")
+        self.shared_library(root / "plugins", "libelbo_cuda.so", library)
+        environment = {"ELBO_PLUGINS": str(root / "plugins"), "HOME": str(root), "PATH": f"{root}/venv/bin:/usr/bin"}
+
+        def said(**more):
+            return program.run("devices", cwd=self.cwd, env={**environment, **more}).stdout
+
+        why = "libcublasLt.so.99: cannot open shared object file: No such file or directory"
+        self.assertIn(f"{why}; it comes with the CUDA Toolkit and with PyTorch, and LD_LIBRARY_PATH may name its folder",
+                      said())
+        for packages in (".local/lib/python3.9/site-packages", "venv/lib/python3.12/site-packages"):
+            folder = root / packages / "nvidia/cu99/lib"
+            folder.mkdir(parents=True)
+            shutil.copy(library, folder)
+            (root / "venv/bin").mkdir(parents=True, exist_ok=True)
+            (root / "venv/bin/python3").touch()
+            line = f"export LD_LIBRARY_PATH={folder}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
+            self.assertIn(f"{why}; it is in a folder that the loader does not know: {line}\n", said())
+        # Who does as told gets further: it is no plug-in of elbo's.
+        self.assertIn("is of another version of elbo", said(LD_LIBRARY_PATH=str(folder)))
+        # Of a library that is none of CUDA's nobody knows more than the loader.
+        other = self.shared_library(root / "elsewhere", "libother.so.1")
+        self.shared_library(root / "plugins", "libelbo_cuda.so", other)
+        self.assertRegex(said(), r"libother.so.1: cannot open shared object file: No such file or directory\n")
+
+    def test_a_driver_that_the_loader_misses_is_looked_for(self):
+        plugin = pathlib.Path(program.ELBO).parent / "libelbo_cuda.so"
+        said = program.run("devices", cwd=self.cwd).stdout
+        if "no NVIDIA driver is loaded" not in said:
+            self.skipTest("there is a driver, or no CUDA")
+        root = pathlib.Path(tempfile.mkdtemp(dir=self.root)).resolve()
+        folder = root / ".local/lib/python3.9/site-packages/nvidia/driver/lib"
+        self.shared_library(folder, "libcuda.so.1")
+        environment = {**os.environ, "ELBO_PLUGINS": str(plugin.parent), "HOME": str(root)}
+        self.assertIn(f"; its libcuda.so.1 is in a folder that the loader does not know: export LD_LIBRARY_PATH={folder}$",
+                      program.run("devices", cwd=self.cwd, env=environment).stdout)
+
     def test_the_best_device_there_is(self):
         has_gpu = "not available" not in program.run("devices", cwd=self.cwd).stdout
         result = program.run("run", self.spec, "--data", self.data, "--set", "train.epochs=1", cwd=self.cwd)
