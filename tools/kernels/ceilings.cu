@@ -527,7 +527,6 @@ __global__ void __launch_bounds__(block_threads)
   extern __shared__ float factors[];
   float *const a = factors, *const b = a + product_m * pitch, *const sums = b + product_n * pitch;
   const unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  constexpr unsigned slices = (product_k + 7) / 8;
   for (unsigned i = threadIdx.x; i < (product_m + product_n) * pitch; i += block_threads) {
     float value = 1;
     if (!of_ones) set_random(value, scramble(i));
