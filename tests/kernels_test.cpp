@@ -330,7 +330,10 @@ INSTANTIATE_TEST_SUITE_P(Shapes, LatentTest,
                          testing::Values(LatentCase{1, 1, 1, 0}, LatentCase{31, 1, 2, 0}, LatentCase{32, 2, 3, 0},
                                          LatentCase{33, 1, 4, 0}, LatentCase{33, 1, 4, 1}, LatentCase{5, 8, 5, 0},
                                          LatentCase{3, 9, 8, 0}, LatentCase{70, 1, 20, 0}, LatentCase{2, 17, 32, 0},
-                                         LatentCase{34, 3, 33, 0}, LatentCase{2, 1, 64, 2}));
+                                         LatentCase{34, 3, 33, 0}, LatentCase{2, 1, 64, 2},
+                                         // Enough for threads of several rows.
+                                         LatentCase{1030, 1, 128, 0}, LatentCase{1003, 1, 132, 0},
+                                         LatentCase{1030, 9, 65, 0}, LatentCase{2050, 2, 65, 0}));
 
 TEST_F(KernelTest, LatentKeepsNaN) {
   std::vector<float> stats = gaussian_values(2 * 2 * 4, 4);

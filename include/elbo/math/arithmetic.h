@@ -10,7 +10,7 @@ struct Exact {
   // e^-|l|
   template <class T>
   ELBO_HD static T exp_of_minus_abs(T l) {
-    return exp(-abs(l));
+    return math::exp(-abs(l));
   }
   // 1 / f
   template <class T>
@@ -21,6 +21,24 @@ struct Exact {
   template <class T>
   ELBO_HD static T multiply_add(T a, T b, T c) {
     return a * b + c;
+  }
+
+  // e^x, e^(x/2), log |x|, 1 / x: of any x
+  template <class T>
+  ELBO_HD static T exp(T x) {
+    return math::exp(x);
+  }
+  template <class T>
+  ELBO_HD static T exp_of_half(T x) {
+    return math::exp(T(0.5) * x);
+  }
+  template <class T>
+  ELBO_HD static T log_of_abs(T x) {
+    return math::log(abs(x));
+  }
+  template <class T>
+  ELBO_HD static T inverse(T x) {
+    return T(1) / x;
   }
 };
 
@@ -35,6 +53,11 @@ struct Exact {
 //                        would change: |l| 2^-24 each
 //   reciprocal           a step of Newton's method squares the error: half an ulp and 2^-44
 //   multiply_add         one rounding instead of two
+//   exp, exp_of_half     3.0e-7 of the result and |x| 2^-23 (2^-24) of it, as above
+//   log_of_abs           lg2.approx.ftz.f32: 2^-22 of the result, or 2^-22 where |x| is in [1/2, 2], and 2^-24 of it
+//   for
+//                        the product; -infinity below 2^-126, as log is on the host
+//   inverse              rcp's 1 ulp
 // tests/math_test.cpp bends each result by these bounds and holds the formulas to what they promise.
 //
 // NaN and infinity: FMUL and FFMA keep NaN, and so do ex2 and rcp; ex2(-infinity) is 0, which is e^-|infinity|.
@@ -66,6 +89,49 @@ struct Approximate {
     return Exact::multiply_add(a, b, c);
 #endif
   }
+
+  // Of any x.
+  ELBO_HD static float exp(float x) {
+#if defined(__CUDA_ARCH__)
+    return power_of_two(x * 1.44269504f);
+#else
+    return Exact::exp(x);
+#endif
+  }
+  ELBO_HD static float exp_of_half(float x) {
+#if defined(__CUDA_ARCH__)
+    return power_of_two(x * 0.72134752f);
+#else
+    return Exact::exp_of_half(x);
+#endif
+  }
+  ELBO_HD static float log_of_abs(float x) {
+#if defined(__CUDA_ARCH__)
+    float l;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(l) : "f"(::fabsf(x)));
+    return l * 0.69314718f;
+#else
+    return Exact::log_of_abs(x);
+#endif
+  }
+  ELBO_HD static float inverse(float x) {
+#if defined(__CUDA_ARCH__)
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#else
+    return Exact::inverse(x);
+#endif
+  }
+
+#if defined(__CUDA_ARCH__)
+ private:
+  __device__ __forceinline__ static float power_of_two(float x) {
+    float e;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x));
+    return e;
+  }
+#endif
 };
 
 }  // namespace elbo::math

@@ -69,28 +69,34 @@ ELBO_HD float sqrt(float a) {
 #endif
 }
 
-// log(x) for normal x > 0. The range is reduced to [sqrt(1/2), sqrt(2)); the polynomial is that of
-// Cephes' logf (S. Moshier).
-ELBO_HD float log(float x) {
-  const std::uint32_t u = float_to_bits(x);
-  const std::int32_t e = static_cast<std::int32_t>(u - 0x3f3504f3u) >> 23;
-  const float m = bits_to_float(u - (static_cast<std::uint32_t>(e) << 23));
-  const float f = add(m, -1.0f), k = static_cast<float>(e), z = mul(f, f);
-  float p = 7.0376836292e-2f;
-  p = fma(p, f, -1.1514610310e-1f);
-  p = fma(p, f, 1.1676998740e-1f);
-  p = fma(p, f, -1.2420140846e-1f);
-  p = fma(p, f, 1.4249322787e-1f);
-  p = fma(p, f, -1.6668057665e-1f);
-  p = fma(p, f, 2.0000714765e-1f);
-  p = fma(p, f, -2.4999993993e-1f);
-  p = fma(p, f, 3.3333331174e-1f);
+// S log(x), S a power of two with a sign, for the normal x > 0 whose bits are `bits` less `less` in the exponent. The
+// range is reduced to [sqrt(1/2), sqrt(2)); the polynomial is that of Cephes' logf (S. Moshier). S rounds nothing, so
+// it costs nothing in the coefficients.
+template <int S = 1>
+ELBO_HD float scaled_log(std::uint32_t bits, std::uint32_t less = 0) {
+  constexpr float scale = S, step = scale * 1.1920928955078125e-7f;  // 2^-23: the exponent where it lies, as an integer
+  const std::uint32_t e = (bits - less - 0x3f3504f3u) & 0xff800000u;
+  const float f = add(bits_to_float(bits - less - e), -1.0f), z = mul(f, f);
+  const float k = static_cast<float>(static_cast<std::int32_t>(e));
+  float p = scale * 7.0376836292e-2f;
+  p = fma(p, f, scale * -1.1514610310e-1f);
+  p = fma(p, f, scale * 1.1676998740e-1f);
+  p = fma(p, f, scale * -1.2420140846e-1f);
+  p = fma(p, f, scale * 1.4249322787e-1f);
+  p = fma(p, f, scale * -1.6668057665e-1f);
+  p = fma(p, f, scale * 2.0000714765e-1f);
+  p = fma(p, f, scale * -2.4999993993e-1f);
+  p = fma(p, f, scale * 3.3333331174e-1f);
   p = mul(mul(p, f), z);
-  p = fma(k, -2.12194440e-4f, p);
-  p = fma(-0.5f, z, p);
-  p = add(p, f);
-  p = fma(k, 0.693359375f, p);
-  return add(p, add(x, -x));  // infinity and NaN: the bits above hide them, x - x brings them back
+  p = fma(k, step * -2.12194440e-4f, p);
+  p = fma(-0.5f * scale, z, p);
+  p = fma(scale, f, p);
+  return fma(k, step * 0.693359375f, p);
+}
+
+// log(x) for normal x > 0.
+ELBO_HD float log(float x) {
+  return add(scaled_log(float_to_bits(x)), add(x, -x));  // infinity and NaN: the bits hide them, x - x brings them back
 }
 
 }  // namespace exact
