@@ -142,6 +142,7 @@ for stage in "${stages[@]}"; do
 done
 
 install_missing "${build_packages[@]}" "${test_packages[@]}"
+fetch_nvdisasm build/nvdisasm
 export ELBO_REQUIRE_SIM=1
 if command -v ccache > /dev/null; then
   export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache

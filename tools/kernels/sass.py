@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""What a GPU will issue for a kernel, counted in its machine code (SASS), without a GPU.
+"""What a GPU will issue for a loss kernel, counted in its machine code (SASS). Needs no GPU: nothing here is measured.
 
     sass.py [--nvcc NVCC] [--nvdisasm NVDISASM] [--csv FILE] [--table FILE] [--path KERNEL]
 
-Each source of kernels/ is compiled for sm_90 (H100, H200) as the build does and disassembled; CASES says which kernel does
-which work. --csv writes the budget that tests/sass_budget.csv is, --table the page in results/, --path prints the
-instructions that were counted of a kernel.
+Each source of kernels/ that has cases is compiled for sm_90 (H100, H200) as the build does, and disassembled; CASES says which
+kernel does what. --csv writes what tests/sass_budget.csv is, --table the page of results/, --path the instructions that
+were counted of a kernel.
 
 The path. Counted is the longest way through the code from its entry to an EXIT (one that some lanes may pass, only if
-none other will do), an instruction once for each time that a warp issues it. It is an upper bound for every warp, divided or not: of an `if` the longer side is taken, a predicated
-instruction counts whether or not any lane executes it, and what one warp of a block does for the others counts for all.
+none other will do), an instruction once for each time that a warp issues it. It is an upper bound for every warp, divided
+or not: of an `if` the longer side is taken, a predicated instruction counts whether or not any lane executes it, and what
+one warp of a block does for the others counts for all.
   - A loop (a branch back) counts as often as the case says, in `trips`, by the order of the loops in the code; what it
     covers is the code between the branch and its target. A loop of which a case does not know is an error.
   - How far into unrolled code a warp gets, and which side of a branch that all its lanes take alike, is said by `issues`:
@@ -17,15 +18,18 @@ instruction counts whether or not any lane executes it, and what one warp of a b
   - Off the path is what a full warp with ordinary numbers does not do: a block that calls a subroutine (CALL.REL: the
     slow way of a division, a root, an exp), and BRA.DIV's way for a divided warp. Calls are counted by themselves.
 
-Lane slots an element: instructions issued x 32 lanes x warps / elements, so that idle lanes count. The issue floor is what
-the four schedulers of each multiprocessor need to issue them, one a cycle. A multiprocessor takes 8 cycles of a scheduler for a
-MUFU (ex2, rcp, ...), which the floor does not know: `mufu` is their number an element.
-Loads before use: how many global loads are issued before the first instruction that reads what one of them loaded.
+Lane slots an element: instructions issued x 32 lanes x warps / elements, so that idle lanes count. The issue floor is the
+time in which the four schedulers of each multiprocessor issue them, one a cycle each; a special function (MUFU: ex2, rcp,
+lg2, ...) holds its unit for 8 cycles, so that no kernel is faster than 8 slots for each either. Loads before use: how many
+global loads are issued before the first instruction that reads what one of them loaded.
 """
 
 import argparse
 import csv
+import datetime
 import functools
+import itertools
+import math
 import pathlib
 import re
 import shutil
@@ -38,7 +42,7 @@ import resources
 
 ROOT = resources.ROOT
 FETCHED = ROOT / "build" / "nvdisasm" / "nvidia" / "cu13" / "bin" / "nvdisasm"  # where tools/test.sh puts it
-COLUMNS = ["kernel", "shape", "slots", "loads", "before_use", "load_bits", "store_bits"]
+COLUMNS = ["kernel", "shape", "does", "slots", "loads", "before_use", "load_bits", "store_bits"]
 
 
 # ---- The code -----------------------------------------------------------------------------------------------
@@ -72,28 +76,29 @@ def find_nvdisasm(nvcc, given=None):
     return next((str(p) for p in (FETCHED, beside) if shutil.which(p)), shutil.which("nvdisasm"))
 
 
-def disassemble(nvcc, nvdisasm, source):
+def parse(text):
+    """Instructions and labels of a function, as nvdisasm prints them."""
+    code, labels, waiting = [], {}, []
+    for line in text.splitlines():
+        if label := re.match(r"(\.L\w+):", line):
+            waiting.append(label[1])
+        elif parts := re.match(r"\s*/\*([0-9a-f]+)\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", line):
+            code.append(Instruction(int(parts[1], 16), (parts[2] or "").strip(), parts[3], parts[4]))
+            labels.update((label, code[-1].address) for label in waiting)
+            waiting = []
+    return code, labels
+
+
+@functools.lru_cache(maxsize=None)
+def kernels(nvcc, nvdisasm, source):
     """The kernels of a source in kernels/, by their names, without those that Thrust brings along."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = pathlib.Path(folder) / "kernel.cubin"
         resources.assemble(nvcc, resources.make_ptx(nvcc, source), cubin)
         text = subprocess.run([nvdisasm, "-c", cubin], stdout=subprocess.PIPE, text=True, check=True).stdout
-    found = []
-    for section in re.split(r"^\s*\.section\s+\.text\.", text, flags=re.M)[1:]:
-        mangled = re.match(r"\w+", section)[0]
-        if mangled.startswith("_ZN3cub"):
-            continue
-        code, labels, waiting = [], {}, []
-        for line in section.splitlines():
-            if label := re.match(r"(\.L\w+):", line):
-                waiting.append(label[1])
-            elif parts := re.match(r"\s*/\*([0-9a-f]+)\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)\s*(.*?)\s*;", line):
-                code.append(Instruction(int(parts[1], 16), (parts[2] or "").strip(), parts[3], parts[4]))
-                labels.update((label, code[-1].address) for label in waiting)
-                waiting = []
-        found.append((mangled, code, labels))
-    names = resources.demangle([mangled for mangled, _, _ in found])
-    return {name: Kernel(name, source, code, labels) for name, (_, code, labels) in zip(names, found)}
+    sections = [s for s in re.split(r"^\s*\.section\s+\.text\.", text, flags=re.M)[1:] if not s.startswith("_ZN3cub")]
+    names = resources.demangle([re.match(r"\w+", s)[0] for s in sections])
+    return {name: Kernel(name, source, *parse(section)) for name, section in zip(names, sections)}
 
 
 # ---- The path -----------------------------------------------------------------------------------------------
@@ -229,7 +234,7 @@ GPUS = [Gpu("H100", 132 * 4 * 32 * 1.755e9, 3.0e12), Gpu("H200", 132 * 4 * 32 * 
 class Case(NamedTuple):
     kernel: str  # its demangled name
     shape: str
-    what: str  # of the kernel's uses
+    does: str
     elements: int  # of the whole work
     warps: int  # that share it
     bytes: float  # an element that is read or written
@@ -238,36 +243,27 @@ class Case(NamedTuple):
 
 
 def likelihood_cases():
-    """kernels/likelihood.cu: a warp takes up to 1,024 pixels, 4 a lane at a time."""
+    """kernels/likelihood.cu: a warp takes up to 1,024 pixels of a row, a lane 4 at a time."""
     sizes = {"float": 4, "unsigned char": 1, "math::Bf16": 2}
-    uses = [("bernoulli_fused", "value and gradient"), ("bernoulli_fused", "value"),
-            ("bernoulli_fused_log", "value and gradient"), ("gaussian_fused", "value and gradient"),
-            ("scaled_gradients", "gradient")]
-    for shape, rows, pixels in (("65536x784", 65536, 784), ("512x3x218x178", 512, 3 * 218 * 178)):
-        strips = -(-pixels // 1024) if pixels <= 1024 else 4 * -(-pixels // 4096)
-        for kernel, what in uses:
-            for target in ("float", "unsigned char"):
-                for output in ("float", "math::Bf16"):
-                    losses = ["Bernoulli", "Gaussian"] if kernel == "scaled_gradients" else [""]
-                    for loss in losses:
-                        middle = f"{loss}<math::Approximate>, " if loss else ""
-                        size = sizes[target] + sizes[output] * (1 if what == "value" else 2)
-                        yield Case(f"{kernel}<true, {middle}{target}, {output}>", shape, what, rows * pixels, rows * strips,
-                                   size, likelihood_path(what, pixels))
+    uses = [("bernoulli_fused", "value and gradient", ""), ("bernoulli_fused", "value", ""),
+            ("bernoulli_fused_log", "value and gradient", ""), ("gaussian_fused", "value and gradient", ""),
+            ("scaled_gradients", "gradient", "Bernoulli<math::Approximate>, "),
+            ("scaled_gradients", "gradient", "Gaussian<math::Approximate>, ")]
+    for (kernel, does, loss), target, output, (rows, image) in itertools.product(
+            uses, ("float", "unsigned char"), ("float", "math::Bf16"), ((65536, (784,)), (512, (3, 218, 178)))):
+        pixels = math.prod(image)
+        quads = min(8, -(-pixels // 128))  # of a lane of a full warp
+        issues = {"STG": {"value and gradient": quads + 1, "value": 1, "gradient": quads}[does]}
+        if does != "gradient":
+            issues["BAR"] = int(pixels > 1024)
+        if does == "value":
+            issues |= {"MUFU.EX2": 4 * quads, "MUFU.RCP": 0}
+        warps = 1 if pixels <= 1024 else 4 * -(-pixels // 4096)
+        yield Case(f"{kernel}<true, {loss}{target}, {output}>", "x".join(map(str, (rows, *image))), does, rows * pixels,
+                   rows * warps, sizes[target] + sizes[output] * (1 if does == "value" else 2), issues)
 
 
-def likelihood_path(what, pixels):
-    """Seven quads a lane of a row of 784, eight of a longer one."""
-    quads = min(8, -(-pixels // 128))
-    path = {"gradient": {"STG": quads}, "value and gradient": {"STG": quads + 1}, "value": {"STG": 1}}[what]
-    if what != "gradient":
-        path["BAR"] = int(pixels > 1024)
-    if what == "value":
-        path["MUFU.RCP"] = 0
-        path["MUFU.EX2"] = 4 * quads
-    return path
-
-
+# Source in kernels/ -> its cases. The pages and budgets have them in this order.
 CASES = {"likelihood.cu": likelihood_cases}
 
 
@@ -281,18 +277,19 @@ class Row(NamedTuple):
         return self.path.issued() * 32 * self.case.warps / self.case.elements
 
     @property
-    def mufu(self):
-        return self.path.issued("MUFU") * 32 * self.case.warps / self.case.elements
+    def special(self):
+        """Slots that its special functions alone are worth."""
+        return 8 * self.path.issued("MUFU") * 32 * self.case.warps / self.case.elements
 
     def budget(self):
         accesses = {what: " ".join(sorted({str(width(i)) for i in self.path.code if i.opcode.startswith(what)}))
                     for what in ("LDG", "STG")}
         loads = sum(i.opcode.startswith("LDG") for i in self.path.code)
-        return dict(zip(COLUMNS, (self.case.kernel, self.case.shape, f"{self.slots:.1f}", loads,
+        return dict(zip(COLUMNS, (self.case.kernel, self.case.shape, self.case.does, f"{self.slots:.1f}", loads,
                                   loads_before_use(self.path), accesses["LDG"], accesses["STG"])))
 
     def issue_us(self, gpu):
-        return 1e6 * self.slots * self.case.elements / gpu.slots
+        return 1e6 * max(self.slots, self.special) * self.case.elements / gpu.slots
 
     def memory_us(self, gpu):
         return 1e6 * self.case.bytes * self.case.elements / gpu.bandwidth
@@ -303,9 +300,38 @@ def rows(nvcc, nvdisasm):
     """A Row for each case."""
     found = []
     for source, cases in CASES.items():
-        kernels = disassemble(nvcc, nvdisasm, source)
-        found += [Row(c, kernels[c.kernel], longest_path(kernels[c.kernel], c.trips, c.issues)) for c in cases()]
+        by_name = kernels(nvcc, nvdisasm, source)
+        found += [Row(c, by_name[c.kernel], longest_path(by_name[c.kernel], c.trips, c.issues)) for c in cases()]
     return found
+
+
+def page(found, nvcc, date):
+    """The page of results/ that shows rows."""
+    version = re.search(r"release [\d.]+, (V[\d.]+)", subprocess.run([nvcc, "--version"], stdout=subprocess.PIPE, text=True,
+                                                                     check=True).stdout)[1]
+    h100, h200 = GPUS
+    lines = [
+        "# The loss kernels on paper",
+        "",
+        "**Computed from the machine code, not measured: no GPU was used.** Made by",
+        "`tools/kernels/sass.py --table results/computed/DATE/loss-kernels.md`, " f"{date}, nvcc {version}, for sm_90.",
+        "",
+        f"Lane slots an element: what a warp issues x 32 lanes / its elements, idle lanes and the work around the loop",
+        f"included (the module's comment says how they are counted). Issue floor: {h100.slots / 1e12:.2f} T slots a second (132",
+        "multiprocessors x 4 schedulers x 32 lanes x 1.755 GHz, for an H200 too). Memory floor: the bytes that the kernel's contract",
+        f"reads and writes, at a copy's {h100.bandwidth / 1e12} TB/s (H100) and {h200.bandwidth / 1e12} TB/s (H200). Share: issue floor / memory floor; below 1",
+        "memory is what holds the kernel back, if latency is hidden. A bf16 or u8 of a type is the output's and the target's.",
+    ]
+    for source, rows_of in itertools.groupby(found, key=lambda row: row.kernel.source):
+        lines += ["", f"## {source}", "",
+                  "| kernel | does | shape | bytes | slots | loads under way | issue floor us | memory floor us, H100 (share) | H200 (share) |",
+                  "|---|---|---|---|---|---|---|---|---|"]
+        for row in rows_of:
+            case, budget = row.case, row.budget()
+            memory = [f"{row.memory_us(g):.1f} ({row.issue_us(g) / row.memory_us(g):.2f})" for g in GPUS]
+            lines.append(f"| `{case.kernel}` | {case.does} | {case.shape} | {case.bytes:g} | {budget['slots']} | "
+                         f"{budget['before_use']} of {budget['loads']} | {row.issue_us(h100):.1f} | {' | '.join(memory)} |")
+    return "\n".join(lines) + "\n"
 
 
 def main():
@@ -313,7 +339,8 @@ def main():
     parser.add_argument("--nvcc", default="/usr/local/cuda/bin/nvcc")
     parser.add_argument("--nvdisasm")
     parser.add_argument("--csv", help="write the budget here")
-    parser.add_argument("--path", metavar="KERNEL", help="print what was counted of the kernels whose names have this in them")
+    parser.add_argument("--table", help="write the page of results/ here")
+    parser.add_argument("--path", metavar="KERNEL", help="print what was counted of the kernels with this in their names")
     options = parser.parse_args()
     nvdisasm = find_nvdisasm(options.nvcc, options.nvdisasm)
     if not nvdisasm:
@@ -324,22 +351,26 @@ def main():
     if options.path:
         for row in found:
             if options.path in row.case.kernel:
-                print(f"{row.case.kernel}, {row.case.shape}: {row.slots:.1f} slots an element")
+                print(f"{row.case.kernel}, {row.case.does}, {row.case.shape}: {row.slots:.1f} slots an element")
                 for i, n in zip(row.path.code, row.path.times):
                     print(f"  {n:>4} {i}")
         return
-    print(f"{'kernel':<88}{'shape':<16}{'slots':>7}{'mufu':>6}{'loads':>7}{'before use':>12}{'calls':>7}  "
-          f"{'load bits':<14}{'store bits':<12}" + "".join(f"{g.name + ' issue':>12}{'memory us':>11}" for g in GPUS))
+    width = max(len(row.case.kernel) for row in found)
+    print(f"{'kernel':<{width}}  {'does':<20}{'shape':<16}{'slots':>7}{'special':>9}{'loads':>7}{'before use':>12}{'calls':>7}"
+          f"  {'load bits':<11}{'store bits':<12}{'issue us':>9}" + "".join(f"{g.name + ' memory us':>16}" for g in GPUS))
     for row in found:
         b = row.budget()
-        print(f"{b['kernel']:<88}{b['shape']:<16}{b['slots']:>7}{row.mufu:>6.1f}{b['loads']:>7}{b['before_use']:>12}"
-              f"{row.kernel.count('CALL'):>7}  {b['load_bits']:<14}{b['store_bits']:<12}"
-              + "".join(f"{row.issue_us(g):>12.0f}{row.memory_us(g):>11.0f}" for g in GPUS))
+        print(f"{b['kernel']:<{width}}  {b['does']:<20}{b['shape']:<16}{b['slots']:>7}{row.special:>9.1f}{b['loads']:>7}"
+              f"{b['before_use']:>12}{row.kernel.count('CALL'):>7}  {b['load_bits']:<11}{b['store_bits']:<12}"
+              f"{row.issue_us(GPUS[0]):>9.1f}" + "".join(f"{row.memory_us(g):>16.1f}" for g in GPUS))
     if options.csv:
         with open(options.csv, "w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(row.budget() for row in found)
+    if options.table:
+        pathlib.Path(options.table).parent.mkdir(parents=True, exist_ok=True)
+        pathlib.Path(options.table).write_text(page(found, options.nvcc, datetime.date.today()))
 
 
 if __name__ == "__main__":

@@ -52,8 +52,7 @@ ELBO_HD BernoulliParts<T> bernoulli_parts(T l, T x, A arithmetic = {}) {
 template <class T, class A = Exact>
 ELBO_HD ValueGrad<T> bernoulli(T l, T x, A arithmetic = {}) {
   const Sigmoid<T> s(l, arithmetic);
-  // log1p(e) = log(factor) + what the rounding of factor lost, to first order
-  const T softplus = arithmetic.multiply_add(s.e - (s.factor - T(1)), s.reciprocal, log(s.factor));
+  const T softplus = arithmetic.log1p(s.e, s.factor, s.reciprocal);  // of -|l|
   return {arithmetic.multiply_add(-l, x, l > T(0) ? l : T(0)) + softplus,
           arithmetic.multiply_add(l >= T(0) ? T(1) : s.e, s.reciprocal, -x)};
 }
