@@ -765,14 +765,15 @@ TEST_P(OptimizerTest, StopsAtABadStepAndNotesABadUpdate) {
   EXPECT_EQ(state_d.get()[0].bad_update, state.step);
 }
 
-INSTANTIATE_TEST_SUITE_P(Sizes, OptimizerTest,
-                         testing::Values(OptimizerCase{Optimizer::adam, 1, 0}, OptimizerCase{Optimizer::adam, 3, 0},
-                                         OptimizerCase{Optimizer::adam, 4, 0}, OptimizerCase{Optimizer::adam, 1023, 0},
-                                         OptimizerCase{Optimizer::adam, 1024, 0},
-                                         OptimizerCase{Optimizer::adam, 2050, 1},
-                                         OptimizerCase{Optimizer::adagrad, 1025, 0},
-                                         OptimizerCase{Optimizer::adagrad, 7, 1},
-                                         OptimizerCase{Optimizer::sgd, 1025, 0}, OptimizerCase{Optimizer::sgd, 6, 1}));
+INSTANTIATE_TEST_SUITE_P(
+    Sizes, OptimizerTest,
+    testing::Values(OptimizerCase{Optimizer::adam, 1, 0}, OptimizerCase{Optimizer::adam, 3, 0},
+                    OptimizerCase{Optimizer::adam, 4, 0}, OptimizerCase{Optimizer::adam, 1023, 0},
+                    OptimizerCase{Optimizer::adam, 1024, 0}, OptimizerCase{Optimizer::adam, 2050, 1},
+                    OptimizerCase{Optimizer::adagrad, 1025, 0}, OptimizerCase{Optimizer::adagrad, 7, 1},
+                    OptimizerCase{Optimizer::sgd, 1025, 0}, OptimizerCase{Optimizer::sgd, 6, 1},
+                    // More than a wave of one multiprocessor: 3 blocks of 2,048 at a time.
+                    OptimizerCase{Optimizer::adam, 20492, 0}, OptimizerCase{Optimizer::sgd, 13001, 0}));
 
 // In whatever order blocks and threads come: the same bits as those of the three kernels that it stands for.
 TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
@@ -800,7 +801,7 @@ TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
     run(
         [&] {
           set();
-          finish_step(totals, update, schedule, fault_d.data(), stream_);
+          finish_step(totals, update, schedule, fault_d.data(), 1, stream_);
         },
         {&p_d, &m_d, &v_d, &sums_d, &fault_d});
     const std::string at_once = outcome();

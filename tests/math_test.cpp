@@ -118,6 +118,57 @@ TEST(Bf16, RoundsToTheNearestAndTiesToEven) {
     EXPECT_EQ(to_bf16(bits_to_float(nan_bits)).bits, 0x7fff);
 }
 
+// The sequences by which a GPU takes roots and quotients, from whatever its approximations may give.
+TEST(Elementary, RootsAreCorrectlyRoundedWhateverTheReciprocalsError) {
+  const double bound = std::exp2(-22.9);  // of rsqrt.approx.ftz.f32, PTX ISA
+  std::uint64_t wrong = 0, tried = 0;
+  for (std::uint32_t u = float_to_bits(1.0f); u < float_to_bits(4.0f); ++u) {
+    const float a = bits_to_float(u), root = std::sqrt(a);
+    const double truth = 1 / std::sqrt(double{a});
+    const std::uint32_t nearest = float_to_bits(static_cast<float>(truth));
+    for (std::uint32_t k = 0; k < 7; ++k) {
+      const float y = bits_to_float(nearest + k - 3);
+      const bool may_be = std::abs(y - truth) <= bound * truth;
+      tried += may_be;
+      wrong += may_be && exact::root_from_reciprocal(a, y) != root;
+    }
+  }
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_GT(tried, 3u << 24);
+}
+
+TEST(Elementary, QuotientsAreCorrectlyRoundedWhateverTheReciprocalsError) {
+  std::uint64_t wrong = 0;
+  const auto check = [&wrong](std::uint32_t a_bits, std::uint32_t b_bits) {
+    const float a = bits_to_float(0x3f800000u | a_bits), b = bits_to_float(0x3f800000u | b_bits);
+    const std::uint32_t nearest = float_to_bits(static_cast<float>(1 / double{b}));
+    for (std::uint32_t k = 0; k < 3; ++k) {  // rcp.approx.ftz.f32 errs by an ulp
+      const float y = bits_to_float(nearest + k - 1);
+      if (std::abs(y - 1 / double{b}) > std::exp2(b == 1 ? -23 : -24)) continue;
+      wrong += exact::quotient_from_reciprocal(a, b, exact::nearer_reciprocal(b, y)) != a / b;
+    }
+    wrong += exact::quotient_from_reciprocal(a, b, 1 / b) != a / b;
+  };
+  constexpr std::uint32_t last = 0x7fffffu;
+  for (std::uint32_t i = 0; i < 200'000; ++i) {
+    // Anything; divisors near 1 and 2, whose reciprocals are the hardest; and for a divisor, by Euclid's way, the a
+    // whose quotient lies next to the middle between two floats: a 2^24 = 1 modulo b or so.
+    const Words w = philox({i, 0, 0, 0}, 3);
+    check(w.x & last, w.y & last);
+    check(w.x & last, w.y & 15u);
+    check(w.x & last, last - (w.y & 15u));
+    const std::int64_t b = (w.z & last) | 0x800001u;  // odd, so that 2 has an inverse
+    std::int64_t a = 1 + (w.w & 3u);
+    for (int k = 0; k < 25; ++k) a = a % 2 != 0 ? (a + b) / 2 : a / 2;
+    for (const std::int64_t hard : {a, b - a}) {
+      for (std::int64_t scaled = hard; scaled > 0 && scaled < 1 << 24; scaled *= 2) {
+        if (scaled >= 1 << 23) check(static_cast<std::uint32_t>(scaled) & last, static_cast<std::uint32_t>(b) & last);
+      }
+    }
+  }
+  EXPECT_EQ(wrong, 0u);
+}
+
 TEST(Elementary, NanStaysNan) {
   const auto f = static_cast<float>(nan);
   EXPECT_TRUE(std::isnan(exp(f)) && std::isnan(log(f)) && std::isnan(tanh(f)) && std::isnan(sqrt(f)));

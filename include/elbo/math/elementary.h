@@ -61,11 +61,61 @@ ELBO_HD float fma(float a, float b, float c) {
 #endif
 }
 
+// sqrt(a) from an approximation y of 1 / sqrt(a) within 2^-22.9, correctly rounded: for every a in [2^-101, infinity),
+// as tests/math_test.cpp tries all there are in [1, 4) with all such y, and a power of 4 changes no rounding.
+ELBO_HD float root_from_reciprocal(float a, float y) {
+  const float s = mul(a, y), h = mul(0.5f, y), e = fma(-s, h, 0.5f);
+  const float nearer = fma(s, e, s);
+  return fma(fma(-nearer, nearer, a), fma(h, e, h), nearer);
+}
+
+// 1 / b to half an ulp and 2^-46, from a y within an ulp of it.
+ELBO_HD float nearer_reciprocal(float b, float y) { return fma(fma(-b, y, 1.0f), y, y); }
+
+// a / b from such a reciprocal of b, correctly rounded: P. Markstein, «Computation of elementary functions on the IBM
+// RISC System/6000 processor», IBM J. R&D 34 (1990). For normal numbers whose quotient, and a's last place, are far
+// from the range's ends.
+ELBO_HD float quotient_from_reciprocal(float a, float b, float y) {
+  float q = mul(a, y);
+  q = fma(fma(-b, q, a), y, q);
+  return fma(fma(-b, q, a), y, q);
+}
+
+// The square root. On a GPU without a branch; there infinity gives NaN.
 ELBO_HD float sqrt(float a) {
 #if defined(__CUDA_ARCH__)
-  return __fsqrt_rn(a);
+  const bool tiny = a < 7.8886090522101181e-31f;              // 2^-100
+  const float x = tiny ? mul(a, 7.9228162514264338e28f) : a;  // times 2^96
+  float y;                                                    // 2^-126: nothing beside such an x, and finite for x = 0
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(add(x, 1.1754943508222875e-38f)));
+  const float root = root_from_reciprocal(x, y);
+  return tiny ? mul(root, 3.5527136788005009e-15f) : root;  // times 2^-48
 #else
   return __builtin_sqrtf(a);
+#endif
+}
+
+// a / b. On a GPU without a branch: for b in [2^-80, 2^80], with NaN for b = 0, and a quotient below 2^-126 rounded
+// twice.
+ELBO_HD float divide(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  const bool tiny = ::fabsf(a) < 9.0949470177292824e-13f;     // 2^-40
+  const float x = tiny ? mul(a, 1.2089258196146292e24f) : a;  // times 2^80
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
+  const float q = quotient_from_reciprocal(x, b, nearer_reciprocal(b, y));
+  return tiny ? mul(q, 8.2718061255302767e-25f) : q;  // times 2^-80
+#else
+  return a / b;
+#endif
+}
+
+// a / b where 1 / b is at hand, for |a| in [2^-76, 2^65], 0 or NaN, and b in [2^-20, 1].
+ELBO_HD float divide(float a, float b, [[maybe_unused]] float inverse) {
+#if defined(__CUDA_ARCH__)
+  return quotient_from_reciprocal(a, b, inverse);
+#else
+  return a / b;
 #endif
 }
 
@@ -152,12 +202,16 @@ ELBO_HD float tanh(float x) {
 }
 
 ELBO_HD float sqrt(float x) { return exact::sqrt(x); }
+ELBO_HD float divide(float a, float b) { return exact::divide(a, b); }
+ELBO_HD float divide(float a, float b, float inverse) { return exact::divide(a, b, inverse); }
 ELBO_HD float abs(float x) { return ::fabsf(x); }
 
 ELBO_HD double log(double x) { return ::log(x); }
 ELBO_HD double exp(double x) { return ::exp(x); }
 ELBO_HD double tanh(double x) { return ::tanh(x); }
 ELBO_HD double sqrt(double x) { return ::sqrt(x); }
+ELBO_HD double divide(double a, double b) { return a / b; }
+ELBO_HD double divide(double a, double b, double) { return a / b; }
 ELBO_HD double abs(double x) { return ::fabs(x); }
 
 }  // namespace elbo::math
