@@ -22,6 +22,7 @@
 //   tree that follows from `pixels` alone. Alignment and the number of rows change accesses and blocks, not the order.
 #include "kernels/likelihood.h"
 
+#include <algorithm>
 #include <type_traits>
 
 #include "kernels/divisor.h"
@@ -80,7 +81,7 @@ static_assert(4 * quads_per_lane <= 127, "the product of the factors must stay b
 
 // Who does what: a warp takes a strip of a chunk. Where rows are one strip long, each warp of a block takes a row of
 // its own; elsewhere a block takes a chunk.
-struct Division {
+struct Partition {
   Divisor chunks_of_row, samples;
   unsigned row_chunks, chunks;  // of a row; of all rows
   bool is_row_a_strip;
@@ -96,18 +97,18 @@ struct Lane {
   LoadedQuad<aligned, Target> target[quads_per_lane];
 
   // All 32 lanes must call it.
-  __device__ __forceinline__ Lane(const PixelLoss<Target, Output>& a, const Division& d) {
+  __device__ __forceinline__ Lane(const PixelLoss<Target, Output>& a, const Partition& parts) {
     const unsigned warp = threadIdx.x / warp_size, lane = threadIdx.x % warp_size;
-    chunk = d.is_row_a_strip ? blockIdx.x * (blockDim.x / warp_size) + warp : blockIdx.x;
-    const unsigned row = d.chunks_of_row.quotient(chunk);
-    const std::int64_t begin = std::int64_t{chunk - row * d.row_chunks} * pixel_chunk;  // of the chunk in its row
-    const unsigned first = 4 * lane + (d.is_row_a_strip ? 0 : warp * strip_pixels);
+    chunk = parts.is_row_a_strip ? blockIdx.x * (blockDim.x / warp_size) + warp : blockIdx.x;
+    const unsigned row = parts.chunks_of_row.quotient(chunk);
+    const std::int64_t begin = std::int64_t{chunk - row * parts.row_chunks} * pixel_chunk;  // of the chunk in its row
+    const unsigned first = 4 * lane + (parts.is_row_a_strip ? 0 : warp * strip_pixels);
     const std::int64_t left = a.pixels - begin;
     pixels = static_cast<int>(left < pixel_chunk ? left : pixel_chunk) - static_cast<int>(first);
-    if (chunk >= d.chunks) pixels = 0;
+    if (chunk >= parts.chunks) pixels = 0;
     at = row * a.pixels + begin + first;
     const Output* const outputs = a.output + at;
-    const Target* const targets = a.target + d.samples.quotient(row) * a.pixels + begin + first;
+    const Target* const targets = a.target + parts.samples.quotient(row) * a.pixels + begin + first;
 #pragma unroll
     for (unsigned k = 0; k < quads_per_lane; ++k) output[k].load(outputs + step(k), pixels - step(k));
 #pragma unroll
@@ -117,8 +118,7 @@ struct Lane {
 
   __device__ static constexpr int step(unsigned k) { return static_cast<int>(4 * warp_size * k); }
 
-  // f(k, j, output, x) for each of its pixels in order, j of quad k; then done(k, pixels from the first of quad k) for
-  // k.
+  // f(j, output, x) for each of its pixels in order, the j-th of its quad; after quad k done(k, pixels from its first).
   template <class F, class Done>
   __device__ __forceinline__ void for_each(const F& f, const Done& done) const {
 #pragma unroll
@@ -147,9 +147,9 @@ struct Lane {
 
 template <bool aligned, class Sum, class Loss, class Target, class Output>
 __device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelLoss<Target, Output>& a,
-                                                  const Division& d) {
+                                                  const Partition& parts) {
   ELBO_SHARED(float, warp_sums, max_warps);
-  const Lane<aligned, Target, Output> lane(a, d);
+  const Lane<aligned, Target, Output> lane(a, parts);
   Sum sum(loss);
   if (a.grad) {
     lane.store_gradients(a.grad, a.grad_scale, [&](float o, float x) { return sum.add(o, x); });
@@ -157,7 +157,7 @@ __device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelL
     lane.for_each([&](int, float o, float x) { sum.add(o, x); }, [](unsigned, int) {});
   }
   float total = warp_sum(sum.total());
-  if (!d.is_row_a_strip) {
+  if (!parts.is_row_a_strip) {
     const unsigned warp = threadIdx.x / warp_size, warps = blockDim.x / warp_size;
     if (threadIdx.x % warp_size == 0) warp_sums[warp] = total;
     __syncthreads();
@@ -167,71 +167,73 @@ __device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelL
       if (w < warps) total += warp_sums[w];
     }
   }
-  if (threadIdx.x % warp_size == 0 && lane.chunk < d.chunks) a.nll_partial[lane.chunk] = total;
-}
-
-template <bool aligned, class Target, class Output>
-__global__ void __launch_bounds__(max_threads) bernoulli_fused(const PixelLoss<Target, Output> a, const Division d) {
-  loss_and_gradient<aligned, LogOfProduct>(BernoulliLoss{}, a, d);
+  if (threadIdx.x % warp_size == 0 && lane.chunk < parts.chunks) a.nll_partial[lane.chunk] = total;
 }
 
 template <bool aligned, class Target, class Output>
 __global__ void __launch_bounds__(max_threads)
-    bernoulli_fused_log(const PixelLoss<Target, Output> a, const Division d) {
-  loss_and_gradient<aligned, Sum<BernoulliLoss>>(BernoulliLoss{}, a, d);
+    bernoulli_fused(const PixelLoss<Target, Output> a, const Partition parts) {
+  loss_and_gradient<aligned, LogOfProduct>(BernoulliLoss{}, a, parts);
 }
 
 template <bool aligned, class Target, class Output>
 __global__ void __launch_bounds__(max_threads)
-    gaussian_fused(const GaussianLoss g, const PixelLoss<Target, Output> a, const Division d) {
-  loss_and_gradient<aligned, Sum<GaussianLoss>>(g, a, d);
+    bernoulli_fused_log(const PixelLoss<Target, Output> a, const Partition parts) {
+  loss_and_gradient<aligned, Sum<BernoulliLoss>>(BernoulliLoss{}, a, parts);
+}
+
+template <bool aligned, class Target, class Output>
+__global__ void __launch_bounds__(max_threads)
+    gaussian_fused(const GaussianLoss g, const PixelLoss<Target, Output> a, const Partition parts) {
+  loss_and_gradient<aligned, Sum<GaussianLoss>>(g, a, parts);
 }
 
 // ---- The second of two passes -----------------------------------------------------------------------
 
 template <bool aligned, class Loss, class Target, class Output>
 __global__ void __launch_bounds__(max_threads)
-    scaled_gradients(const Loss loss, const PixelLoss<Target, Output> a, const Division d) {
-  const Lane<aligned, Target, Output> lane(a, d);
+    scaled_gradients(const Loss loss, const PixelLoss<Target, Output> a, const Partition parts) {
+  const Lane<aligned, Target, Output> lane(a, parts);
   lane.store_gradients(a.grad, a.grad_scale, [&](float o, float x) { return loss(o, x).grad; });
 }
 
 // ---- Launches ---------------------------------------------------------------------------------------
 
-// f(aligned, division, grid), with std::true_type where each quad can be one access.
+// f(aligned, partition, grid), with std::true_type where each quad can be one access.
 template <class Target, class Output, class F>
-void with_division(const char* launcher, const PixelLoss<Target, Output>& a, cudaStream_t stream, const F& f) {
+void with_partition(const char* launcher, const PixelLoss<Target, Output>& a, cudaStream_t stream, const F& f) {
   check(launcher, a);
   const std::int64_t row_chunks = tiles(a.pixels, pixel_chunk);
   const unsigned chunks = blocks_for(launcher, a.rows * a.samples * row_chunks);
-  const Division d{Divisor(row_chunks), Divisor(a.samples), static_cast<unsigned>(row_chunks), chunks,
-                   a.pixels <= strip_pixels};
+  const Partition parts{Divisor(row_chunks), Divisor(a.samples), static_cast<unsigned>(row_chunks), chunks,
+                        a.pixels <= strip_pixels};
   // Few rows spread over the multiprocessors; of many, a block takes several.
   constexpr unsigned many_rows = 2048;
-  const unsigned warps = d.is_row_a_strip ? (chunks < many_rows ? 1 : max_warps)
-                                          : static_cast<unsigned>(tiles(std::min(a.pixels, pixel_chunk), strip_pixels));
-  const Grid grid{d.is_row_a_strip ? (chunks + warps - 1) / warps : chunks, warps * warp_size, stream};
+  const unsigned warps = parts.is_row_a_strip
+                             ? (chunks < many_rows ? 1 : max_warps)
+                             : static_cast<unsigned>(tiles(std::min(a.pixels, pixel_chunk), strip_pixels));
+  const Grid grid{parts.is_row_a_strip ? (chunks + warps - 1) / warps : chunks, warps * warp_size, stream};
   const bool is_aligned_for_quads = a.pixels % 4 == 0 && is_aligned(a.output, 4 * sizeof(Output)) &&
                                     is_aligned(a.grad, 4 * sizeof(Output)) && is_aligned(a.target, 4 * sizeof(Target));
-  is_aligned_for_quads ? f(std::true_type{}, d, grid) : f(std::false_type{}, d, grid);
+  is_aligned_for_quads ? f(std::true_type{}, parts, grid) : f(std::false_type{}, parts, grid);
 }
 
 // BernoulliSum: how the losses of a lane's pixels are added up.
 template <class BernoulliSum, class Target, class Output>
 void launch_fused(const char* launcher, Likelihood likelihood, const PixelLoss<Target, Output>& a,
                   cudaStream_t stream) {
-  with_division(launcher, a, stream, [&](auto aligned, const Division& d, const Grid& grid) {
+  with_partition(launcher, a, stream, [&](auto aligned, const Partition& parts, const Grid& grid) {
     switch (likelihood) {
       case Likelihood::bernoulli:
         if constexpr (std::is_same_v<BernoulliSum, LogOfProduct>) {
-          launch("bernoulli_fused", bernoulli_fused<aligned, Target, Output>, grid, a, d);
+          launch("bernoulli_fused", bernoulli_fused<aligned, Target, Output>, grid, a, parts);
         } else {
-          launch("bernoulli_fused_log", bernoulli_fused_log<aligned, Target, Output>, grid, a, d);
+          launch("bernoulli_fused_log", bernoulli_fused_log<aligned, Target, Output>, grid, a, parts);
         }
         break;
       case Likelihood::gaussian:
         require(a.variance > 0, launcher, ": a variance of ", a.variance);
-        launch("gaussian_fused", gaussian_fused<aligned, Target, Output>, grid, GaussianLoss(a.variance), a, d);
+        launch("gaussian_fused", gaussian_fused<aligned, Target, Output>, grid, GaussianLoss(a.variance), a, parts);
         break;
     }
   });
@@ -258,9 +260,9 @@ void likelihood_two_pass(Likelihood likelihood, const PixelLoss<Target, Output>&
   value.grad = nullptr;
   launch_fused<LogOfProduct>("likelihood_two_pass", likelihood, value, stream);
   if (!a.grad) return;
-  with_division("likelihood_two_pass", a, stream, [&](auto aligned, const Division& d, const Grid& grid) {
+  with_partition("likelihood_two_pass", a, stream, [&](auto aligned, const Partition& parts, const Grid& grid) {
     with_loss<math::Approximate>("likelihood_two_pass", likelihood, a, [&]<class Loss>(const Loss& loss) {
-      launch("scaled_gradients", scaled_gradients<aligned, Loss, Target, Output>, grid, loss, a, d);
+      launch("scaled_gradients", scaled_gradients<aligned, Loss, Target, Output>, grid, loss, a, parts);
     });
   });
 }

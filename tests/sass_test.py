@@ -95,6 +95,14 @@ class Kernels(unittest.TestCase):
                     self.assertEqual(str(found[what]), allowed[what], what)
         self.assertEqual(budget, {}, "budgets of kernels that are no more")
 
+    def test_all_loads_of_a_lane_are_under_way(self):
+        """Those of buffers that allow no vector access, too."""
+        for kernel in sass.kernels(NVCC, NVDISASM, "likelihood.cu").values():
+            with self.subTest(kernel.name):
+                path = sass.longest_path(kernel)
+                self.assertEqual(path.issued("LDG"), 16 if "<true" in kernel.name else 64)
+                self.assertEqual(sass.loads_before_use(path), path.issued("LDG"))
+
     def test_memory_is_what_holds_them_back(self):
         h200 = sass.GPUS[-1]
         for row in sass.rows(NVCC, NVDISASM):

@@ -339,7 +339,7 @@ def page(found, nvcc, date):
         f"included (the module's comment says how they are counted). Issue floor: {h100.slots / 1e12:.2f} T slots a second (132",
         "multiprocessors x 4 schedulers x 32 lanes x 1.755 GHz, for an H200 too). Memory floor: the bytes that the kernel's contract",
         f"reads and writes, at a copy's {h100.bandwidth / 1e12} TB/s (H100) and {h200.bandwidth / 1e12} TB/s (H200). Share: issue floor / memory floor; below 1",
-        "memory is what holds the kernel back, if latency is hidden. A bf16 or u8 of a type is the output's and the target's.",
+        "memory is what holds the kernel back, if latency is hidden. In a likelihood's name stand: aligned, target, output.",
     ]
     for source, rows_of in itertools.groupby(found, key=lambda row: row.kernel.source):
         lines += ["", f"## {source}", "",
