@@ -60,7 +60,7 @@ struct SampleBlocks {
 // A block is one tile of rows by a strip of dimensions: thread t has the strip's quad t % quads, of the tile's rows
 // from t / quads * n on, n of them. The block of the first samples also sums the KL.
 template <bool aligned, Posterior posterior, unsigned n>
-__global__ void __launch_bounds__(max_threads, n == many_rows ? 3 : 5)
+__global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n == many_rows ? 3 : 5))
     sample_and_kl(const LatentSample a, const SampleBlocks blocks) {
   constexpr unsigned max_width = 4 * max_threads * n / tile_rows;
   ELBO_SHARED(float, kl, tile_rows* max_width);  // [row of the tile][dimension of the strip]
