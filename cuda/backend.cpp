@@ -230,7 +230,8 @@ class CudaBackend : public Backend {
     // Every block looks through all losses: for more of them the launches that this saves cost less.
     constexpr std::int64_t most_losses = 8192;
     if (a.losses.nll_partial.count() + a.losses.kl_partial.count() > most_losses) return Backend::do_finish_step(a);
-    kernels::finish_step(totals_of(a.losses), update_of(a.update), a.schedule, a.fault.as<std::uint64_t>(), stream());
+    kernels::finish_step(totals_of(a.losses), update_of(a.update), a.schedule, a.fault.as<std::uint64_t>(),
+                         properties_.multiProcessorCount, stream());
   }
 
   // Events in the stream: a range's time is the device's, not that of the calls. They are kept for the next timing,

@@ -11,106 +11,202 @@
 //   (unfused.cu: 12, 24 and 4; 24 and 36.)
 // Rivals: fused is the default, since it moves the least and was the fastest on a CPU, beside the CPU's unfused loops
 //   (`elbo bench loss`). On a GPU they have not been measured yet.
+// Instructions, counted in the machine code for sm_90, aligned, one sample, log variance, 65536 x 128 (tools/kernels/
+//   sass.py): sample_latent 61 lane slots an element, latent_gradient 69; nothing calls a slow path. To issue them
+//   takes 17 and 19 us of an H200, its memory 23 and 39. Of the slots of an element
+//     noise            40  Philox's products and exclusive ors 9, logarithm 11, root 3, sine and cosine 6, angle and
+//     signs
+//                          5, round keys 2 (4): what its bits are made of, and no more
+//     sample, KL       11  sigma 2, KL 5, z 1, the KL's way through shared memory and its sum 4 (half of the warps do
+//     it) gradient         17  two exponentials 4, slope, products and sums 13 loads, stores, addresses, what a thread
+//     sets up   10 (12)
+//   A thread takes four rows (two) so that they share the round keys, Philox's first rounds and the set-up.
+// Arithmetic: math::Approximate; epsilon has the same bits on every device.
 // Deterministic: sums run over rows and over samples in their order; fused and unfused give the same bits.
 #include "kernels/latent.h"
 
+#include <bit>
+#include <type_traits>
+
 #include "elbo/math/latent.h"
+#include "kernels/divisor.h"
+#include "kernels/loaded_quad.h"
 #include "kernels/loss_parts.h"
 #include "kernels/quad.h"
 
 namespace elbo::kernels {
 namespace {
 
+using math::Approximate;
+
 constexpr unsigned tile_rows = latent_tile;
-constexpr unsigned max_quads = 8;  // quads of dimensions that a block takes
 constexpr std::int64_t samples_per_block = 8;
-constexpr unsigned max_threads = tile_rows * max_quads;
+constexpr unsigned max_threads = 256;
+constexpr unsigned gradient_threads = 64;  // few, so that a small batch still spreads over the GPU
 
-// A block is one tile of rows by up to 8 quads of dimensions: threads = 32 * quads, and thread t has
-// row t / quads of the tile and quad t % quads.
-unsigned quads_of(std::int64_t latent) {
-  unsigned quads = 1;
-  while (quads < max_quads && 4 * quads < latent) quads *= 2;
-  return quads;
-}
+// How many rows a thread takes: several, so that they share what a thread sets up; one of a small batch, which several
+// would keep waiting for each other while most of the GPU idles.
+constexpr unsigned many_rows = 4, many_gradient_rows = 2;
+constexpr std::int64_t small = 1 << 17;  // elements of mu, and again for each range of samples
 
-__device__ unsigned element() { return blockIdx.x * blockDim.x + threadIdx.x; }
+// Which block does what: tile, then strip of dimensions, then range of samples, the last fastest.
+struct SampleBlocks {
+  Divisor of_ranges, of_strips;
+  unsigned ranges, strips, log2_quads;
+};
 
 // ---- Fused ------------------------------------------------------------------------------------------
 
-// Block b: tile, then strip of dimensions, then range of samples, the last fastest. The block of the first
-// samples also sums the KL.
-template <bool aligned>
-__global__ void __launch_bounds__(max_threads) sample_and_kl(const LatentSample a) {
-  ELBO_SHARED(float, kl, tile_rows * 4 * max_quads);  // [row of the tile][dimension of the strip]
-  const unsigned quads = blockDim.x / tile_rows, width = 4 * quads;
-  const unsigned ranges = (a.samples + samples_per_block - 1) / samples_per_block;
-  const unsigned strips = (a.latent + width - 1) / width;
-  const unsigned range = blockIdx.x % ranges, strip = blockIdx.x / ranges % strips, tile = blockIdx.x / ranges / strips;
-  const unsigned tile_row = threadIdx.x / quads, column = threadIdx.x % quads * 4;
-  const std::int64_t row = tile * tile_rows + tile_row, dimension = strip * width + column;
-  const std::int64_t left = a.latent - dimension;
+// A block is one tile of rows by a strip of dimensions: thread t has the strip's quad t % quads, of the tile's rows
+// from t / quads * n on, n of them. The block of the first samples also sums the KL.
+template <bool aligned, Posterior posterior, unsigned n>
+__global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n == many_rows ? 3 : 5))
+    sample_and_kl(const LatentSample a, const SampleBlocks blocks) {
+  constexpr unsigned max_width = 4 * max_threads * n / tile_rows;
+  ELBO_SHARED(float, kl, tile_rows* max_width);  // [row of the tile][dimension of the strip]
+  const StepState state = *a.state;
+  const unsigned quads = 1u << blocks.log2_quads, width = 4 * quads;
+  const unsigned line = blocks.of_ranges.quotient(blockIdx.x), range = blockIdx.x - line * blocks.ranges;
+  const unsigned tile = blocks.of_strips.quotient(line), strip = line - tile * blocks.strips;
+  const unsigned column = (threadIdx.x & (quads - 1)) * 4, tile_row = (threadIdx.x >> blocks.log2_quads) * n;
+  const unsigned dimension = strip * width + column, row = tile * tile_rows + tile_row;
+  const auto latent = static_cast<unsigned>(a.latent), samples = static_cast<unsigned>(a.samples);
+  const int left = static_cast<int>(latent - dimension), rows = static_cast<int>(static_cast<unsigned>(a.rows) - row);
 
-  if (row < a.rows && left > 0) {
-    const std::int64_t count = aligned ? 4 : left;
-    const float* const stats = a.stats + row * 2 * a.latent + dimension;
-    const Quad<float> mu = load_quad<aligned>(stats, count), s = load_quad<aligned>(stats + a.latent, count);
-    Quad<float> sigma;
+  LoadedQuad<aligned, float> mu[n], s[n];
+  const float* stats = a.stats + (std::uint64_t{row} * (2 * latent) + dimension);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) sigma.v[j] = math::posterior_sigma(a.posterior, s.v[j]);
-    const std::int64_t first = range * samples_per_block, end = first + samples_per_block;
-    for (std::int64_t sample = first; sample < end && sample < a.samples; ++sample) {
-      const math::Normals4 eps =
-          math::normals(draw_of(*a.state, row, sample), static_cast<std::uint32_t>(dimension / 4));
+  for (int r = 0; r < static_cast<int>(n); ++r, stats += 2 * latent) {
+    const int count = r < rows ? left : 0;
+    mu[r].load(stats, count);
+    s[r].load(stats + latent, count);
+  }
+  all_under_way();
+
+  Quad<float> sigma[n];
+#pragma unroll
+  for (int r = 0; r < static_cast<int>(n); ++r) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sigma[r].v[j] = math::posterior_sigma(posterior, s[r][j], Approximate{});
+  }
+  if (range == 0) {
+#pragma unroll
+    for (int r = 0; r < static_cast<int>(n); ++r) {
+      float4 q{};
+      if (r < rows) {
+        q.x = math::gaussian_kl(posterior, mu[r][0], s[r][0], sigma[r].v[0], Approximate{});
+        q.y = math::gaussian_kl(posterior, mu[r][1], s[r][1], sigma[r].v[1], Approximate{});
+        q.z = math::gaussian_kl(posterior, mu[r][2], s[r][2], sigma[r].v[2], Approximate{});
+        q.w = math::gaussian_kl(posterior, mu[r][3], s[r][3], sigma[r].v[3], Approximate{});
+      }
+      *reinterpret_cast<float4*>(kl + (tile_row + static_cast<unsigned>(r)) * max_width + column) = q;
+    }
+  }
+
+  const unsigned first = range * samples_per_block,
+                 end = min(first + static_cast<unsigned>(samples_per_block), samples);
+  const unsigned row_size = samples * latent;
+  float* z_row = a.z + (std::uint64_t{row} * row_size + first * latent + dimension);
+  for (unsigned sample = first; sample < end; ++sample, z_row += latent) {
+    float* z_at = z_row;
+#pragma unroll
+    for (int r = 0; r < static_cast<int>(n); ++r, z_at += row_size) {
+      const math::Normals4 eps = math::normals(draw_of(state, row + static_cast<unsigned>(r), sample), dimension / 4);
       Quad<float> z;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) z.v[j] = mu.v[j] + sigma.v[j] * eps.v[j];
-      store_quad<aligned>(a.z + (row * a.samples + sample) * a.latent + dimension, z, count);
-    }
-    if (range == 0) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) kl[tile_row * width + column + j] = math::gaussian_kl(a.posterior, mu.v[j], s.v[j]);
+      for (int j = 0; j < 4; ++j) z.v[j] = math::sample(mu[r][j], sigma[r].v[j], eps.v[j], Approximate{});
+      if (r < rows && left > 0) store_quad<aligned>(z_at, z, aligned ? 4 : left);
     }
   }
   if (range != 0) return;
   __syncthreads();
   const unsigned summed = strip * width + threadIdx.x;
-  if (threadIdx.x < width && summed < a.latent) {
-    const std::int64_t rows = a.rows - tile * tile_rows;
+  if (threadIdx.x < width && summed < latent) {
     float sum = 0.0f;
-    for (unsigned r = 0; r < tile_rows && r < rows; ++r) sum += kl[r * width + threadIdx.x];
-    a.kl_partial[tile * a.latent + summed] = sum;
+#pragma unroll
+    for (unsigned r = 0; r < tile_rows; ++r) sum += kl[r * max_width + threadIdx.x];
+    a.kl_partial[std::uint64_t{tile} * latent + summed] = sum;
   }
 }
 
-// One thread for a row's quad of dimensions; it walks through the samples.
-template <bool aligned>
-__global__ void __launch_bounds__(max_threads) latent_gradient(const LatentGradient a) {
-  const unsigned quads = (a.latent + 3) / 4, i = element();
-  const std::int64_t row = i / quads, dimension = i % quads * 4;
-  if (row >= a.rows) return;
-  const std::int64_t count = aligned ? 4 : a.latent - dimension;
-  const float* const stats = a.stats + row * 2 * a.latent + dimension;
-  const Quad<float> mu = load_quad<aligned>(stats, count), s = load_quad<aligned>(stats + a.latent, count);
-  Quad<float> dmu{}, ds{};
-  for (std::int64_t sample = 0; sample < a.samples; ++sample) {
-    const Quad<float> dz = load_quad<aligned>(a.dz + (row * a.samples + sample) * a.latent + dimension, count);
-    const math::Normals4 eps = math::normals(draw_of(*a.state, row, sample), static_cast<std::uint32_t>(dimension / 4));
+// A thread has a quad of dimensions of n rows, and walks through the samples; the next sample is on its way
+// while it draws the noise of this one.
+template <bool aligned, Posterior posterior, unsigned n>
+__global__ void __launch_bounds__(gradient_threads)
+    latent_gradient(const LatentGradient a, const Divisor of_quads, unsigned quads) {
+  const StepState state = *a.state;
+  const unsigned i = blockIdx.x * gradient_threads + threadIdx.x, group = of_quads.quotient(i),
+                 quad = i - group * quads;
+  const unsigned row = group * n, dimension = 4 * quad;
+  const auto latent = static_cast<unsigned>(a.latent), samples = static_cast<unsigned>(a.samples);
+  const int left = static_cast<int>(latent - dimension), rows = static_cast<int>(static_cast<unsigned>(a.rows) - row);
+  const unsigned row_size = samples * latent;
+  const std::uint64_t first = std::uint64_t{row} * (2 * latent) + dimension;
+
+  LoadedQuad<aligned, float> mu[n], s[n], next[n];
+  const float* dz_row = a.dz + (std::uint64_t{row} * row_size + dimension);
+  const auto load_next = [&] {
+    const float* at = dz_row;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      dmu.v[j] += dz.v[j];
-      ds.v[j] += dz.v[j] * math::sample_slope(a.posterior, s.v[j], eps.v[j]);
+    for (int r = 0; r < static_cast<int>(n); ++r, at += row_size) next[r].load(at, r < rows ? left : 0);
+  };
+  const float* stats = a.stats + first;
+#pragma unroll
+  for (int r = 0; r < static_cast<int>(n); ++r, stats += 2 * latent) {
+    const int count = r < rows ? left : 0;
+    mu[r].load(stats, count);
+    s[r].load(stats + latent, count);
+  }
+  load_next();
+  all_under_way();
+
+  Quad<float> dmu[n]{}, ds[n]{};
+  for (unsigned sample = 0; sample < samples;) {
+    LoadedQuad<aligned, float> dz[n];
+#pragma unroll
+    for (int r = 0; r < static_cast<int>(n); ++r) dz[r] = next[r];
+    const unsigned now = sample++;
+    dz_row += latent;
+    if (sample < samples) load_next();
+#pragma unroll
+    for (int r = 0; r < static_cast<int>(n); ++r) {
+      const math::Normals4 eps = math::normals(draw_of(state, row + static_cast<unsigned>(r), now), quad);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        dmu[r].v[j] += dz[r][j];
+        ds[r].v[j] += dz[r][j] * math::sample_slope(posterior, s[r][j], eps.v[j], Approximate{});
+      }
     }
   }
+  float* out = a.dstats + first;
 #pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    const math::LatentGrad<float> kl = math::gaussian_kl_grad(a.posterior, mu.v[j], s.v[j]);
-    dmu.v[j] += a.kl_scale * kl.mu;
-    ds.v[j] += a.kl_scale * kl.s;
+  for (int r = 0; r < static_cast<int>(n); ++r, out += 2 * latent) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const math::LatentGrad<float> kl = math::gaussian_kl_grad(posterior, mu[r][j], s[r][j], Approximate{});
+      dmu[r].v[j] = Approximate::multiply_add(a.kl_scale, kl.mu, dmu[r].v[j]);
+      ds[r].v[j] = Approximate::multiply_add(a.kl_scale, kl.s, ds[r].v[j]);
+    }
+    if (r >= rows) break;
+    store_quad<aligned>(out, dmu[r], aligned ? 4 : left);
+    store_quad<aligned>(out + latent, ds[r], aligned ? 4 : left);
   }
-  float* const dstats = a.dstats + row * 2 * a.latent + dimension;
-  store_quad<aligned>(dstats, dmu, count);
-  store_quad<aligned>(dstats + a.latent, ds, count);
+}
+
+// f(constant), the posterior and the rows that a thread takes as a constant's template arguments.
+template <Posterior p, unsigned n>
+struct Constants {
+  static constexpr Posterior posterior = p;
+  static constexpr unsigned rows = n;
+};
+template <unsigned many, class F>
+void with_constants(Posterior posterior, std::int64_t work, const F& f) {
+  const bool is_log = posterior == Posterior::log_variance;
+  if (work < small) {
+    is_log ? f(Constants<Posterior::log_variance, 1>{}) : f(Constants<Posterior::sigma, 1>{});
+  } else {
+    is_log ? f(Constants<Posterior::log_variance, many>{}) : f(Constants<Posterior::sigma, many>{});
+  }
 }
 
 }  // namespace
@@ -118,21 +214,33 @@ __global__ void __launch_bounds__(max_threads) latent_gradient(const LatentGradi
 void sample_latent_fused(const LatentSample& a, cudaStream_t stream) {
   check("sample_latent_fused", a);
   const Range range("sample_latent_fused");
-  const unsigned quads = quads_of(a.latent);
-  const std::int64_t strips = (a.latent + 4 * quads - 1) / (4 * quads);
-  const unsigned blocks =
-      blocks_for("sample_latent_fused", tiles(a.rows, latent_tile) * strips * tiles(a.samples, samples_per_block), 1);
   const bool aligned = a.latent % 4 == 0 && is_aligned(a.stats, 16) && is_aligned(a.z, 16);
-  launch("sample_and_kl", aligned ? sample_and_kl<true> : sample_and_kl<false>, {blocks, tile_rows * quads, stream}, a);
+  const std::int64_t ranges = tiles(a.samples, samples_per_block);
+  with_constants<many_rows>(a.posterior, a.rows * ranges * a.latent, [&](auto c) {
+    constexpr unsigned groups = tile_rows / c.rows;  // threads that share a tile's quad of dimensions
+    unsigned quads = 32 / groups, log2_quads = std::countr_zero(quads);
+    for (; groups * quads < max_threads && 4 * quads < a.latent; quads *= 2) ++log2_quads;
+    const std::int64_t strips = tiles(a.latent, 4 * quads);
+    const unsigned blocks = blocks_for("sample_latent_fused", tiles(a.rows, latent_tile) * strips * ranges);
+    const SampleBlocks which{Divisor(ranges), Divisor(strips), static_cast<unsigned>(ranges),
+                             static_cast<unsigned>(strips), log2_quads};
+    launch("sample_and_kl",
+           aligned ? sample_and_kl<true, c.posterior, c.rows> : sample_and_kl<false, c.posterior, c.rows>,
+           {blocks, groups * quads, stream}, a, which);
+  });
 }
 
 void latent_gradient_fused(const LatentGradient& a, cudaStream_t stream) {
   check("latent_gradient_fused", a);
   const Range range("latent_gradient_fused");
-  constexpr unsigned block = 64;  // small, so that a small batch still spreads over the multiprocessors
-  const unsigned blocks = blocks_for("latent_gradient_fused", a.rows * tiles(a.latent, 4), block);
   const bool aligned = a.latent % 4 == 0 && is_aligned(a.stats, 16) && is_aligned(a.dz, 16) && is_aligned(a.dstats, 16);
-  launch("latent_gradient", aligned ? latent_gradient<true> : latent_gradient<false>, {blocks, block, stream}, a);
+  with_constants<many_gradient_rows>(a.posterior, a.rows * a.latent, [&](auto c) {
+    const std::int64_t quads = tiles(a.latent, 4);
+    const unsigned blocks = blocks_for("latent_gradient_fused", tiles(a.rows, c.rows) * quads, gradient_threads);
+    launch("latent_gradient",
+           aligned ? latent_gradient<true, c.posterior, c.rows> : latent_gradient<false, c.posterior, c.rows>,
+           {blocks, gradient_threads, stream}, a, Divisor(quads), static_cast<unsigned>(quads));
+  });
 }
 
 }  // namespace elbo::kernels

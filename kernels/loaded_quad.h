@@ -94,17 +94,20 @@ class LoadedQuad {
     }
   }
 #else
+  static constexpr std::uint32_t unread = 0x7fffffffu;  // NaN, so that a use shows
   void load_words(const T* p, bool there) {
     struct Words {
       std::uint32_t w[words];
     };
     using Vector = typename VectorOf<T>::type;
+    for (std::uint32_t& word : words_) word = unread;
     if (!there) return;
     const Vector v = *reinterpret_cast<const Vector*>(p);  // by itself: AddressSanitizer sees no load in a bit_cast
     const Words w = __builtin_bit_cast(Words, v);
     for (int i = 0; i < words; ++i) words_[i] = w.w[i];
   }
   static void load_element(const T* p, bool there, std::uint32_t& word) {
+    word = unread;
     if (!there) return;
     if constexpr (sizeof(T) == 4) {
       word = math::float_to_bits(*p);

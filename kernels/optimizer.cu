@@ -4,16 +4,23 @@
 // update_weights: math::optimizer_update for every parameter. Nothing once a bad step is known. A parameter
 //   whose gradient, updated value or updated state is not finite stays as it was, and is noted in
 //   state->bad_update. Bytes a parameter: Adam 28 (reads 4 buffers, writes 3); Adagrad and SGD 20. Order plays no
-//   part: each parameter stands for itself, and the first bad step is a minimum.
+//   part: each parameter stands for itself, and the first bad step is a minimum. A thread has two quads under way at a
+//   time; whole quads where their number divides the count, single elements elsewhere. The step's constants are made
+//   once a block, the run's on the host. Roots and quotients are correctly rounded without branches, so that the bits
+//   are those of the CPU, save for updates below 2^-126.
 // add_to_sums: one block; each thread adds the losses t, t + 256, ... in double, then the threads are
 //   summed in a fixed tree; tiles of a latent unit in order.
 // next_step: one thread.
-// end_of_step: block 0 adds to the sums, the others update the weights, the last to end moves the state on. No weight
-//   may move after a loss that is not finite, so every block looks through the batch's partial sums for itself: with
-//   some thousands of them, a few loads from the L2 cache a thread, in place of a launch that comes before the update.
+// end_of_step: block 0 adds to the sums, the others update the weights, the last to end moves the state on. All blocks
+//   are resident at once. No weight may move after a loss that is not finite, so every block looks through the batch's
+//   partial sums for itself: with some thousands of them, a few loads from the L2 cache a thread, in place of a launch
+//   that comes before the update. Its first parameters are on their way meanwhile.
 #include "kernels/optimizer.h"
 
+#include <algorithm>
+
 #include "kernels/launcher.h"
+#include "kernels/loaded_quad.h"
 #include "kernels/quad.h"
 #include "kernels/reduce.h"
 
@@ -21,6 +28,15 @@ namespace elbo::kernels {
 namespace {
 
 constexpr unsigned threads = 256;
+constexpr unsigned quads_per_thread = 2;  // at a time
+constexpr unsigned blocks_at_once = 4;    // of a multiprocessor, by the launch bounds: 1,024 threads fit on every one
+
+// An Update as the kernels take it.
+struct RunUpdate : Update {
+  math::RunConstants<float> run;
+
+  explicit RunUpdate(const Update& u) : Update(u), run(u.settings) {}
+};
 
 template <class T>
 __device__ bool is_finite(T x) {
@@ -33,32 +49,88 @@ __device__ std::uint64_t note_bad_step(std::uint64_t* first_step, std::uint64_t 
   return atomicMin(reinterpret_cast<unsigned long long*>(first_step), static_cast<unsigned long long>(step));
 }
 
-// The block's share of the update, as block `block`.
-template <bool aligned>
-__device__ __forceinline__ void update_block(const Update& u, unsigned block) {
-  const std::int64_t i = 4 * (std::int64_t{block} * threads + threadIdx.x), left = u.count - i;
-  if (left <= 0) return;
-  const bool has_second = u.settings.type == Optimizer::adam;
-  const Quad<float> g = load_quad<aligned>(u.gradients + i, left);
-  Quad<float> p = load_quad<aligned>(u.parameters + i, left), m = load_quad<aligned>(u.first + i, left), v{};
-  if (has_second) v = load_quad<aligned>(u.second + i, left);
-  bool finite = true;
-#pragma unroll
-  for (int j = 0; j < 4; ++j) {
-    if (j >= left) break;
-    float new_p = p.v[j], new_m = m.v[j], new_v = v.v[j];
-    math::optimizer_update(new_p, g.v[j], new_m, new_v, u.settings, u.state->correction1, u.state->correction2);
-    const bool good = is_finite(g.v[j]) && is_finite(new_p) && is_finite(new_m) && is_finite(new_v);
-    p.v[j] = good ? new_p : p.v[j];
-    m.v[j] = good ? new_m : m.v[j];
-    v.v[j] = good ? new_v : v.v[j];
-    finite = finite && good;
+// A quad of parameters with all that belongs to it, on its way from memory and back.
+template <bool aligned, Optimizer type>
+class QuadUpdate {
+ public:
+  // The parameters from `at` on, `count` of them or 4; none if that is not positive.
+  __device__ __forceinline__ void load(const RunUpdate& u, unsigned at, int count) {
+    g_.load(u.gradients + at, count);
+    p_.load(u.parameters + at, count);
+    m_.load(u.first + at, count);
+    if constexpr (has_second) v_.load(u.second + at, count);
   }
-  store_quad<aligned>(u.parameters + i, p, left);
-  store_quad<aligned>(u.first + i, m, left);
-  if (has_second) store_quad<aligned>(u.second + i, v, left);
-  if (!finite) note_bad_step(&u.state->bad_update, u.state->step);
-}
+
+  // Updates and writes what load() was called for; whether all of it is finite.
+  __device__ __forceinline__ bool store(const RunUpdate& u, unsigned at, int count,
+                                        const math::AdamConstants<float>& step) const {
+    Quad<float> p, m, v;
+    unsigned odd = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const float old_v = has_second ? v_[j] : 0.0f;
+      float new_p = p_[j], new_m = m_[j], new_v = old_v;
+      math::optimizer_update(type, new_p, g_[j], new_m, new_v, u.run, step);
+      // 0 times what is not finite is NaN, and so is any sum with it.
+      const bool good =
+          math::exact::fma(g_[j], 0.0f, math::exact::fma(new_p, 0.0f, new_m * 0.0f)) + new_v * 0.0f == 0.0f;
+      p.v[j] = good ? new_p : p_[j];
+      m.v[j] = good ? new_m : m_[j];
+      v.v[j] = good ? new_v : old_v;
+      odd |= good ? 0u : 1u << j;
+    }
+    if (count <= 0) return true;
+    store_quad<aligned>(u.parameters + at, p, aligned ? 4 : count);
+    store_quad<aligned>(u.first + at, m, aligned ? 4 : count);
+    if constexpr (has_second) store_quad<aligned>(u.second + at, v, aligned ? 4 : count);
+    return (aligned || count >= 4 ? odd : odd & ((1u << count) - 1u)) == 0;
+  }
+
+ private:
+  static constexpr bool has_second = type == Optimizer::adam;
+  LoadedQuad<aligned, float> g_, p_, m_, v_;
+};
+
+// What a block updates: its threads' quads, then those that lie the grid's step further on. Begun before it is known
+// whether the weights may move, so that the first loads are under way meanwhile.
+template <bool aligned, Optimizer type>
+class BlockUpdate {
+ public:
+  // As block `block` of `blocks`.
+  __device__ __forceinline__ BlockUpdate(const RunUpdate& u, unsigned block, unsigned blocks)
+      : u_(u), at_(block * block_size + 4 * threadIdx.x), step_(blocks * block_size) {
+    load();
+  }
+
+  __device__ __forceinline__ void run(const math::AdamConstants<float>& step) {
+    bool finite = true;
+    while (true) {
+#pragma unroll
+      for (unsigned k = 0; k < quads_per_thread; ++k) {
+        finite = quads_[k].store(u_, at_ + 4 * threads * k, left(k), step) && finite;
+      }
+      at_ += step_;
+      if (at_ >= count()) break;
+      load();
+    }
+    if (!finite) note_bad_step(&u_.state->bad_update, u_.state->step);
+  }
+
+ private:
+  static constexpr unsigned block_size = 4 * quads_per_thread * threads;
+
+  __device__ __forceinline__ unsigned count() const { return static_cast<unsigned>(u_.count); }  // below 2^31
+  // How many parameters there are from quad k on.
+  __device__ __forceinline__ int left(unsigned k) const { return static_cast<int>(count() - at_ - 4 * threads * k); }
+  __device__ __forceinline__ void load() {
+#pragma unroll
+    for (unsigned k = 0; k < quads_per_thread; ++k) quads_[k].load(u_, at_ + 4 * threads * k, left(k));
+  }
+
+  const RunUpdate& u_;
+  unsigned at_, step_;
+  QuadUpdate<aligned, type> quads_[quads_per_thread];
+};
 
 // Adds the batch to the sums; says in thread 0 whether its loss is finite. By one block.
 __device__ __forceinline__ bool add_batch(const Totals& a) {
@@ -86,11 +158,13 @@ __device__ __forceinline__ bool has_finite_losses(const Totals& a) {
   ELBO_SHARED(int, finite, 1);
   if (threadIdx.x == 0) finite[0] = 1;
   __syncthreads();
-  const std::int64_t losses = a.nll_rows * a.chunks, kls = a.kl_tiles * a.latent;
-  bool mine = true;
-  for (std::int64_t i = threadIdx.x; i < losses; i += threads) mine = mine && is_finite(a.nll_partial[i]);
-  for (std::int64_t i = threadIdx.x; i < kls; i += threads) mine = mine && is_finite(a.kl_partial[i]);
-  if (!mine) atomicExch(&finite[0], 0);
+  const auto losses = static_cast<unsigned>(a.nll_rows * a.chunks), kls = static_cast<unsigned>(a.kl_tiles * a.latent);
+  float zero = 0.0f;  // what is not finite makes it NaN
+#pragma unroll 4
+  for (unsigned i = threadIdx.x; i < losses; i += threads) zero = math::exact::fma(a.nll_partial[i], 0.0f, zero);
+#pragma unroll 4
+  for (unsigned i = threadIdx.x; i < kls; i += threads) zero = math::exact::fma(a.kl_partial[i], 0.0f, zero);
+  if (zero != 0.0f) atomicExch(&finite[0], 0);
   __syncthreads();
   return finite[0] != 0;
 }
@@ -110,9 +184,13 @@ __device__ __forceinline__ void move_on(StepState* state, const Schedule& schedu
   if (state->bad_step != StepState::none) *fault = state->bad_step;
 }
 
-template <bool aligned>
-__global__ void __launch_bounds__(threads) update_weights(const Update u) {
-  if (u.state->bad_step == StepState::none) update_block<aligned>(u, blockIdx.x);
+template <bool aligned, Optimizer type>
+__global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_once)) update_weights(const RunUpdate u) {
+  ELBO_SHARED(math::AdamConstants<float>, step, 1);
+  BlockUpdate<aligned, type> weights(u, blockIdx.x, gridDim.x);
+  if (threadIdx.x == 0) step[0] = math::adam_constants(u.run, u.state->correction1, u.state->correction2);
+  __syncthreads();
+  if (u.state->bad_step == StepState::none) weights.run(step[0]);
 }
 
 __global__ void __launch_bounds__(threads) add_to_sums(const Totals a) {
@@ -124,15 +202,19 @@ __global__ void next_step(StepState* state, const Schedule schedule, std::uint64
   move_on(state, schedule, state->bad_step, state->bad_update, fault);
 }
 
-template <bool aligned>
-__global__ void __launch_bounds__(threads, resident_blocks(threads, aligned ? 5 : 4))
-    end_of_step(const Totals t, const Update u, const Schedule schedule, std::uint64_t* fault) {
+template <bool aligned, Optimizer type>
+__global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_once))
+    end_of_step(const Totals t, const RunUpdate u, const Schedule schedule, std::uint64_t* fault) {
+  ELBO_SHARED(math::AdamConstants<float>, step, 1);
   StepState* const state = u.state;
-  const bool finite = has_finite_losses(t);
+  bool finite = true;
   if (blockIdx.x == 0) {
-    add_batch(t);
-  } else if (finite && state->bad_step == StepState::none) {
-    update_block<aligned>(u, blockIdx.x - 1);
+    finite = add_batch(t);  // in thread 0
+  } else {
+    BlockUpdate<aligned, type> weights(u, blockIdx.x - 1, gridDim.x - 1);
+    if (threadIdx.x == 0) step[0] = math::adam_constants(u.run, state->correction1, state->correction2);
+    finite = has_finite_losses(t);  // a barrier of the block is in it
+    if (finite && state->bad_step == StepState::none) weights.run(step[0]);
   }
   __syncthreads();
   if (threadIdx.x != 0) return;
@@ -165,9 +247,17 @@ void check(const char* launcher, const StepState* state, const Schedule& schedul
   require(schedule.batches_per_epoch > 0, launcher, ": an epoch of no batches");
 }
 
-bool is_aligned_for_quads(const Update& u) {
-  return is_aligned(u.parameters, 16) && is_aligned(u.gradients, 16) && is_aligned(u.first, 16) &&
-         is_aligned(u.second, 16);
+// f(aligned, type), both as constants.
+template <class F>
+void with_constants(const Update& u, const F& f) {
+  const bool aligned = is_aligned(u.parameters, 16) && is_aligned(u.gradients, 16) && is_aligned(u.first, 16) &&
+                       is_aligned(u.second, 16) && u.count % 4 == 0;
+  const auto with_type = [&](auto type) { aligned ? f(std::true_type{}, type) : f(std::false_type{}, type); };
+  switch (u.settings.type) {
+    case Optimizer::adam: return with_type(std::integral_constant<Optimizer, Optimizer::adam>{});
+    case Optimizer::adagrad: return with_type(std::integral_constant<Optimizer, Optimizer::adagrad>{});
+    case Optimizer::sgd: return with_type(std::integral_constant<Optimizer, Optimizer::sgd>{});
+  }
 }
 
 }  // namespace
@@ -175,9 +265,10 @@ bool is_aligned_for_quads(const Update& u) {
 void optimizer_update(const Update& u, cudaStream_t stream) {
   check("optimizer_update", u);
   const Range range("optimizer_update");
-  const unsigned blocks = blocks_for("optimizer_update", u.count, 4 * threads);
-  launch("update_weights", is_aligned_for_quads(u) ? update_weights<true> : update_weights<false>,
-         {blocks, threads, stream}, u);
+  const unsigned blocks = blocks_for("optimizer_update", u.count, 4 * quads_per_thread * threads);
+  with_constants(u, [&](auto aligned, auto type) {
+    launch("update_weights", update_weights<aligned(), type()>, {blocks, threads, stream}, RunUpdate(u));
+  });
 }
 
 void accumulate(const Totals& a, cudaStream_t stream) {
@@ -192,16 +283,21 @@ void advance(StepState* state, const Schedule& schedule, std::uint64_t* fault, c
   launch("next_step", next_step, {1, 1, stream}, state, schedule, fault);
 }
 
-void finish_step(const Totals& a, const Update& u, const Schedule& schedule, std::uint64_t* fault,
+void finish_step(const Totals& a, const Update& u, const Schedule& schedule, std::uint64_t* fault, int multiprocessors,
                  cudaStream_t stream) {
   check("finish_step", a);
   check("finish_step", u);
   check("finish_step", u.state, schedule, fault);
   require(a.state == u.state, "finish_step: two states");
+  require(multiprocessors > 0, "finish_step: a GPU of ", multiprocessors, " multiprocessors");
   const Range range("finish_step");
-  const unsigned blocks = 1 + blocks_for("finish_step", u.count, 4 * threads);
-  launch("end_of_step", is_aligned_for_quads(u) ? end_of_step<true> : end_of_step<false>, {blocks, threads, stream}, a,
-         u, schedule, fault);
+  // One wave, and as many rounds of its loop for each block.
+  const unsigned work = blocks_for("finish_step", u.count, 4 * quads_per_thread * threads);
+  const unsigned most = blocks_at_once * static_cast<unsigned>(multiprocessors) - 1;
+  const unsigned rounds = std::max(1u, (work + most - 1) / most), blocks = 1 + (work + rounds - 1) / rounds;
+  with_constants(u, [&](auto aligned, auto type) {
+    launch("end_of_step", end_of_step<aligned(), type()>, {blocks, threads, stream}, a, RunUpdate(u), schedule, fault);
+  });
 }
 
 }  // namespace elbo::kernels

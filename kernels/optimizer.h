@@ -33,7 +33,8 @@ void accumulate(const Totals&, cudaStream_t);
 // Moves `state` on to the next step; *fault = the first bad step, if there is one.
 void advance(StepState* state, const Schedule&, std::uint64_t* fault, cudaStream_t);
 
-// All three in one launch.
-void finish_step(const Totals&, const Update&, const Schedule&, std::uint64_t* fault, cudaStream_t);
+// All three in one launch, whose blocks all fit at once on a GPU of so many multiprocessors.
+void finish_step(const Totals&, const Update&, const Schedule&, std::uint64_t* fault, int multiprocessors,
+                 cudaStream_t);
 
 }  // namespace elbo::kernels

@@ -96,6 +96,8 @@ template void likelihood_unfused(Likelihood, const PixelLoss<float>&, float*, cu
 
 namespace {
 
+using math::Approximate;  // the bits of the fused kernels
+
 // eps [rows, samples, latent]: a thread draws four dimensions, as they come out of one call of the generator.
 template <class Latent>
 void draw_epsilon(const Latent& a, float* eps, cudaStream_t stream) {
@@ -122,14 +124,16 @@ void sample_latent_unfused(const LatentSample& a, float* scratch, cudaStream_t s
 
   const auto reparameterise = [=] __host__ __device__(Index i) {
     const float* const stats = a.stats + i / row_size * 2 * latent + i % latent;
-    return stats[0] + math::posterior_sigma(a.posterior, stats[latent]) * scratch[i];
+    return math::sample(stats[0], math::posterior_sigma(a.posterior, stats[latent], Approximate{}), scratch[i],
+                        Approximate{});
   };
   on_stream("reparameterise", stream, [=](auto policy) { thrust::tabulate(policy, a.z, a.z + count, reparameterise); });
 
   float* const kl = scratch;  // [rows, latent]: epsilon's work is done
   const auto divergence = [=] __host__ __device__(Index i) {
     const float* const stats = a.stats + i / latent * 2 * latent + i % latent;
-    return math::gaussian_kl(a.posterior, stats[0], stats[latent]);
+    const float sigma = math::posterior_sigma(a.posterior, stats[latent], Approximate{});
+    return math::gaussian_kl(a.posterior, stats[0], stats[latent], sigma, Approximate{});
   };
   on_stream("kl", stream, [=](auto policy) { thrust::tabulate(policy, kl, kl + units, divergence); });
 
@@ -156,7 +160,7 @@ void latent_gradient_unfused(const LatentGradient& a, float* scratch, cudaStream
   // In place: epsilon becomes dz dz/ds.
   const auto slope = [=] __host__ __device__(Index i) {
     const float s = a.stats[i / row_size * 2 * latent + latent + i % latent];
-    return a.dz[i] * math::sample_slope(a.posterior, s, scratch[i]);
+    return a.dz[i] * math::sample_slope(a.posterior, s, scratch[i], Approximate{});
   };
   on_stream("slopes", stream, [=](auto policy) { thrust::tabulate(policy, scratch, scratch + count, slope); });
 
@@ -175,9 +179,9 @@ void latent_gradient_unfused(const LatentGradient& a, float* scratch, cudaStream
 
   const auto add_kl_gradient = [=] __host__ __device__(Index i) {
     const Index mu = i / latent * 2 * latent + i % latent, s = mu + latent;
-    const math::LatentGrad<float> kl = math::gaussian_kl_grad(a.posterior, a.stats[mu], a.stats[s]);
-    a.dstats[mu] += a.kl_scale * kl.mu;
-    a.dstats[s] += a.kl_scale * kl.s;
+    const math::LatentGrad<float> kl = math::gaussian_kl_grad(a.posterior, a.stats[mu], a.stats[s], Approximate{});
+    a.dstats[mu] = Approximate::multiply_add(a.kl_scale, kl.mu, a.dstats[mu]);
+    a.dstats[s] = Approximate::multiply_add(a.kl_scale, kl.s, a.dstats[s]);
   };
   on_stream("add_kl_gradient", stream, [=](auto policy) { thrust::for_each(policy, first, last, add_kl_gradient); });
 }

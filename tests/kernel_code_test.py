@@ -24,9 +24,7 @@ import resources
 # aligned. Those of likelihood.cu are in sass_budget.csv.
 PROMISED = {
     "gather.cu": {"gather_rowsILb1": (0, 1)},
-    "latent.cu": {"sample_and_klILb1": (2, 1), "latent_gradientILb1": (3, 2)},
     "layers.cu": {"bias_add_activateILb1": (2, 1), "activation_gradientILb1": (2, 1)},
-    "optimizer.cu": {"update_weightsILb1": (4, 3)},
 }
 
 

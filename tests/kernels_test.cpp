@@ -331,7 +331,10 @@ INSTANTIATE_TEST_SUITE_P(Shapes, LatentTest,
                          testing::Values(LatentCase{1, 1, 1, 0}, LatentCase{31, 1, 2, 0}, LatentCase{32, 2, 3, 0},
                                          LatentCase{33, 1, 4, 0}, LatentCase{33, 1, 4, 1}, LatentCase{5, 8, 5, 0},
                                          LatentCase{3, 9, 8, 0}, LatentCase{70, 1, 20, 0}, LatentCase{2, 17, 32, 0},
-                                         LatentCase{34, 3, 33, 0}, LatentCase{2, 1, 64, 2}));
+                                         LatentCase{34, 3, 33, 0}, LatentCase{2, 1, 64, 2},
+                                         // Enough for threads of several rows.
+                                         LatentCase{1030, 1, 128, 0}, LatentCase{1003, 1, 132, 0},
+                                         LatentCase{1030, 9, 65, 0}, LatentCase{2050, 2, 65, 0}));
 
 TEST_F(KernelTest, LatentKeepsNaN) {
   std::vector<float> stats = gaussian_values(2 * 2 * 4, 4);
@@ -762,14 +765,15 @@ TEST_P(OptimizerTest, StopsAtABadStepAndNotesABadUpdate) {
   EXPECT_EQ(state_d.get()[0].bad_update, state.step);
 }
 
-INSTANTIATE_TEST_SUITE_P(Sizes, OptimizerTest,
-                         testing::Values(OptimizerCase{Optimizer::adam, 1, 0}, OptimizerCase{Optimizer::adam, 3, 0},
-                                         OptimizerCase{Optimizer::adam, 4, 0}, OptimizerCase{Optimizer::adam, 1023, 0},
-                                         OptimizerCase{Optimizer::adam, 1024, 0},
-                                         OptimizerCase{Optimizer::adam, 2050, 1},
-                                         OptimizerCase{Optimizer::adagrad, 1025, 0},
-                                         OptimizerCase{Optimizer::adagrad, 7, 1},
-                                         OptimizerCase{Optimizer::sgd, 1025, 0}, OptimizerCase{Optimizer::sgd, 6, 1}));
+INSTANTIATE_TEST_SUITE_P(
+    Sizes, OptimizerTest,
+    testing::Values(OptimizerCase{Optimizer::adam, 1, 0}, OptimizerCase{Optimizer::adam, 3, 0},
+                    OptimizerCase{Optimizer::adam, 4, 0}, OptimizerCase{Optimizer::adam, 1023, 0},
+                    OptimizerCase{Optimizer::adam, 1024, 0}, OptimizerCase{Optimizer::adam, 2050, 1},
+                    OptimizerCase{Optimizer::adagrad, 1025, 0}, OptimizerCase{Optimizer::adagrad, 7, 1},
+                    OptimizerCase{Optimizer::sgd, 1025, 0}, OptimizerCase{Optimizer::sgd, 6, 1},
+                    // More than a wave of one multiprocessor: 3 blocks of 2,048 at a time.
+                    OptimizerCase{Optimizer::adam, 20492, 0}, OptimizerCase{Optimizer::sgd, 13001, 0}));
 
 // In whatever order blocks and threads come: the same bits as those of the three kernels that it stands for.
 TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
@@ -797,7 +801,7 @@ TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
     run(
         [&] {
           set();
-          finish_step(totals, update, schedule, fault_d.data(), stream_);
+          finish_step(totals, update, schedule, fault_d.data(), 1, stream_);
         },
         {&p_d, &m_d, &v_d, &sums_d, &fault_d});
     const std::string at_once = outcome();

@@ -118,6 +118,57 @@ TEST(Bf16, RoundsToTheNearestAndTiesToEven) {
     EXPECT_EQ(to_bf16(bits_to_float(nan_bits)).bits, 0x7fff);
 }
 
+// The sequences by which a GPU takes roots and quotients, from whatever its approximations may give.
+TEST(Elementary, RootsAreCorrectlyRoundedWhateverTheReciprocalsError) {
+  const double bound = std::exp2(-22.9);  // of rsqrt.approx.ftz.f32, PTX ISA
+  std::uint64_t wrong = 0, tried = 0;
+  for (std::uint32_t u = float_to_bits(1.0f); u < float_to_bits(4.0f); ++u) {
+    const float a = bits_to_float(u), root = std::sqrt(a);
+    const double truth = 1 / std::sqrt(double{a});
+    const std::uint32_t nearest = float_to_bits(static_cast<float>(truth));
+    for (std::uint32_t k = 0; k < 7; ++k) {
+      const float y = bits_to_float(nearest + k - 3);
+      const bool may_be = std::abs(y - truth) <= bound * truth;
+      tried += may_be;
+      wrong += may_be && exact::root_from_reciprocal(a, y) != root;
+    }
+  }
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_GT(tried, 3u << 24);
+}
+
+TEST(Elementary, QuotientsAreCorrectlyRoundedWhateverTheReciprocalsError) {
+  std::uint64_t wrong = 0;
+  const auto check = [&wrong](std::uint32_t a_bits, std::uint32_t b_bits) {
+    const float a = bits_to_float(0x3f800000u | a_bits), b = bits_to_float(0x3f800000u | b_bits);
+    const std::uint32_t nearest = float_to_bits(static_cast<float>(1 / double{b}));
+    for (std::uint32_t k = 0; k < 3; ++k) {  // rcp.approx.ftz.f32 errs by an ulp
+      const float y = bits_to_float(nearest + k - 1);
+      if (std::abs(y - 1 / double{b}) > std::exp2(b == 1 ? -23 : -24)) continue;
+      wrong += exact::quotient_from_reciprocal(a, b, exact::nearer_reciprocal(b, y)) != a / b;
+    }
+    wrong += exact::quotient_from_reciprocal(a, b, 1 / b) != a / b;
+  };
+  constexpr std::uint32_t last = 0x7fffffu;
+  for (std::uint32_t i = 0; i < 200'000; ++i) {
+    // Anything; divisors near 1 and 2, whose reciprocals are the hardest; and for a divisor, by Euclid's way, the a
+    // whose quotient lies next to the middle between two floats: a 2^24 = 1 modulo b or so.
+    const Words w = philox({i, 0, 0, 0}, 3);
+    check(w.x & last, w.y & last);
+    check(w.x & last, w.y & 15u);
+    check(w.x & last, last - (w.y & 15u));
+    const std::int64_t b = (w.z & last) | 0x800001u;  // odd, so that 2 has an inverse
+    std::int64_t a = 1 + (w.w & 3u);
+    for (int k = 0; k < 25; ++k) a = a % 2 != 0 ? (a + b) / 2 : a / 2;
+    for (const std::int64_t hard : {a, b - a}) {
+      for (std::int64_t scaled = hard; scaled > 0 && scaled < 1 << 24; scaled *= 2) {
+        if (scaled >= 1 << 23) check(static_cast<std::uint32_t>(scaled) & last, static_cast<std::uint32_t>(b) & last);
+      }
+    }
+  }
+  EXPECT_EQ(wrong, 0u);
+}
+
 TEST(Elementary, NanStaysNan) {
   const auto f = static_cast<float>(nan);
   EXPECT_TRUE(std::isnan(exp(f)) && std::isnan(log(f)) && std::isnan(tanh(f)) && std::isnan(sqrt(f)));
@@ -203,6 +254,45 @@ TEST(Latent, GradientsMatchFiniteDifferences) {
         for (double eps : {-1.7, 0.4}) {
           expect_slope(
               sample_slope(p, s, eps), [=](double t) { return mu + posterior_sigma(p, t) * eps; }, s);
+        }
+      }
+    }
+  }
+}
+
+// A GPU's quick functions at the ends of their bounds (arithmetic.h), all bent one way or the other.
+struct BentPosterior {
+  double by;  // 1 or -1
+
+  float bent(double x, double bound) const { return static_cast<float>(x * (1 + by * bound)); }
+  float exp(float x) const { return bent(std::exp(double{x}), 3.0e-7 + std::abs(x) * 0x1p-23); }
+  float exp_of_half(float x) const { return bent(std::exp(0.5 * x), 3.0e-7 + std::abs(x) * 0x1p-24); }
+  float inverse(float x) const { return bent(1 / double{x}, 0x1p-23); }
+  float log_of_abs(float x) const {
+    const double a = std::abs(double{x}), l = std::log(a);
+    return static_cast<float>(l + by * 0x1p-22 * (a >= 0.5 && a <= 2 ? std::log(2.0) : std::abs(l)));
+  }
+  float multiply_add(float a, float b, float c) const { return std::fma(a, b, c); }
+};
+
+TEST(Latent, KeepsItsAccuracyWithQuickFunctions) {
+  for (const Posterior p : posteriors) {
+    for (float mu = -4; mu <= 4; mu += 0.37f) {
+      for (float s = -12; s <= 8; s += 0.0613f) {
+        for (const BentPosterior& quick : {BentPosterior{1}, BentPosterior{-1}}) {
+          const double sigma = posterior_sigma(p, double{s});
+          const float sigma_f = posterior_sigma(p, s, quick);
+          EXPECT_NEAR(sigma_f, sigma, (4e-7 + std::abs(s) * 0x1p-24) * std::abs(sigma)) << s;
+          // Twice what sigma errs by, and a few roundings of the terms.
+          const double log_variance = 2 * std::log(std::abs(sigma));
+          const double terms = sigma * sigma + mu * mu + 1 + std::abs(log_variance);
+          EXPECT_NEAR(gaussian_kl(p, mu, s, sigma_f, quick), gaussian_kl(p, double{mu}, double{s}), 1e-6 * terms);
+          const LatentGrad<double> grad = gaussian_kl_grad(p, double{mu}, double{s});
+          const double sum = p == Posterior::sigma ? std::abs(s) + 1 / std::abs(s) : sigma * sigma + 1;
+          EXPECT_NEAR(gaussian_kl_grad(p, mu, s, quick).s, grad.s, 1e-6 * sum);
+          EXPECT_NEAR(sample(mu, sigma_f, 1.7f, quick), mu + 1.7 * sigma, 2e-6 * (std::abs(mu) + 2 * std::abs(sigma)));
+          const double slope_size = p == Posterior::sigma ? 1.7 : 0.85 * sigma;
+          EXPECT_NEAR(sample_slope(p, s, 1.7f, quick), sample_slope(p, double{s}, 1.7), 1.3e-6 * slope_size);
         }
       }
     }
@@ -547,6 +637,74 @@ TEST(Random, NormalsAreThoseOfBoxAndMuller) {
     EXPECT_NEAR(got.x, r * std::cos(angle), 2e-6);  // r < 6, a few roundings of 6e-8 each
     EXPECT_NEAR(got.y, r * std::sin(angle), 2e-6);
   }
+}
+
+// The contract of the noise, step by step: each operation by itself, correctly rounded.
+namespace plain {
+
+float uniform(std::uint32_t word) { return static_cast<float>((word >> 9) * 2u + 1u) * 5.9604644775390625e-8f; }
+
+float log(float x) {
+  const std::uint32_t u = float_to_bits(x);
+  const std::int32_t e = static_cast<std::int32_t>(u - 0x3f3504f3u) >> 23;
+  const float m = bits_to_float(u - (static_cast<std::uint32_t>(e) << 23));
+  const float f = m - 1.0f, k = static_cast<float>(e), z = f * f;
+  float p = 7.0376836292e-2f;
+  for (const float c : {-1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f,
+                        2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f}) {
+    p = std::fma(p, f, c);
+  }
+  p = std::fma(k, -2.12194440e-4f, p * f * z);
+  p = std::fma(-0.5f, z, p);
+  p = p + f;
+  return std::fma(k, 0.693359375f, p);
+}
+
+Normals box_muller(std::uint32_t a, std::uint32_t b) {
+  const float r = std::sqrt(-2.0f * plain::log(plain::uniform(a)));
+  const float t = (plain::uniform(b << 2) - 0.5f) * 1.57079632679f, z = t * t;
+  float s = -1.9515295891e-4f;
+  s = std::fma(s, z, 8.3321608736e-3f);
+  s = std::fma(s, z, -1.6666654611e-1f);
+  s = std::fma(s * z, t, t);
+  float c = 2.443315711809948e-5f;
+  c = std::fma(c, z, -1.388731625493765e-3f);
+  c = std::fma(c, z, 4.166664568298827e-2f);
+  c = std::fma(c * z, z, std::fma(-0.5f, z, 1.0f));
+  const Normals turned[] = {{c, s}, {-s, c}, {-c, -s}, {s, -c}};
+  return {r * turned[b >> 30].x, r * turned[b >> 30].y};
+}
+
+}  // namespace plain
+
+TEST(Random, NormalsHaveTheBitsOfTheirContract) {
+  for (std::uint32_t i = 0; i < 1u << 23; ++i) {
+    const std::uint32_t a = i << 9 | i >> 14, b = i * 0x9E3779B9u;  // each uniform, and all over the circle
+    ASSERT_EQ(float_to_bits(uniform(a)), float_to_bits(plain::uniform(a))) << a;
+    const Normals got = box_muller(a, b), want = plain::box_muller(a, b);
+    ASSERT_EQ(float_to_bits(got.x), float_to_bits(want.x)) << a << " " << b;
+    ASSERT_EQ(float_to_bits(got.y), float_to_bits(want.y)) << a << " " << b;
+  }
+}
+
+// A GPU's rsqrt.approx errs by up to 2^-22.9. Whatever it gives within that, for each of the 2^23 radii there are, its
+// root is the correctly rounded one.
+TEST(Random, ARadiusIsCorrectlyRoundedWhateverTheReciprocalsError) {
+  const double bound = std::exp2(-22.9);
+  std::uint64_t tried = 0;
+  for (std::uint32_t i = 0; i < 1u << 23; ++i) {
+    const float r = radius(i << 9), a = exact::scaled_log<-2>(float_to_bits(uniform(i << 9)));
+    ASSERT_EQ(r, std::sqrt(a));
+    const double truth = 1 / std::sqrt(double{a});
+    const auto nearest = static_cast<float>(truth);
+    for (std::uint32_t k = 0; k < 7; ++k) {
+      const float y = bits_to_float(float_to_bits(nearest) + k - 3);
+      if (std::abs(y - truth) > bound * truth) continue;
+      ASSERT_EQ(radius_from_reciprocal(a, y), r) << a << " from " << y;
+      ++tried;
+    }
+  }
+  EXPECT_GT(tried, 3u << 23);
 }
 
 TEST(Random, BernoulliDrawsHaveThePixelsProbability) {

@@ -263,8 +263,27 @@ def likelihood_cases():
                    rows * warps, sizes[target] + sizes[output] * (1 if does == "value" else 2), issues)
 
 
+def latent_cases():
+    """kernels/latent.cu, one sample: a block of 8 warps has 32 rows (and half of them sum its KL), a thread 4 of them;
+    backward 2."""
+    rows, latent = 65536, 128
+    for posterior in ("(Posterior)0", "(Posterior)1"):  # log variance, sigma
+        yield Case(f"sample_and_kl<true, {posterior}, 4u>", "65536x128", "sample and KL", rows * latent, rows // 32 * 8, 12,
+                   trips=(1,))
+        yield Case(f"latent_gradient<true, {posterior}, 2u>", "65536x128", "gradient", rows * latent,
+                   rows // 2 * latent // 4 // 32, 20, trips=(1,))
+
+
+def optimizer_cases():
+    """kernels/optimizer.cu, the parameters of experiments/aevb-mnist-20.json: 2 quads a thread. end_of_step is the same code."""
+    parameters = 815_824
+    for type, size in (("(Optimizer)0", 28), ("(Optimizer)1", 20), ("(Optimizer)2", 20)):  # Adam, Adagrad, SGD
+        yield Case(f"update_weights<true, {type}>", str(parameters), "update", parameters, -(-parameters // 2048) * 8, size,
+                   trips=(1,))
+
+
 # Source in kernels/ -> its cases. The pages and budgets have them in this order.
-CASES = {"likelihood.cu": likelihood_cases}
+CASES = {"likelihood.cu": likelihood_cases, "latent.cu": latent_cases, "optimizer.cu": optimizer_cases}
 
 
 class Row(NamedTuple):

@@ -10,7 +10,7 @@ struct Exact {
   // e^-|l|
   template <class T>
   ELBO_HD static T exp_of_minus_abs(T l) {
-    return exp(-abs(l));
+    return math::exp(-abs(l));
   }
   // 1 / f
   template <class T>
@@ -26,6 +26,24 @@ struct Exact {
   template <class T>
   ELBO_HD static T log1p(T e, T factor, T reciprocal) {
     return (e - (factor - T(1))) * reciprocal + log(factor);  // what the rounding of factor lost, to first order
+  }
+
+  // e^x, e^(x/2), log |x|, 1 / x: of any x
+  template <class T>
+  ELBO_HD static T exp(T x) {
+    return math::exp(x);
+  }
+  template <class T>
+  ELBO_HD static T exp_of_half(T x) {
+    return math::exp(T(0.5) * x);
+  }
+  template <class T>
+  ELBO_HD static T log_of_abs(T x) {
+    return math::log(abs(x));
+  }
+  template <class T>
+  ELBO_HD static T inverse(T x) {
+    return T(1) / x;
   }
 };
 
@@ -45,7 +63,7 @@ ELBO_HD float log1p_polynomial(float e) {
 
 // The quick instructions of a GPU, which have no slow paths; on the host (and on the simulated device) Exact.
 //
-// What they may err by (PTX ISA, instructions ex2 and rcp):
+// What they may err by (PTX ISA, instructions ex2, lg2 and rcp):
 //   ex2.approx.ftz.f32   2 ulp beside the correctly rounded result, so 2.5 x 2^-23 of it; below 2^-126 it gives 0
 //   rcp.approx.ftz.f32   1 ulp; for f in [1, 2] at most 2^-22 of the result
 // and what follows:
@@ -54,6 +72,10 @@ ELBO_HD float log1p_polynomial(float e) {
 //   reciprocal           a step of Newton's method squares the error: half an ulp and 2^-44
 //   multiply_add         one rounding instead of two
 //   log1p                2.5 ulp, 2.1e-7 of the result
+//   exp, exp_of_half     3.0e-7 of the result and |x| 2^-23 (2^-24) of it, as above
+//   log_of_abs           lg2.approx.ftz.f32: 2^-22 of the result, or 2^-22 where |x| is in [1/2, 2], besides 2^-24 of
+//                        the result for the product; -infinity below 2^-126, as log is on the host
+//   inverse              rcp's 1 ulp
 // So the gradient of a Bernoulli loss errs by 1.5e-7 at most, and log(1 + e^-|l|) by 6e-7 + |l| 2^-23 of itself.
 // tests/math_test.cpp bends each result by these bounds and holds the formulas to it.
 //
@@ -93,6 +115,49 @@ struct Approximate {
     return Exact::log1p(e, factor, reciprocal);
 #endif
   }
+
+  // Of any x.
+  ELBO_HD static float exp(float x) {
+#if defined(__CUDA_ARCH__)
+    return power_of_two(x * 1.44269504f);
+#else
+    return Exact::exp(x);
+#endif
+  }
+  ELBO_HD static float exp_of_half(float x) {
+#if defined(__CUDA_ARCH__)
+    return power_of_two(x * 0.72134752f);
+#else
+    return Exact::exp_of_half(x);
+#endif
+  }
+  ELBO_HD static float log_of_abs(float x) {
+#if defined(__CUDA_ARCH__)
+    float l;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(l) : "f"(::fabsf(x)));
+    return l * 0.69314718f;
+#else
+    return Exact::log_of_abs(x);
+#endif
+  }
+  ELBO_HD static float inverse(float x) {
+#if defined(__CUDA_ARCH__)
+    float r;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
+    return r;
+#else
+    return Exact::inverse(x);
+#endif
+  }
+
+#if defined(__CUDA_ARCH__)
+ private:
+  __device__ __forceinline__ static float power_of_two(float x) {
+    float e;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(x));
+    return e;
+  }
+#endif
 };
 
 }  // namespace elbo::math

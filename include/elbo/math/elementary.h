@@ -61,36 +61,92 @@ ELBO_HD float fma(float a, float b, float c) {
 #endif
 }
 
+// sqrt(a) from an approximation y of 1 / sqrt(a) within 2^-22.9, correctly rounded: for every a in [2^-101, infinity),
+// as tests/math_test.cpp tries all there are in [1, 4) with all such y, and a power of 4 changes no rounding.
+ELBO_HD float root_from_reciprocal(float a, float y) {
+  const float s = mul(a, y), h = mul(0.5f, y), e = fma(-s, h, 0.5f);
+  const float nearer = fma(s, e, s);
+  return fma(fma(-nearer, nearer, a), fma(h, e, h), nearer);
+}
+
+// 1 / b to half an ulp and 2^-46, from a y within an ulp of it.
+ELBO_HD float nearer_reciprocal(float b, float y) { return fma(fma(-b, y, 1.0f), y, y); }
+
+// a / b from such a reciprocal of b, correctly rounded: P. Markstein, «Computation of elementary functions on the IBM
+// RISC System/6000 processor», IBM J. R&D 34 (1990). For normal numbers whose quotient, and a's last place, are far
+// from the range's ends.
+ELBO_HD float quotient_from_reciprocal(float a, float b, float y) {
+  float q = mul(a, y);
+  q = fma(fma(-b, q, a), y, q);
+  return fma(fma(-b, q, a), y, q);
+}
+
+// The square root. On a GPU without a branch; there infinity gives NaN.
 ELBO_HD float sqrt(float a) {
 #if defined(__CUDA_ARCH__)
-  return __fsqrt_rn(a);
+  const bool tiny = a < 7.8886090522101181e-31f;              // 2^-100
+  const float x = tiny ? mul(a, 7.9228162514264338e28f) : a;  // times 2^96
+  float y;                                                    // 2^-126: nothing beside such an x, and finite for x = 0
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(add(x, 1.1754943508222875e-38f)));
+  const float root = root_from_reciprocal(x, y);
+  return tiny ? mul(root, 3.5527136788005009e-15f) : root;  // times 2^-48
 #else
   return __builtin_sqrtf(a);
 #endif
 }
 
-// log(x) for normal x > 0. The range is reduced to [sqrt(1/2), sqrt(2)); the polynomial is that of
-// Cephes' logf (S. Moshier).
-ELBO_HD float log(float x) {
-  const std::uint32_t u = float_to_bits(x);
-  const std::int32_t e = static_cast<std::int32_t>(u - 0x3f3504f3u) >> 23;
-  const float m = bits_to_float(u - (static_cast<std::uint32_t>(e) << 23));
-  const float f = add(m, -1.0f), k = static_cast<float>(e), z = mul(f, f);
-  float p = 7.0376836292e-2f;
-  p = fma(p, f, -1.1514610310e-1f);
-  p = fma(p, f, 1.1676998740e-1f);
-  p = fma(p, f, -1.2420140846e-1f);
-  p = fma(p, f, 1.4249322787e-1f);
-  p = fma(p, f, -1.6668057665e-1f);
-  p = fma(p, f, 2.0000714765e-1f);
-  p = fma(p, f, -2.4999993993e-1f);
-  p = fma(p, f, 3.3333331174e-1f);
+// a / b. On a GPU without a branch: for b in [2^-80, 2^80], with NaN for b = 0, and a quotient below 2^-126 rounded
+// twice.
+ELBO_HD float divide(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  const bool tiny = ::fabsf(a) < 9.0949470177292824e-13f;     // 2^-40
+  const float x = tiny ? mul(a, 1.2089258196146292e24f) : a;  // times 2^80
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
+  const float q = quotient_from_reciprocal(x, b, nearer_reciprocal(b, y));
+  return tiny ? mul(q, 8.2718061255302767e-25f) : q;  // times 2^-80
+#else
+  return a / b;
+#endif
+}
+
+// a / b where 1 / b is at hand, for |a| in [2^-76, 2^65], 0 or NaN, and b in [2^-20, 1].
+ELBO_HD float divide(float a, float b, [[maybe_unused]] float inverse) {
+#if defined(__CUDA_ARCH__)
+  return quotient_from_reciprocal(a, b, inverse);
+#else
+  return a / b;
+#endif
+}
+
+// S log(x), S a power of two with a sign, for the normal x > 0 whose bits are `bits` less `less` in the exponent. The
+// range is reduced to [sqrt(1/2), sqrt(2)); the polynomial is that of Cephes' logf (S. Moshier). S rounds nothing, so
+// it costs nothing in the coefficients.
+template <int S = 1>
+ELBO_HD float scaled_log(std::uint32_t bits, std::uint32_t less = 0) {
+  constexpr float scale = S, step = scale * 1.1920928955078125e-7f;  // 2^-23: the exponent where it lies, as an integer
+  const std::uint32_t e = (bits - less - 0x3f3504f3u) & 0xff800000u;
+  const float f = add(bits_to_float(bits - less - e), -1.0f), z = mul(f, f);
+  const float k = static_cast<float>(static_cast<std::int32_t>(e));
+  float p = scale * 7.0376836292e-2f;
+  p = fma(p, f, scale * -1.1514610310e-1f);
+  p = fma(p, f, scale * 1.1676998740e-1f);
+  p = fma(p, f, scale * -1.2420140846e-1f);
+  p = fma(p, f, scale * 1.4249322787e-1f);
+  p = fma(p, f, scale * -1.6668057665e-1f);
+  p = fma(p, f, scale * 2.0000714765e-1f);
+  p = fma(p, f, scale * -2.4999993993e-1f);
+  p = fma(p, f, scale * 3.3333331174e-1f);
   p = mul(mul(p, f), z);
-  p = fma(k, -2.12194440e-4f, p);
-  p = fma(-0.5f, z, p);
-  p = add(p, f);
-  p = fma(k, 0.693359375f, p);
-  return add(p, add(x, -x));  // infinity and NaN: the bits above hide them, x - x brings them back
+  p = fma(k, step * -2.12194440e-4f, p);
+  p = fma(-0.5f * scale, z, p);
+  p = fma(scale, f, p);
+  return fma(k, step * 0.693359375f, p);
+}
+
+// log(x) for normal x > 0.
+ELBO_HD float log(float x) {
+  return add(scaled_log(float_to_bits(x)), add(x, -x));  // infinity and NaN: the bits hide them, x - x brings them back
 }
 
 }  // namespace exact
@@ -146,12 +202,16 @@ ELBO_HD float tanh(float x) {
 }
 
 ELBO_HD float sqrt(float x) { return exact::sqrt(x); }
+ELBO_HD float divide(float a, float b) { return exact::divide(a, b); }
+ELBO_HD float divide(float a, float b, float inverse) { return exact::divide(a, b, inverse); }
 ELBO_HD float abs(float x) { return ::fabsf(x); }
 
 ELBO_HD double log(double x) { return ::log(x); }
 ELBO_HD double exp(double x) { return ::exp(x); }
 ELBO_HD double tanh(double x) { return ::tanh(x); }
 ELBO_HD double sqrt(double x) { return ::sqrt(x); }
+ELBO_HD double divide(double a, double b) { return a / b; }
+ELBO_HD double divide(double a, double b, double) { return a / b; }
 ELBO_HD double abs(double x) { return ::fabs(x); }
 
 }  // namespace elbo::math
