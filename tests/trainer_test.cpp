@@ -167,6 +167,26 @@ TEST_P(Training, AResumedRunEndsWithTheSameBits) {
   }
 }
 
+TEST_P(Training, ASnapshotIsTheMomentInWhichItWasTaken) {
+  const Spec spec = small_spec({"data.binarize=dynamic"});
+  Job whole(GetParam(), spec), job(GetParam(), spec), other(GetParam(), spec);
+  Snapshot snapshot(job.trainer);
+  job.trainer.run_until(6);
+  snapshot.take({6, 1.0, -9.0, ""});
+  job.trainer.run_until(13);
+  snapshot.take({13, 1.5, -7.25, "those"});  // neither waits for the steps before, nor holds up those behind
+  job.run(23);
+  job.trainer.reset_figures();
+  const Progress progress = restore(other.trainer, snapshot.read(spec), "memory");
+  EXPECT_EQ(progress.step, 13u);
+  EXPECT_EQ(progress.seconds, 1.5);
+  EXPECT_EQ(progress.best_elbo, -7.25);
+  EXPECT_EQ(progress.images, "those");
+  EXPECT_EQ(other.run(23), whole.run(23));
+  EXPECT_EQ(other.run(23), hash_weights(job.trainer.vae)) << "taking it has changed nothing";
+  EXPECT_EQ(other.trainer.figures().elbo, whole.trainer.figures().elbo) << "the epoch's sums go on, too";
+}
+
 TEST_P(Training, RivalKernelsAgree) {
   for (const char* likelihood : {"model.likelihood=bernoulli", "model.likelihood=gaussian"})
     for (const char* posterior : {"model.posterior=log_variance", "model.posterior=sigma"}) {
