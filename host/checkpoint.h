@@ -30,8 +30,7 @@ class Snapshot {
 
   // The state after the steps that are queued, at that progress. Copies on the device: waits for nothing.
   void take(const Progress&);
-  const Progress& progress() const { return progress_; }  // of the moment taken
-  TensorFile read(const Spec&) const;                     // waits for all queued work
+  TensorFile read(const Spec&) const;  // waits for all queued work
 
  private:
   Trainer& trainer_;
