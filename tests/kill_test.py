@@ -28,8 +28,8 @@ class Kill(unittest.TestCase):
 
     def start(self, device, seconds, out, die_at=0, spec="spec.json"):
         """A run that writes `last` every so many seconds."""
-        return subprocess.Popen([pathlib.Path(DYING_RUN).absolute(), str(die_at), str(seconds), spec, "data", device, out],
-                                cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        words = [pathlib.Path(DYING_RUN).absolute(), str(die_at), str(seconds), spec, "data", device, out]
+        return subprocess.Popen(words, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def finish(self, *arguments):
         """The same, to its end: what it prints."""
@@ -121,7 +121,7 @@ class Kill(unittest.TestCase):
         print(f"cpu: killed at each of {moment} moments, all ended alike")
 
     def end_where_it_was_killed(self, run, best):
-        """A checkpoint is ahead of `last`. A copy goes on for no more epochs than that has behind it: `best` is of those."""
+        """A checkpoint is ahead of `last`. A copy goes on for the epochs that this has behind it: `best` is of those."""
         step = int(program.weights(self.folder / run)[0])
         spec = json.loads((self.folder / "spec.json").read_text())
         spec["train"]["epochs"] = max(1, step // 3)
