@@ -81,7 +81,8 @@ class CudaBackend : public Backend {
     check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
     check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
     return {device_name,
-            cat(properties_.name, ", sm_", properties_.major, properties_.minor, ", driver ", version(driver)), free};
+            cat(properties_.name, ", sm_", properties_.major, properties_.minor, ", driver ", version(driver)), free, 1,
+            true};
   }
 
   void collect(bool on) override {

@@ -17,10 +17,42 @@ namespace fs = std::filesystem;
 
 constexpr const char* format = "elbo-checkpoint-2";
 
-NamedTensor read_back(Backend& device, const std::string& name, const Tensor& t) {
-  NamedTensor named{name, t.dtype, t.shape, std::vector<std::byte>(t.bytes())};
-  device.download(named.bytes.data(), t);
-  return named;
+std::vector<std::byte> read_back(Backend& device, const Tensor& t) {
+  std::vector<std::byte> bytes(t.bytes());
+  device.download(bytes.data(), t);
+  return bytes;
+}
+
+// The parameters' pieces of a flat buffer, read in one go.
+void add_pieces(TensorFile& file, const Vae& vae, const std::string& prefix, const Tensor& flat) {
+  const std::vector<std::byte> bytes = read_back(vae.device(), flat);
+  for (const Parameter& p : vae.layout()) {
+    const std::byte* piece = bytes.data() + static_cast<std::size_t>(p.offset) * sizeof(float);
+    file.tensors.push_back({prefix + p.name,
+                            DType::f32,
+                            p.shape,
+                            {piece, piece + static_cast<std::size_t>(p.shape.count()) * sizeof(float)}});
+  }
+}
+
+// The state of training, as it lies in a trainer or a snapshot.
+struct State {
+  Tensor parameters, first, second, sums;
+};
+
+TensorFile make_file(const Vae& vae, const State& state, const Spec& spec, const Progress& progress) {
+  TensorFile file;
+  add_pieces(file, vae, "", state.parameters);
+  add_pieces(file, vae, "optimizer.first.", state.first);
+  add_pieces(file, vae, "optimizer.second.", state.second);
+  file.tensors.push_back({"epoch.sums", state.sums.dtype, state.sums.shape, read_back(vae.device(), state.sums)});
+  file.metadata = {{"format", format},
+                   {"spec", to_json(spec)},
+                   {"step", fmt::format("{}", progress.step)},
+                   {"seconds", fmt::format("{}", progress.seconds)},
+                   {"best_elbo", fmt::format("{}", progress.best_elbo)},
+                   {"images", progress.images}};
+  return file;
 }
 
 Tensor view(const Tensor& flat, const Parameter& p) { return {flat.as<float>() + p.offset, DType::f32, p.shape}; }
@@ -50,21 +82,32 @@ T number(const TensorFile& file, const std::string& key, const std::string& name
 }  // namespace
 
 TensorFile make_checkpoint(Trainer& trainer, const Spec& spec, const Progress& progress) {
-  Vae& vae = trainer.vae;
-  TensorFile file;
-  for (const Parameter& p : vae.layout())
-    file.tensors.push_back(read_back(vae.device(), p.name, view(vae.parameters, p)));
-  for (const auto& [name, flat] : {std::pair{"first", vae.first}, std::pair{"second", vae.second}})
-    for (const Parameter& p : vae.layout())
-      file.tensors.push_back(read_back(vae.device(), fmt::format("optimizer.{}.{}", name, p.name), view(flat, p)));
-  file.tensors.push_back(read_back(vae.device(), "epoch.sums", trainer.sums));
-  file.metadata = {{"format", format},
-                   {"spec", to_json(spec)},
-                   {"step", fmt::format("{}", progress.step)},
-                   {"seconds", fmt::format("{}", progress.seconds)},
-                   {"best_elbo", fmt::format("{}", progress.best_elbo)},
-                   {"images", progress.images}};
-  return file;
+  const Vae& vae = trainer.vae;
+  return make_file(vae, {vae.parameters, vae.first, vae.second, trainer.sums}, spec, progress);
+}
+
+Snapshot::Snapshot(Trainer& trainer) : trainer_(trainer) {
+  const auto take = [&](Arena& arena) {
+    for (Tensor* t : {&parameters_, &first_, &second_}) *t = arena.take(trainer.vae.parameters.shape);
+    sums_ = arena.take(trainer.sums.shape, trainer.sums.dtype);
+  };
+  Arena measure;
+  take(measure);
+  arena_ = Arena(trainer.vae.device(), measure.used(), "the best state so far (fewer model.*.units need less)");
+  take(arena_);
+}
+
+void Snapshot::take(const Progress& progress) {
+  const Vae& vae = trainer_.vae;
+  vae.device().copy(parameters_, vae.parameters);
+  vae.device().copy(first_, vae.first);
+  vae.device().copy(second_, vae.second);
+  vae.device().copy(sums_, trainer_.sums);
+  progress_ = progress;
+}
+
+TensorFile Snapshot::read(const Spec& spec) const {
+  return make_file(trainer_.vae, {parameters_, first_, second_, sums_}, spec, progress_);
 }
 
 Progress read_progress(const TensorFile& file, const std::string& name) {
@@ -101,15 +144,24 @@ Progress restore(Trainer& trainer, const TensorFile& file, const std::string& na
 std::string hash_weights(const Vae& vae) {
   Sha256 hash;
   for (const Parameter& p : vae.layout()) {
-    const NamedTensor t = read_back(vae.device(), p.name, view(vae.parameters, p));
-    hash.update(t.bytes.data(), t.bytes.size());
+    const std::vector<std::byte> bytes = read_back(vae.device(), view(vae.parameters, p));
+    hash.update(bytes.data(), bytes.size());
   }
   return hash.hex();
 }
 
-void CheckpointFolder::write_last(const TensorFile& file) const {
-  if (has("last")) keep_last_as("previous");
-  replace_last(file);
+// `best` waits beside until `last` is in place: a run that goes on from the `last` before then has the `best` that
+// belongs to it.
+void CheckpointFolder::write(const TensorFile& last, const TensorFile* best,
+                             const std::vector<std::string>& names) const {
+  if (best) write_safetensors(path("next-best"), *best);
+  if (has("last")) link("last", "previous");
+  replace_last(last);
+  if (best) {
+    link("next-best", "best");
+    remove_next_best();
+  }
+  for (const std::string& name : names) link("last", name);
 }
 
 void CheckpointFolder::replace_last(const TensorFile& file) const {
@@ -119,15 +171,30 @@ void CheckpointFolder::replace_last(const TensorFile& file) const {
   write_safetensors(path("last"), file);
 }
 
-void CheckpointFolder::keep_last_as(const std::string& name) const {
-  const std::string link = path(name) + ".tmp";
+// Makes `to` a second name of what `from` is now.
+void CheckpointFolder::link(const std::string& from, const std::string& to) const {
+  const std::string link = path(to) + ".tmp";
   std::error_code error;
   fs::remove(link, error);
-  fs::create_hard_link(path("last"), link, error);
-  if (error) fs::copy_file(path("last"), link, error);  // a file system without links
-  if (!error) fs::rename(link, path(name), error);
-  require(!error, path(name), ": cannot be written: ", error.message());
+  fs::create_hard_link(path(from), link, error);
+  if (error && fs::copy_file(path(from), link, error)) sync_file(link);  // a file system without links
+  if (!error) fs::rename(link, path(to), error);
+  require(!error, path(to), ": cannot be written: ", error.message());
+  fs::remove(link, error);  // still there where both names were the same file's already
   sync_folder(folder_);
+}
+
+void CheckpointFolder::settle(const std::string& name, std::int64_t step,
+                              const std::vector<std::string>& others) const {
+  if (holds(name, step)) return;
+  for (const std::string& other : others)
+    if (holds(other, step)) return link(other, name);
+}
+
+void CheckpointFolder::remove_next_best() const {
+  std::error_code error;
+  fs::remove(path("next-best"), error);
+  require(!error, path("next-best"), ": cannot be removed: ", error.message());
 }
 
 bool CheckpointFolder::has(const std::string& name) const {
@@ -146,7 +213,7 @@ std::string CheckpointFolder::names() const {
   return fmt::format("{}", fmt::join(found, ", "));
 }
 
-bool CheckpointFolder::holds(const std::string& name, std::uint32_t step) const {
+bool CheckpointFolder::holds(const std::string& name, std::int64_t step) const {
   try {
     return has(name) && read_progress(read_safetensors(path(name)), path(name)).step == step;
   } catch (const Error&) {

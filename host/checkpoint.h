@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "host/safetensors.h"
 #include "host/trainer.h"
@@ -21,6 +22,22 @@ struct Progress {
 };
 
 TensorFile make_checkpoint(Trainer&, const Spec&, const Progress&);
+
+// A moment of a training run that stays on the device until a file is wanted of it.
+class Snapshot {
+ public:
+  explicit Snapshot(Trainer&);  // takes device memory, as much as the weights and the optimiser's state are
+
+  // The state after the steps that are queued, at that progress. Copies on the device: waits for nothing.
+  void take(const Progress&);
+  TensorFile read(const Spec&) const;  // waits for all queued work
+
+ private:
+  Trainer& trainer_;
+  Arena arena_;
+  Tensor parameters_, first_, second_, sums_;
+  Progress progress_;
+};
 
 // Puts a checkpoint's state into a trainer. `file` is the name for errors: a tensor that is missing, or has another
 // shape than the network's, is an Error naming it.
@@ -37,28 +54,33 @@ std::string stored_spec(const TensorFile&, const std::string& file);
 std::string hash_weights(const Vae&);
 
 // checkpoints/ of a run: last.safetensors; previous.safetensors, the one before it; best.safetensors, the best test
-// ELBO; epoch-N.safetensors. From the first on, there is a whole `last` at every moment.
+// ELBO among the epochs that `last` has behind it; epoch-N.safetensors. From the first on, there is a whole `last` at
+// every moment. A process that is killed within write() may leave next-best.safetensors, which was to be `best`, and
+// other names not yet given: settle() makes up for that.
 class CheckpointFolder {
  public:
   explicit CheckpointFolder(std::string run) : folder_(std::move(run) + "/checkpoints") {}
 
-  // What was `last` becomes `previous`.
-  void write_last(const TensorFile&) const;
+  // What was `last` becomes `previous`, and what is now gets the other `names`, too. `best`, if not null, becomes that.
+  void write(const TensorFile& last, const TensorFile* best, const std::vector<std::string>& names) const;
   // What was `last` is gone.
   void replace_last(const TensorFile&) const;
-  // Makes NAME.safetensors a second name of what `last` is now.
-  void keep_last_as(const std::string& name) const;
+  // Makes sure that NAME.safetensors is whole and the state at `step`, if one of `others` is.
+  void settle(const std::string& name, std::int64_t step, const std::vector<std::string>& others) const;
+  // The end of settling: what no name is left for goes.
+  void remove_next_best() const;
   // Throws Error where that cannot be seen.
   bool has(const std::string& name) const;
   // "previous, best, epoch-4": those that are there.
   std::string names() const;
-  // Whether NAME.safetensors is whole, and the state at that step.
-  bool holds(const std::string& name, std::uint32_t step) const;
   // Reads and verifies. A damaged one is an Error that names another to go on from, if that is whole.
   TensorFile read(const std::string& name) const;
   std::string path(const std::string& name) const { return folder_ + "/" + name + ".safetensors"; }
 
  private:
+  void link(const std::string& from, const std::string& to) const;
+  bool holds(const std::string& name, std::int64_t step) const;
+
   std::string folder_;
 };
 

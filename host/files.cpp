@@ -149,6 +149,11 @@ void append_line(const std::string& path, std::string_view line) {
   require(file.get() >= 0, path, ": cannot be opened: ", reason());
   const std::string bytes = std::string(line) + "\n";
   write_all(file.get(), std::as_bytes(std::span(bytes)), path);
+}
+
+void sync_file(const std::string& path) {
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  require(file.get() >= 0, path, ": cannot be opened: ", reason());
   require(::fsync(file.get()) == 0, path, ": cannot be written: ", reason());
 }
 

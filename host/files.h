@@ -55,7 +55,10 @@ void require_writable(const std::string& path, std::initializer_list<std::string
 // Brings a folder's names to the disk, after a file in it was renamed.
 void sync_folder(const std::string& folder);
 
-// Appends a line (the newline is added) and brings it to the disk.
+// Appends a line (the newline is added). It survives the process at once, a power cut after sync_file().
 void append_line(const std::string& path, std::string_view line);
+
+// Brings a file's content to the disk.
+void sync_file(const std::string& path);
 
 }  // namespace elbo

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <utility>
 
 #include "host/checkpoint.h"
 #include "host/evaluate.h"
@@ -20,6 +21,7 @@
 #include "host/report/picture.h"
 #include "host/run_folder.h"
 #include "host/trainer.h"
+#include "host/writer.h"
 
 namespace elbo {
 namespace {
@@ -110,11 +112,14 @@ void print_epoch(const EpochMetrics& m, std::int64_t epochs) {
 
 class TrainingRun {
  public:
-  TrainingRun(const Spec& spec, const Dataset& data, Backend& device)
+  // checkpoint_seconds: RunOptions'.
+  TrainingRun(const Spec& spec, const Dataset& data, Backend& device, double checkpoint_seconds)
       : spec_(spec),
+        checkpoint_seconds_(checkpoint_seconds),
         images_(describe_images(data)),
         trainer_(device, spec, data.train),
         evaluator_(trainer_.vae, spec, data.test),
+        best_(trainer_),
         total_(total_steps(spec, trainer_)),
         line_(total_) {}
 
@@ -128,7 +133,7 @@ class TrainingRun {
     replace_file(metrics_path(folder_), "");
   }
 
-  // From a checkpoint. False where the run has not come to its first.
+  // From a checkpoint. False where the run has not come to its first, which is written before the first epoch's line.
   bool restore(const std::string& folder, const std::string& name) {
     folder_ = folder;
     checkpoints_ = CheckpointFolder(folder);
@@ -136,8 +141,7 @@ class TrainingRun {
       const std::string others = checkpoints_.names();
       require(others.empty(), checkpoints_.path("last"), ": is missing; there are ", others,
               ", and --resume NAME goes on from one of them");
-      // One that was killed just before its first checkpoint has an epoch.
-      require(read_metrics(folder, std::numeric_limits<std::int64_t>::max()).size() <= 1, folder,
+      require(read_metrics(folder, std::numeric_limits<std::int64_t>::max()).empty(), folder,
               ": has epochs in metrics.jsonl, but no checkpoint to go on from");
       fmt::print("{}: no checkpoint yet, so the run starts from the beginning\n", folder);
       return false;
@@ -156,31 +160,45 @@ class TrainingRun {
     std::string text;
     for (const EpochMetrics& m : epochs_) text += to_json_line(m) + "\n";
     replace_file(metrics_path(folder_), text);
-    // The end of an epoch may have been cut off between `last` and its other names.
-    if (!epochs_.empty() && epochs_.back().step == progress_.step)
-      for (const std::string& other : names_of(epochs_.back()))
-        if (!checkpoints_.holds(other, progress_.step)) checkpoints_.keep_last_as(other);
+    settle_names();
     fmt::print("resumed from {} at step {} of {}\n", name, progress_.step, total_);
     return true;
   }
 
-  // False where a signal stopped it.
+  // False where a signal stopped it. When it returns, or throws because training diverged, all is on the disk.
   bool train() {
     start_ = Clock::now();
+    // The first is there at once: a run that is killed early has something to go on from, and a disk that is too small
+    // is found before an hour was spent.
+    if (!checkpoints_.has("last")) write_checkpoint();
+    last_written_ = Clock::now();
+    bool finished = false;
+    try {
+      finished = train_to_the_end();
+    } catch (const Diverged& e) {
+      keep_best_of_diverged(e.what());
+      throw;
+    }
+    writer_.finish();
+    line_.clear();
+    return finished;
+  }
+
+ private:
+  bool train_to_the_end() {
     const std::uint32_t per_epoch = trainer_.batches_per_epoch();
     while (trainer_.step() < total_) {
       const std::uint32_t epoch = trainer_.step() / per_epoch, first = trainer_.step();
       const Clock::time_point begin = Clock::now();
       if (!finish_epoch(epoch, (epoch + 1) * per_epoch)) return false;
-      const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-      record_epoch(epoch, static_cast<double>((trainer_.step() - first) * spec_.train.batch_size) / seconds);
-      if (stop_requested && trainer_.step() < total_) return false;
+      const double seconds = seconds_since(begin);
+      if (!record_epoch(epoch, static_cast<double>((trainer_.step() - first) * spec_.train.batch_size) / seconds))
+        return false;
     }
-    line_.clear();
     return true;
   }
 
- private:
+  // False where a signal stopped it on the way, with a checkpoint.
   bool finish_epoch(std::uint32_t epoch, std::uint32_t end) {
     const std::int64_t every = spec_.train.checkpoint_steps;
     const std::string text = fmt::format("epoch {}/{}", epoch + 1, spec_.train.epochs);
@@ -189,18 +207,21 @@ class TrainingRun {
       trainer_.run_until(
           static_cast<std::uint32_t>(std::min({step + trainer_.steps_at_once(), next_checkpoint, std::int64_t{end}})));
       line_.show(trainer_.step(), text);
+      writer_.check();
       if (trainer_.step() == end) break;
-      if (stop_requested || (every && trainer_.step() % every == 0)) {
+      const bool stop = stop_requested;
+      if (stop || is_due()) {
         trainer_.check();
         write_checkpoint();
       }
-      if (stop_requested) return false;
+      if (stop) return false;
     }
     trainer_.check();
     return true;
   }
 
-  void record_epoch(std::uint32_t epoch, double images_per_second) {
+  // False where a signal stopped the run here, with a checkpoint.
+  bool record_epoch(std::uint32_t epoch, double images_per_second) {
     EpochMetrics m;
     m.epoch = epoch + 1;
     m.step = trainer_.step();
@@ -211,43 +232,107 @@ class TrainingRun {
     trainer_.reset_figures();
     progress_.best_elbo = std::max(progress_.best_elbo, m.test.elbo);
     // The line comes first: a run killed between the two repeats the epoch and drops the line.
-    append_line(metrics_path(folder_), to_json_line(m));
-    write_checkpoint();
-    for (const std::string& name : names_of(m)) checkpoints_.keep_last_as(name);
+    writer_.add([path = metrics_path(folder_), line = to_json_line(m)] { append_line(path, line); });
     line_.clear();
     print_epoch(m, spec_.train.epochs);
-    epochs_.push_back(std::move(m));
+    epochs_.push_back(m);
+
+    const bool end = m.step == total_, stop = stop_requested && !end;
+    if (end || stop || is_kept(m) || is_due()) {
+      write_checkpoint();
+    } else if (is_best(m)) {
+      best_.take(progress_now());
+      best_waits_ = true;
+    }
+    return !stop;
   }
+
+  // Whether `last` is to be written at this step.
+  bool is_due() const {
+    const std::int64_t every = spec_.train.checkpoint_steps;
+    return (every && trainer_.step() % every == 0) || seconds_since(last_written_) >= checkpoint_seconds_;
+  }
+  // Whether `last` keeps a name of this epoch; whether it is the best so far.
+  bool is_kept(const EpochMetrics& m) const {
+    return spec_.train.checkpoint_epochs && m.epoch % spec_.train.checkpoint_epochs == 0;
+  }
+  bool is_best(const EpochMetrics& m) const { return m.test.elbo == progress_.best_elbo; }
 
   // The other names that the checkpoint at the end of an epoch gets.
   std::vector<std::string> names_of(const EpochMetrics& m) const {
     std::vector<std::string> names;
-    if (m.test.elbo == progress_.best_elbo) names.emplace_back("best");
-    if (spec_.train.checkpoint_epochs && m.epoch % spec_.train.checkpoint_epochs == 0)
-      names.push_back(fmt::format("epoch-{}", m.epoch));
+    if (is_best(m)) names.emplace_back("best");
+    if (is_kept(m)) names.push_back(name_of_epoch(m));
     return names;
   }
+  static std::string name_of_epoch(const EpochMetrics& m) { return fmt::format("epoch-{}", m.epoch); }
 
-  void write_checkpoint() {
-    Progress now = progress_;
-    now.step = trainer_.step();
-    now.seconds = seconds();
-    now.images = images_;
-    checkpoints_.write_last(make_checkpoint(trainer_, spec_, now));
+  // A process that was killed may not have come to give a checkpoint all its names.
+  void settle_names() const {
+    if (!epochs_.empty() && epochs_.back().step == progress_.step)
+      for (const std::string& name : names_of(epochs_.back())) checkpoints_.settle(name, progress_.step, {"last"});
+    const EpochMetrics* best = nullptr;
+    for (const EpochMetrics& m : epochs_)
+      if (is_best(m)) best = &m;
+    if (best) checkpoints_.settle("best", best->step, {"next-best", "last", "previous", name_of_epoch(*best)});
+    checkpoints_.remove_next_best();
   }
 
-  double seconds() const { return progress_.seconds + std::chrono::duration<double>(Clock::now() - start_).count(); }
+  // `last`, and `best` where that is another and not written yet, by the writer. What they hold is read from the device
+  // now. One at a time: what waits takes memory.
+  void write_checkpoint() {
+    writer_.finish();
+    const Progress now = progress_now();
+    std::vector<std::string> names;
+    if (!epochs_.empty() && epochs_.back().step == now.step) names = names_of(epochs_.back());
+    const bool best_is_another = best_waits_ && std::ranges::find(names, "best") == names.end();
+    hand_over(make_checkpoint(trainer_, spec_, now), best_is_another ? best_.read(spec_) : TensorFile{}, names);
+  }
+
+  void hand_over(TensorFile last, TensorFile best, std::vector<std::string> names) {
+    auto files = std::make_shared<const std::pair<TensorFile, TensorFile>>(std::move(last), std::move(best));
+    writer_.add([files, names = std::move(names), folder = checkpoints_, metrics = metrics_path(folder_)] {
+      sync_file(metrics);
+      folder.write(files->first, files->second.tensors.empty() ? nullptr : &files->second, names);
+    });
+    best_waits_ = false;
+    last_written_ = Clock::now();
+  }
+
+  // The weights of now are no good. The newest that are known to be good may be the best, if they are not written yet.
+  void keep_best_of_diverged(const std::string& what) {
+    try {
+      if (best_waits_) {
+        writer_.finish();
+        hand_over(best_.read(spec_), {}, {"best"});
+      }
+      writer_.finish();
+    } catch (const Error& e) {
+      throw Diverged(what + "; moreover, " + e.what());
+    }
+  }
+
+  Progress progress_now() const { return {trainer_.step(), seconds(), progress_.best_elbo, images_}; }
+
+  double seconds() const { return progress_.seconds + seconds_since(start_); }
+  static double seconds_since(Clock::time_point moment) {
+    return std::chrono::duration<double>(Clock::now() - moment).count();
+  }
 
   const Spec& spec_;
+  const double checkpoint_seconds_;
   std::string images_, folder_;
   CheckpointFolder checkpoints_{""};
   Trainer trainer_;
   Evaluator evaluator_;
+  Snapshot best_;            // of the best epoch, while
+  bool best_waits_ = false;  // that is not written yet
   std::uint32_t total_;
   ProgressLine line_;
   Progress progress_;
   std::vector<EpochMetrics> epochs_;
-  Clock::time_point start_;
+  Clock::time_point start_, last_written_;
+  Writer writer_;
 };
 
 }  // namespace
@@ -269,13 +354,14 @@ int run_experiment(const RunOptions& options) {
              spec.objective.beta);
   std::fflush(stdout);
 
-  TrainingRun run(spec, data, *device.backend);
+  std::optional<FolderLock> lock;  // held until all is written
+  TrainingRun run(spec, data, *device.backend, options.checkpoint_seconds);
 
   if (folder.empty()) folder = make_default_folder(spec.name);
   std::error_code error;
   fs::create_directories(folder, error);
   require(!error, folder, ": cannot be made: ", error.message());
-  const FolderLock lock(folder);
+  lock.emplace(folder);
   const bool started = holds_run(folder, resume, spec);  // once more: another process may have been here since
   remove_leftovers(folder);
   Machine machine = read_machine(folder);

@@ -21,10 +21,17 @@ struct RunOptions {
   std::string out;                    // empty: runs/NAME, or runs/NAME-2, ... (with resume: the newest of these)
   std::optional<std::string> resume;  // "last", "previous", "best", or a file
   std::string command;                // the command line, for the report
+  double checkpoint_seconds = 30;     // that may pass until the last checkpoint is written again
 };
 
 // Trains. Returns the exit status: 0, or 130 when SIGINT or SIGTERM stopped it after a checkpoint. Everything that
 // can be wrong with spec, data, device and folder is found before anything is written.
+//
+// `last` is written at the beginning, at the end, on a signal, when checkpoint_seconds have passed, and as often as
+// train.checkpoint_epochs and train.checkpoint_steps ask for it; where the run diverges, the best state becomes `last`
+// if it is newer. What is written is written by a thread of its own, first the lines of metrics.jsonl that a
+// checkpoint has behind it, then the checkpoint: killed at any moment, a run goes on from `last`, drops the lines
+// beyond it, and ends with the same bits as one that never was.
 int run_experiment(const RunOptions&);
 
 // What eval, sample and report do with a finished (or interrupted) run.

@@ -150,6 +150,11 @@ std::vector<EpochMetrics> read_metrics(const std::string& folder, std::int64_t s
   std::vector<EpochMetrics> epochs;
   if (!fs::exists(metrics_path(folder))) return epochs;
   const std::string text = read_text(metrics_path(folder));
+  // A line tells how many steps an epoch has, and so whether the next is wanted.
+  const auto next_is_wanted = [&] {
+    if (epochs.empty() || epochs.back().epoch < 1) return step > 0;
+    return epochs.back().step + epochs.back().step / epochs.back().epoch <= step;
+  };
   for (std::size_t at = 0, line = 1; at < text.size(); ++line) {
     const std::size_t end = std::min(text.find('\n', at), text.size());
     const std::string record = text.substr(at, end - at);
@@ -160,6 +165,7 @@ std::vector<EpochMetrics> read_metrics(const std::string& folder, std::int64_t s
       if (m.step <= step) epochs.push_back(std::move(m));
     } catch (const Error& e) {
       if (text.find_first_not_of(" \t\r\n", std::min(at, text.size())) == std::string::npos) break;
+      if (!next_is_wanted()) break;
       fail(metrics_path(folder), ":", line, ": ", e.what(), "; without that line the run can be read");
     }
   }

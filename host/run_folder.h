@@ -46,8 +46,9 @@ class FolderLock {
 // Removes what a process that was killed had begun to write. Call it under the folder's lock.
 void remove_leftovers(const std::string& folder);
 
-// The epochs of metrics.jsonl up to `step`; none where there is no such file. A last line that cannot be read is
-// dropped: a crash cut it short. Throws Error naming the line where it is another.
+// The epochs of metrics.jsonl up to `step`; none where there is no such file. A line that cannot be read is dropped
+// where it is the last (a crash cut it short) or is of a later epoch (a power cut may leave anything in what no
+// checkpoint has behind it). Throws Error naming the line where it is another.
 std::vector<EpochMetrics> read_metrics(const std::string& folder, std::int64_t step);
 
 // Where a run was made, and by which command: machine.json. Of a run that was resumed, the last time, with the times

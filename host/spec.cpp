@@ -175,10 +175,10 @@ Table table(Spec& s) {
       Field{"train.precision", choice(train.precision, {"fp32", "tf32", "bf16"}),
             "Of matrix products; everything else is fp32. A device without it says so."},
       Field{"train.checkpoint_epochs", &train.checkpoint_epochs,
-            "Keep a checkpoint every so many epochs. 0: only the last and the best."}
+            "Keep a checkpoint every so many epochs; then it is the last one, too. 0: only the last and the best."}
           .in({0, 1e6}),
       Field{"train.checkpoint_steps", &train.checkpoint_steps,
-            "Also write the last checkpoint every so many steps. 0: at the end of each epoch."}
+            "Write the last checkpoint every so many steps, too. 0: only every 30 s, at the end and on a signal."}
           .in({0, 1e9}),
   };
 }

@@ -59,7 +59,7 @@ struct Spec {
     std::int64_t batch_size = 0;
     Precision precision = Precision::fp32;
     std::int64_t checkpoint_epochs = 0;  // keep one every so many epochs; 0: only last and best
-    std::int64_t checkpoint_steps = 0;   // also write `last` every so many steps; 0: at the end of an epoch
+    std::int64_t checkpoint_steps = 0;   // also write `last` every so many steps; 0: every 30 s
   } train;
 };
 

@@ -102,7 +102,7 @@ Vae::Vae(Backend& device, const Spec& spec, std::int64_t pixels)
 }
 
 std::vector<float> Vae::encode(const std::uint8_t* images, std::int64_t n) {
-  Pass pass(*this, std::min(n, host_batch_), 1, Kernels::fused);
+  Pass pass(*this, std::min(n, host_batch_), 1, Kernels::fused, Direction::forward);
   std::vector<float> stats(static_cast<std::size_t>(n * 2 * latent_));
   std::vector<float> input(static_cast<std::size_t>(pass.input.count()));
   for (std::int64_t done = 0; done < n; done += pass.input.rows()) {
@@ -116,7 +116,7 @@ std::vector<float> Vae::encode(const std::uint8_t* images, std::int64_t n) {
 }
 
 std::vector<float> Vae::decode(const float* z, std::int64_t n) {
-  Pass pass(*this, std::min(n, host_batch_), 1, Kernels::fused);
+  Pass pass(*this, std::min(n, host_batch_), 1, Kernels::fused, Direction::forward);
   std::vector<float> means(static_cast<std::size_t>(n * pixels_));
   for (std::int64_t done = 0; done < n; done += pass.input.rows()) {
     const std::int64_t rows = std::min(pass.input.rows(), n - done);
@@ -130,14 +130,15 @@ std::vector<float> Vae::decode(const float* z, std::int64_t n) {
 
 // ---- Pass -----------------------------------------------------------------------------------------------------
 
-Pass::Pass(Vae& vae, std::int64_t rows, std::int64_t samples, Kernels kernels) {
+Pass::Pass(Vae& vae, std::int64_t rows, std::int64_t samples, Kernels kernels, Direction direction) {
   const auto take = [&](Arena& a) {
     const std::int64_t pixels = vae.pixels(), latent = vae.latent(), outputs = rows * samples;
     input = a.take({rows, pixels});
     target = a.take({rows, pixels}, DType::u8);
     for (std::vector<Tensor>* v : {&encoded, &decoded, &encoded_masks, &decoded_masks}) v->clear();
     const auto take_mask = [&](const DenseLayer& l, std::int64_t r) {
-      return l.activation == Activation::relu ? a.take({r, mask_bytes(l.weight.rows())}, DType::u8) : Tensor{};
+      const bool wanted = direction == Direction::both && l.activation == Activation::relu;
+      return wanted ? a.take({r, mask_bytes(l.weight.rows())}, DType::u8) : Tensor{};
     };
     std::int64_t widest = 0;
     for (const DenseLayer& l : vae.encoder()) {
@@ -153,7 +154,8 @@ Pass::Pass(Vae& vae, std::int64_t rows, std::int64_t samples, Kernels kernels) {
     }
     kl_partial = a.take({tiles(rows, latent_tile), latent});
     nll_partial = a.take({outputs, tiles(pixels, pixel_chunk)});
-    for (Tensor& g : gradient) g = a.take({widest});
+    if (direction == Direction::both)
+      for (Tensor& g : gradient) g = a.take({widest});
     scratch =
         a.take({std::max(scratch_size(kernels, rows, samples, latent), scratch_size(kernels, outputs, 1, pixels))});
   };

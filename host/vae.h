@@ -58,9 +58,11 @@ class Vae {
   std::vector<DenseLayer> encoder_, decoder_;
 };
 
+enum class Direction : std::uint8_t { forward, both };
+
 // What one batch leaves on its way through a Vae: room for `rows` images, each with `samples` draws of z.
 struct Pass {
-  Pass(Vae&, std::int64_t rows, std::int64_t samples, Kernels);
+  Pass(Vae&, std::int64_t rows, std::int64_t samples, Kernels, Direction = Direction::both);
 
   Arena arena;
   Tensor input;                                      // f32 [R, D]
@@ -71,6 +73,7 @@ struct Pass {
   std::vector<Tensor> encoded_masks, decoded_masks;  // of the layers whose activation is relu; see DenseForward
   Tensor kl_partial, nll_partial;
   Tensor gradient[2];  // two buffers that the backward pass alternates between, each as large as any layer
+                       // (neither masks nor these where there is no way back)
   Tensor scratch;      // of the unfused kernels
 
   // The first `rows` of input -> stats [rows, 2L]; the first `rows` of z -> output [rows * S, D].

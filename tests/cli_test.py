@@ -70,12 +70,13 @@ class CommandLine(unittest.TestCase):
         self.assertTrue((self.cwd / "runs" / "squares-2d-2" / "report.html").exists())
         self.assertEqual(program.weights(run), program.weights(self.cwd / "runs" / "squares-2d-2"))
 
-    def interrupt(self, spec, with_signal, *arguments):
-        """Starts a run, sends it a signal in its third epoch; what it prints after that."""
+    def interrupt(self, spec, with_signal, *arguments, delay=0.0):
+        """Starts a run, sends it a signal when its second epoch is over; what it prints after that."""
         process = subprocess.Popen([os.path.abspath(program.ELBO), "run", str(spec), "--data", str(self.data), "--device",
                                     "cpu", "--out", "out", *arguments], cwd=self.cwd, stdout=subprocess.PIPE, text=True)
         for line in process.stdout:
             if line.startswith("epoch   2"):
+                time.sleep(delay)
                 process.send_signal(with_signal)
                 break
         rest = process.stdout.read()
@@ -136,15 +137,62 @@ class CommandLine(unittest.TestCase):
 
     def test_interrupt_and_resume(self):
         """SIGINT: a checkpoint, status 130; resumed it ends like a whole run."""
-        long = program.make_spec(self.cwd / "long.json", epochs=400)
-        self.interrupt(long, signal.SIGINT)
+        long = program.make_spec(self.cwd / "long.json", epochs=400, batch_size=1)
+        rest = self.interrupt(long, signal.SIGINT, delay=0.02)  # within an epoch
         step, _ = program.weights(self.cwd / "out")
+        self.assertIn(f"stopped at step {step} with a checkpoint", rest)
+        epochs = int(step) // 400 + 2
+        for out, words in (("out", ["--resume"]), ("whole", [])):
+            result = self.train("--out", out, "--set", f"train.epochs={epochs}", *words, spec=long)
+            self.assertEqual(result.returncode, 0, result.stderr)
+        for name in ("last", "best"):
+            self.assertEqual(program.weights(self.cwd / "out", name), program.weights(self.cwd / "whole", name))
+        self.assertEqual(program.figures(self.cwd / "out"), program.figures(self.cwd / "whole"))
+
+    def test_interrupt_while_a_checkpoint_is_written(self):
+        """One is always on its way to the disk; what is there at the end is what the program says."""
+        long = program.make_spec(self.cwd / "long.json", epochs=400)
+        rest = self.interrupt(long, signal.SIGTERM, "--set", "train.checkpoint_steps=1")
+        step, _ = program.weights(self.cwd / "out")
+        self.assertIn(f"stopped at step {step} with a checkpoint", rest)
+        self.assertEqual(len(program.figures(self.cwd / "out")), int(step) // 20, "all lines, too")
         epochs = int(step) // 20 + 2
         for out, words in (("out", ["--resume"]), ("whole", [])):
             result = self.train("--out", out, "--set", f"train.epochs={epochs}", *words, spec=long)
             self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertEqual(program.weights(self.cwd / "out"), program.weights(self.cwd / "whole"))
+        for name in ("last", "best"):
+            self.assertEqual(program.weights(self.cwd / "out", name), program.weights(self.cwd / "whole", name))
         self.assertEqual(program.figures(self.cwd / "out"), program.figures(self.cwd / "whole"))
+
+    def test_killed_in_its_first_seconds(self):
+        """Epochs in metrics.jsonl, and no checkpoint but the first: it begins again."""
+        process = subprocess.Popen([os.path.abspath(program.ELBO), "run", str(self.spec), "--data", str(self.data), "--device",
+                                    "cpu", "--out", "out", "--set", "train.epochs=400"], cwd=self.cwd,
+                                   stdout=subprocess.PIPE, text=True)
+        while not process.stdout.readline().startswith("epoch   3"):
+            self.assertIsNone(process.poll())
+        process.kill()
+        process.stdout.close()
+        process.wait()
+        run = self.cwd / "out"
+        self.assertEqual(program.weights(run)[0], "0")
+        self.assertEqual([p.name for p in (run / "checkpoints").iterdir()], ["last.safetensors"])
+        self.assertGreaterEqual(len((run / "metrics.jsonl").read_text().splitlines()), 2)
+        for words in (["eval", run], ["report", run]):
+            result = program.run(*words, "--data", self.data, "--device", "cpu", cwd=self.cwd)
+            self.assertEqual(result.returncode, 0, result.stderr)
+        result = self.train("--out", run, "--resume")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("resumed from last at step 0 of 60", result.stdout)
+        self.assertEqual(self.train("--out", "whole").returncode, 0)
+        for name in ("last", "best", "previous"):
+            self.assertEqual(program.weights(run, name), program.weights(self.cwd / "whole", name))
+        self.assertEqual(program.figures(run), program.figures(self.cwd / "whole"))
+
+        # Where somebody took the checkpoints away, the figures are not thrown away, too.
+        shutil.rmtree(run / "checkpoints")
+        before = self.content(run)
+        self.unchanged(self.train("--out", run, "--resume"), run, before, "has epochs in metrics.jsonl, but no checkpoint")
 
     # ---- Spec ----------------------------------------------------------------------------------------------------
 
@@ -349,6 +397,30 @@ class CommandLine(unittest.TestCase):
         finally:
             subprocess.run(["umount", mount], check=True)
 
+    def test_no_space_left_while_it_trains(self):
+        """There is room for two checkpoints, but not for a third: the run ends then, and can go on later."""
+        mount = self.cwd / "small"
+        mount.mkdir()
+        if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=450k", "tmpfs", mount],
+                                               stderr=subprocess.DEVNULL).returncode != 0:
+            self.skipTest("a tmpfs cannot be mounted here")
+        words = ["--threads", "1", "--out", mount / "out", "--set", "train.checkpoint_epochs=2"]
+        try:
+            result = self.train(*words, "--set", "train.epochs=100000")
+            self.assertNotEqual(result.returncode, 0)
+            self.assertIn(f"{mount / 'out' / 'checkpoints' / 'last.safetensors'}: cannot be written: No space left on device",
+                          result.stderr)
+            self.assertEqual([p.name for p in mount.rglob("*.tmp")], [])
+            step, _ = program.weights(mount / "out")
+            self.assertEqual(step, "80", "beside epoch-2")
+            subprocess.run(["mount", "-o", "remount,size=20m", mount], check=True)
+            self.assertEqual(self.train(*words, "--resume", "--set", "train.epochs=5").returncode, 0)
+            self.assertEqual(self.train("--threads", "1", "--out", "whole", "--set", "train.epochs=5").returncode, 0)
+            self.assertEqual(program.weights(self.cwd / "whole"), program.weights(mount / "out"))
+            self.assertEqual(program.figures(self.cwd / "whole"), program.figures(mount / "out"))
+        finally:
+            subprocess.run(["umount", mount], check=True)
+
     def test_a_file_that_may_not_grow(self):
         """A quota: the write fails as on a full disk."""
         result = self.train("--out", "out", "--set", "model.encoder.0.units=256",
@@ -356,6 +428,20 @@ class CommandLine(unittest.TestCase):
         self.assertNotEqual(result.returncode, 0)
         self.assertIn("last.safetensors: cannot be written: File too large", result.stderr)
         self.assertEqual([p.name for p in (self.cwd / "out").rglob("*.tmp")], [])
+
+    def test_metrics_that_may_not_grow(self):
+        """They are written behind the back of the training, which ends at once all the same."""
+        small = ["--threads", "1", "--out", "out", "--set", "model.encoder.0.units=4", "--set", "model.decoder.0.units=4"]
+        result = self.train(*small, "--set", "train.epochs=100000",
+                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)))
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("metrics.jsonl: cannot be written: File too large", result.stderr)
+        lines = (self.cwd / "out" / "metrics.jsonl").read_text().count("\n")
+        self.assertGreater(lines, 10)
+        self.assertLess(result.stdout.count("\nepoch "), lines + 100)
+        result = self.train(*small, "--resume")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(len(program.figures(self.cwd / "out")), 3)
 
     def test_standard_output_that_is_full(self):
         with open("/dev/full", "w") as full:
@@ -425,6 +511,15 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.train(*words, "--set", "train.epochs=4").returncode, 0)
         self.assertEqual(program.weights(self.cwd / "whole"), program.weights(self.cwd / "out"))
         self.assertEqual(program.figures(self.cwd / "whole"), program.figures(self.cwd / "out"))
+
+    def test_when_a_checkpoint_is_written(self):
+        """20 steps an epoch; at the start and at the end in any case."""
+        for words, previous in (([], "0"), (["--set", "train.checkpoint_steps=15"], "45"),
+                                (["--set", "train.checkpoint_steps=40"], "40"),
+                                (["--set", "train.checkpoint_epochs=2"], "40")):
+            self.assertEqual(self.train("--out", "out", "--threads", "1", *words).returncode, 0)
+            self.assertEqual([program.weights(self.cwd / "out", n)[0] for n in ("previous", "last")], [previous, "60"], words)
+            shutil.rmtree(self.cwd / "out")
 
     def test_killed_between_the_names_of_a_checkpoint(self):
         words = ["--out", "out", "--set", "train.checkpoint_epochs=2"]
@@ -523,6 +618,41 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual(program.weights(self.cwd / "whole"), program.weights(self.cwd / "out"))
         self.assertEqual(program.figures(self.cwd / "whole"), program.figures(self.cwd / "out"))
+
+    def test_what_a_power_cut_leaves_of_lines_beyond_a_checkpoint(self):
+        self.assertEqual(self.train("--out", "whole").returncode, 0)
+        self.assertEqual(self.train("--out", "out", "--set", "train.checkpoint_epochs=1").returncode, 0)
+        run = self.cwd / "out"
+        first, second, third = (run / "metrics.jsonl").read_text().splitlines()
+        for lines in ([first, "\0\0\0", third], ["\0\0\0", second, third]):
+            (run / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+            before = self.content(run)
+            self.unchanged(self.train("--out", run, "--resume", "previous"), run, before,
+                           f"metrics.jsonl:{lines.index(chr(0) * 3) + 1}", "without that line")
+        (run / "metrics.jsonl").write_text("\n".join([first, "\0\0\0", third, ""]))
+        result = self.train("--out", run, "--resume", "epoch-1")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(program.figures(self.cwd / "whole"), program.figures(run))
+        for name in ("last", "best"):
+            self.assertEqual(program.weights(self.cwd / "whole", name), program.weights(run, name))
+
+    def test_the_best_state_is_kept_when_a_run_diverges(self):
+        """It was the newest that was known to be good, and had not been written yet."""
+        result = self.train("--out", "out", "--threads", "1", "--set", "train.epochs=30", "--set", "optimizer.type=sgd", "--set",
+                            "optimizer.momentum=0.9", "--set", "optimizer.learning_rate=0.1")
+        self.assertNotEqual(result.returncode, 0)
+        self.assertIn("training diverged at step ", result.stderr)
+        run = self.cwd / "out"
+        elbos = [record["test"]["elbo"] for record in program.figures(run)]
+        self.assertGreater(len(elbos), 1)
+        step, tensors = program.weights(run)
+        self.assertEqual(int(step), 20 * (elbos.index(max(elbos)) + 1))
+        self.assertEqual(program.weights(run, "best"), (step, tensors))
+        self.assertEqual(program.weights(run, "previous")[0], "0")
+        whole = self.train("--out", "whole", "--threads", "1", "--set", "optimizer.type=sgd", "--set", "optimizer.momentum=0.9",
+                           "--set", "optimizer.learning_rate=0.1", "--set", f"train.epochs={int(step) // 20}")
+        self.assertEqual(whole.returncode, 0, whole.stderr)
+        self.assertEqual(program.weights(self.cwd / "whole"), (step, tensors))
 
     def test_a_nan_stops_the_run(self):
         self.assertEqual(self.train("--out", "out").returncode, 0)

@@ -167,6 +167,26 @@ TEST_P(Training, AResumedRunEndsWithTheSameBits) {
   }
 }
 
+TEST_P(Training, ASnapshotIsTheMomentInWhichItWasTaken) {
+  const Spec spec = small_spec({"data.binarize=dynamic"});
+  Job whole(GetParam(), spec), job(GetParam(), spec), other(GetParam(), spec);
+  Snapshot snapshot(job.trainer);
+  job.trainer.run_until(6);
+  snapshot.take({6, 1.0, -9.0, ""});
+  job.trainer.run_until(13);
+  snapshot.take({13, 1.5, -7.25, "those"});  // neither waits for the steps before, nor holds up those behind
+  job.run(23);
+  job.trainer.reset_figures();
+  const Progress progress = restore(other.trainer, snapshot.read(spec), "memory");
+  EXPECT_EQ(progress.step, 13u);
+  EXPECT_EQ(progress.seconds, 1.5);
+  EXPECT_EQ(progress.best_elbo, -7.25);
+  EXPECT_EQ(progress.images, "those");
+  EXPECT_EQ(other.run(23), whole.run(23));
+  EXPECT_EQ(other.run(23), hash_weights(job.trainer.vae)) << "taking it has changed nothing";
+  EXPECT_EQ(other.trainer.figures().elbo, whole.trainer.figures().elbo) << "the epoch's sums go on, too";
+}
+
 TEST_P(Training, RivalKernelsAgree) {
   for (const char* likelihood : {"model.likelihood=bernoulli", "model.likelihood=gaussian"})
     for (const char* posterior : {"model.posterior=log_variance", "model.posterior=sigma"}) {
@@ -212,7 +232,7 @@ TEST_P(Training, LearnsSomething) {
 }
 
 TEST_P(Training, EvaluationDoesNotDependOnResidency) {
-  const ImageSet test = discs(700, 9, 7, 2);  // one full batch of 512 and a rest
+  const ImageSet test = discs(700, 9, 7, 2);
   for (const char* binarize : {"data.binarize=none", "data.binarize=dynamic"}) {
     const Spec spec = small_spec({binarize, "data.residency=device"});
     Job job(GetParam(), spec);
@@ -278,6 +298,52 @@ TEST_P(Training, EvaluationIsTheMeanOverEveryImage) {
     EXPECT_NEAR(got.kl, kl / 700, 1e-5 * kl / 700) << binarize;
     EXPECT_EQ(got.elbo, -(got.reconstruction + got.kl));
   }
+}
+
+// Large batches from a recording where calls are launches, and an incomplete one; the same figures without recordings.
+TEST_P(Training, ARecordedEvaluationDoesWhatItsCallsDo) {
+  const std::string device = GetParam();
+  const ImageSet test = discs(device == "cpu" ? 175 : 2048 + 45, 9, 7, 2);
+  const std::string w1 = R"(model.decoder=[{"type":"dense","units":29,"activation":"relu"}])";
+  for (const char* residency : {"data.residency=device", "data.residency=stream"}) {
+    const Spec spec = small_spec({w1, residency, "data.binarize=dynamic"});
+    Job recorded(GetParam(), spec, {.record = true}), called(GetParam(), spec, {.record = false});
+    recorded.run(7);
+    called.run(7);
+    Evaluator with(recorded.trainer.vae, spec, test), without(called.trainer.vae, spec, test);
+    const Figures a = with.run(), b = without.run(), again = with.run();
+    EXPECT_EQ(a.reconstruction, b.reconstruction) << residency;
+    EXPECT_EQ(a.unit_kl, b.unit_kl) << residency;
+    EXPECT_EQ(a.elbo, again.elbo) << residency;
+    EXPECT_EQ(a.unit_kl, again.unit_kl) << residency;
+    EXPECT_EQ(without.graph_nodes(), 0u);
+    if (device == "cuda") {  // cuBLASLt may have split a product, or have no such epilogue
+      RecordProperty("nodes", static_cast<int>(with.graph_nodes()));
+    } else {
+      EXPECT_EQ(with.graph_nodes(), device == "cpu" ? 0u : 9u);
+    }
+    // In other batches (the CPU's are small), of products in another order of f32.
+    Job cpu("cpu", spec);
+    restore(cpu.trainer, make_checkpoint(recorded.trainer, spec, {7, 0, 0, ""}), "memory");
+    const Figures small = Evaluator(cpu.trainer.vae, spec, test).run();
+    EXPECT_NEAR(a.elbo, small.elbo, 1e-6 * std::abs(small.elbo)) << residency;
+  }
+}
+
+TEST_P(Training, ABatchOfTheEvaluationTakesLittleMemory) {
+  const OpenedDevice opened = open_device(GetParam());
+  const auto rows = [&](std::int64_t pixels, const std::vector<std::string>& overrides, std::int64_t count) {
+    const Spec spec = small_spec(overrides);
+    return Evaluator::choose_batch(Vae(*opened.backend, spec, pixels), spec, count);
+  };
+  const bool is_cpu = std::string(GetParam()) == "cpu";
+  EXPECT_EQ(rows(63, {}, 10000), is_cpu ? 32 : 2048);
+  EXPECT_EQ(rows(63, {}, 7), 7);
+  EXPECT_EQ(rows(63, {"train.batch_size=4000"}, 10000), is_cpu ? 512 : 2048);
+  // A row of 100,000 pixels is 4 + 1 bytes a pixel for the images, 4 for the output, and 1 kB: 900 kB.
+  EXPECT_EQ(rows(100000, {}, 10000), is_cpu ? 32 : 288);
+  EXPECT_EQ(rows(100000, {"objective.kernels=unfused"}, 10000), is_cpu ? 32 : 192);
+  EXPECT_EQ(rows(100000, {"train.batch_size=500"}, 10000), 512) << "as many as train are not too many";
 }
 
 // ---- The beginning ----------------------------------------------------------------------------------------------

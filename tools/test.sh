@@ -23,7 +23,7 @@ headline_of() {
     package) echo "the relocatable package unpacks and trains, and the GPU check is rehearsed from it" ;;
     no-cuda) echo "build as without nvcc, quick tests" ;;
     asan) echo "AddressSanitizer and UndefinedBehaviorSanitizer, quick tests, three thread orders" ;;
-    tsan) echo "ThreadSanitizer, every kernel and the CUDA device, three thread orders" ;;
+    tsan) echo "ThreadSanitizer, every kernel, the CUDA device and the writing thread, three thread orders" ;;
     fuzz) echo "every reader of files fuzzed for a minute" ;;
     *) return 1 ;;
   esac
@@ -82,8 +82,8 @@ stage_asan() {
   ELBO_SIM_ORDER=random run_tests asan -L sim
 }
 
-# What runs on the simulated device alone (the preset takes the label `kernels`): ThreadSanitizer cannot see into
-# libgomp, so that the tests which use the CPU device as well are left to the other stages.
+# What runs without the CPU device (the preset takes the label `kernels`): ThreadSanitizer cannot see into
+# libgomp, so that the tests which use that device are left to the other stages.
 stage_tsan() {
   local order
   build tsan --target kernel_tests

@@ -120,6 +120,7 @@ struct DeviceInfo {
   std::string description;  // for people: "NVIDIA H100 80GB HBM3, sm_90, driver 13.0"
   std::size_t memory = 0;   // bytes that may be allocated
   int threads = 1;          // CPU threads in use; 1 elsewhere
+  bool launches = false;    // a call costs a launch and large ones fill the device: few large batches are quickest
 };
 
 // ---- Arguments of the operations ----------------------------------------------------------------------
