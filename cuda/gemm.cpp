@@ -152,6 +152,7 @@ struct Plan {
   Layout first, second, result;  // in cuBLASLt's order: B, A, C
   cublasLtMatmulAlgo_t algorithm{};
   ProductChoice choice;
+  bool asked = false;  // for a product
 
   // A plan serves products with other addresses, as aligned as the shape says.
   void point_to(const void* vector, const void* mask) const {
@@ -254,6 +255,7 @@ bool Gemm::multiply(const Product& p) {
   require(p.m > 0 && p.n > 0 && p.k > 0, "multiply: [", p.m, ", ", p.k, "] x [", p.k, ", ", p.n, "]");
   const kernels::Range range("multiply");
   Plan& plan = library_->plan_for(shape_of(p));
+  plan.asked = true;
   if (!plan.choice.refusal.empty()) return false;
   plan.point_to(vector_of(p), mask_of(p));
   const float one = 1.0f, zero = 0.0f;
@@ -276,7 +278,8 @@ std::string Gemm::library() {
 
 std::vector<ProductChoice> Gemm::choices() const {
   std::vector<ProductChoice> all;
-  for (const auto& [shape, plan] : library_->plans) all.push_back(plan.choice);
+  for (const auto& [shape, plan] : library_->plans)
+    if (plan.asked) all.push_back(plan.choice);
   return all;
 }
 
@@ -309,7 +312,9 @@ void Gemm::use(const ProductChoice& choice) {
   checked.algo = algorithm;  // cublasLtMatmulAlgoCheck leaves it alone
   plan.take(checked);
   plan.choice.tuned = true;
-  library_->plans.insert_or_assign(choice.product, std::move(plan));
+  Plan& kept = library_->plans[choice.product];
+  plan.asked = kept.asked;
+  kept = std::move(plan);
 }
 
 }  // namespace elbo

@@ -15,6 +15,7 @@
 #include "host/plan.h"
 #include "host/spec.h"
 #include "host/trainer.h"
+#include "host/tuning.h"
 
 namespace elbo {
 namespace {
@@ -113,10 +114,12 @@ int bench_step(const BenchOptions& options) {
   const std::uint32_t block = on_gpu ? 40 : 1;
   std::size_t nodes = 0;
   std::vector<double> microseconds;
+  std::vector<ProductChoice> products;
   {
     Trainer trainer(*device.backend, spec, data.train);
     nodes = trainer.graph_nodes();
     microseconds = time_steps(trainer, options, block, on_gpu ? 30 : 1);
+    products = device.backend->products();
   }
   const double median = quantile(microseconds, 0.5), p10 = quantile(microseconds, 0.1),
                p90 = quantile(microseconds, 0.9);
@@ -124,6 +127,8 @@ int bench_step(const BenchOptions& options) {
   fmt::print("median {:.1f} us   p10 {:.1f}   p90 {:.1f}   ({} timings of {} steps)   {:.0f} images/s\n", median, p10,
              p90, microseconds.size(), block, 1e6 * static_cast<double>(spec.train.batch_size) / median);
   if (nodes > 0) fmt::print("{} nodes in the graph of a step\n", nodes);
+  print_products(products);
+  note_unused_tuning(*device.backend, options.backend.tuning);
   const std::optional<Gpu> gpu = gpu_in(info.description);
   const std::vector<OperationTime> operations =
       time_operations(options, backend_options, spec, data.train, std::min<std::int64_t>(options.steps, 100));
@@ -140,7 +145,8 @@ int bench_step(const BenchOptions& options) {
                                 {"p90_us", p90},
                                 {"timings", microseconds.size()},
                                 {"steps_per_timing", block},
-                                {"graph_nodes", nodes}};
+                                {"graph_nodes", nodes},
+                                {"products", to_json(products)}};
     for (const OperationTime& o : operations) {
       j["operations"].push_back({{"name", o.planned.name},
                                  {"shapes", o.planned.shapes},

@@ -113,6 +113,7 @@ struct BackendOptions {
   int threads = 0;                        // CPU threads; 0: one for each core this process may use
   bool record = true;                     // false: recordings call through, so that a profiler sees calls
   bool epilogues = true;                  // false: bias, activation and their gradients in kernels of their own
+  std::string tuning{};                   // a file of algorithms for the products (host/tuning.h); empty: none
 };
 
 struct DeviceInfo {
@@ -120,8 +121,8 @@ struct DeviceInfo {
   std::string description;  // for people: "NVIDIA H100 80GB HBM3, sm_90, driver 13.0"
   std::size_t memory = 0;   // bytes that may be allocated
   int threads = 1;          // CPU threads in use; 1 elsewhere
-  std::string gpu;          // "NVIDIA H100 80GB HBM3"; empty where there is none
-  std::string library;  // that does the products and offers algorithms for them: "cuBLASLt 13.1.0"; empty: none does
+  std::string gpu{};        // "NVIDIA H100 80GB HBM3"; empty where there is none
+  std::string library{};    // with a choice of algorithms for products: "cuBLASLt 13.1.0"; empty where there is none
 };
 
 // ---- Matrix products, where a library offers several algorithms for each -----------------------------------
@@ -343,10 +344,10 @@ class Backend {
   // The products that were asked for so far, each once, in the order of their shapes.
   virtual std::vector<ProductChoice> products() const { return {}; }
   // From now on the tuned products are done by the algorithms chosen. Throws Error where they were chosen for another
-  // GPU, library or precision, or the library does not take one. Before anything is recorded.
+  // GPU, library or precision, or the library does not take one. What was recorded before stays as it is.
   virtual void use(const Tuning&);
-  // Times up to 32 algorithms for each product that was asked for so far, for about `seconds` each, and leaves the
-  // fastest in use. None of them takes more than one launch. `each` is told of every product as it is done.
+  // Times up to 32 algorithms for each product that was asked for so far, for about `seconds` a product, and leaves the
+  // fastest in use that takes one launch. `each` (null: nobody) is told of every product as it is done.
   virtual Tuning tune(double seconds, const std::function<void(const Tuning::Product&)>& each);
 
   // ---- Profiling -------------------------------------------------------------------------------------------
