@@ -234,7 +234,8 @@ struct Gemm::Library {
   void refuse(Plan& plan, const char* call, cublasStatus_t status) const {
     const ProductShape& s = plan.choice.product;
     const std::string what = cat(description_of(s), " in ", name_of(precision), ": ", call, ": ", text_of(status));
-    require(status == CUBLAS_STATUS_NOT_SUPPORTED && !plan.choice.tuned, "the product ", what);
+    require(status == CUBLAS_STATUS_NOT_SUPPORTED && !plan.choice.tuned, "the product ", what,
+            s.epilogue != Epilogue::none ? "; --no-epilogues does without" : "");
     require(s.epilogue != Epilogue::none, "cuBLASLt has no algorithm for the product ", what);
     plan.choice.refusal = cat(call, ": ", text_of(status));
     std::fprintf(stderr, "note: cuBLASLt has no algorithm for the product %s; kernels do a part of it\n", what.c_str());

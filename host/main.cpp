@@ -95,6 +95,7 @@ int run_command_line(int argc, char** argv) {
   add_spec(run_app, run.spec, run.overrides);
   add_device(run_app, run.device, run.backend);
   add_no_graph(run_app, run.backend);
+  add_no_epilogues(run_app, run.backend);
   add_tuning(run_app, run.backend);
   add_data(run_app, run.data);
   run_app.add_option("--out", run.out, "the run's folder (default: runs/NAME)");

@@ -92,6 +92,7 @@ std::string resume_command(const RunOptions& options, const std::string& folder)
   if (options.device != "auto") line += " --device " + shell_word(options.device);
   if (options.backend.threads != 0) line += fmt::format(" --threads {}", options.backend.threads);
   if (!options.backend.record) line += " --no-graph";
+  if (!options.backend.epilogues) line += " --no-epilogues";
   if (!options.data.empty()) line += " --data " + shell_word(options.data);
   return line;
 }

@@ -749,6 +749,18 @@ class CommandLine(unittest.TestCase):
         for product in step["products"]:
             self.assertIn(product["product"], result.stdout)
 
+    def test_an_objection_of_the_library_and_its_way_out(self):
+        program.device_or_skip("sim")
+        if "ELBO_SIM_TUNES" not in os.environ:
+            self.skipTest("the simulated device was built without cublasLt.h")
+        for words, works in (([], False), (["--no-epilogues"], True)):
+            result = program.run("run", self.spec, "--data", self.data, "--device", "sim", "--set", "train.epochs=1", *words,
+                                 cwd=self.cwd, env={**os.environ, "ELBO_SIM_CUBLASLT": "invalid_value"})
+            if works:
+                self.assertEqual(result.returncode, 0, result.stderr)
+            else:
+                self.refused(result, "relu_aux_bias in fp32", "CUBLAS_STATUS_INVALID_VALUE", "--no-epilogues")
+
     def test_refused_products_are_told_of(self):
         program.device_or_skip("sim")
         if "ELBO_SIM_TUNES" not in os.environ:
