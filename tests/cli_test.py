@@ -848,7 +848,7 @@ class CommandLine(unittest.TestCase):
         self.assertIn("none of these products are in t.json", result.stderr)
 
         result = program.run("bench", "step", self.spec, "--data", self.data, "--device", "sim", "--steps", "2", "--warmup",
-                             "1", "--tuning", "t.json", "--json", "step.json", cwd=self.cwd)
+                             "0", "--tuning", "t.json", "--json", "step.json", cwd=self.cwd)
         self.assertEqual(result.returncode, 0, result.stderr)
         step = json.loads((self.cwd / "step.json").read_text())
         self.assertEqual(len(step["products"]), 11)
