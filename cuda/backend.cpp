@@ -16,6 +16,7 @@
 #include "cuda/handles.h"
 #include "cuda/nvml.h"
 #include "cuda/ring.h"
+#include "cuda/tune.h"
 #include "kernels/gather.h"
 #include "kernels/latent.h"
 #include "kernels/launcher.h"
@@ -81,8 +82,12 @@ class CudaBackend : public Backend {
     check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
     check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
     return {device_name,
-            cat(properties_.name, ", sm_", properties_.major, properties_.minor, ", driver ", version(driver)), free, 1,
-            true};
+            cat(properties_.name, ", sm_", properties_.major, properties_.minor, ", driver ", version(driver)),
+            free,
+            1,
+            true,
+            properties_.name,
+            Gemm::library()};
   }
 
   void collect(bool on) override {
@@ -106,6 +111,30 @@ class CudaBackend : public Backend {
     if (!activities_) return {};
     check_cuda(cudaDeviceSynchronize(), "take_activities");
     return activities_->take();
+  }
+
+  std::vector<ProductChoice> products() const override { return gemm_.choices(); }
+  void use(const Tuning& t) override {
+    if (Gemm::library().empty()) return Backend::use(t);
+    const auto same = [&](const char* what, const std::string& theirs, const std::string& ours) {
+      require(theirs == ours, t.where, ": was tuned for the ", what, " ", theirs, "; this is ", ours,
+              ". `elbo tune` makes one for it");
+    };
+    same("GPU", t.gpu, properties_.name);
+    same("library", t.library, Gemm::library());
+    same("precision", name_of(t.precision), name_of(options().precision));
+    for (const Tuning::Product& p : t.products) {
+      try {
+        gemm_.use(p.choice);
+      } catch (const Error& e) {
+        fail(t.where, ": ", e.what());
+      }
+    }
+  }
+  Tuning tune(double seconds, const std::function<void(const Tuning::Product&)>& each) override {
+    if (Gemm::library().empty()) return Backend::tune(seconds, each);
+    return {"", properties_.name, Gemm::library(), options().precision,
+            tune_products(gemm_, stream(), static_cast<std::size_t>(properties_.l2CacheSize), seconds, each)};
   }
 
   std::unique_ptr<Recording> record(std::function<void()> calls, std::size_t under_way) override {

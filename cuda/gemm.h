@@ -5,8 +5,10 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
-#include "elbo/types.h"
+#include "elbo/backend.h"
 
 namespace elbo {
 
@@ -23,8 +25,6 @@ struct Product {
   std::uint8_t* relu_mask = nullptr;   // ... and which were positive is kept here, [m, mask_bytes(n)]
   const std::uint8_t* mask = nullptr;  // such a mask: elements of C become 0 where it says that one was not positive
   float* row_sums = nullptr;           // [m], out: the sums of op(A)'s rows
-
-  bool has_epilogue() const { return bias || relu || mask || row_sums; }
 };
 
 class Gemm {
@@ -35,10 +35,20 @@ class Gemm {
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
 
-  // False, with nothing queued, where the library has no algorithm for a product with this epilogue; a plain product
-  // that it cannot do is an Error. Deterministic: equal operands give equal bits. Legal while the stream is being
-  // captured; allocates nothing on the device.
+  // False, with nothing queued, where the library has no algorithm for a product with this epilogue, which is told on
+  // stderr the first time; a plain product that it cannot do is an Error, and so is whatever else it objects to.
+  // Deterministic: equal operands give equal bits. Legal while the stream is being captured; allocates nothing on the
+  // device.
   [[nodiscard]] bool multiply(const Product&);
+
+  // The library and its version; empty where it has one way for every product, and nothing below can be asked of it.
+  static std::string library();
+  // Every product that was asked for so far.
+  std::vector<ProductChoice> choices() const;
+  // Up to `most` algorithms for a product that it does not refuse, its own choice first.
+  std::vector<ProductChoice> candidates(const ProductShape&, int most) const;
+  // From now on its product is done so. Throws Error where the library does not take it.
+  void use(const ProductChoice&);
 
  private:
   struct Library;

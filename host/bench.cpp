@@ -15,6 +15,7 @@
 #include "host/spec.h"
 #include "host/timing.h"
 #include "host/trainer.h"
+#include "host/tuning.h"
 
 namespace elbo {
 namespace {
@@ -124,6 +125,7 @@ int bench_step(const BenchOptions& options) {
                               {"batch_size", spec.train.batch_size},
                               {"kernels", nlohmann::json::parse(to_json(spec))["objective"]["kernels"]}};
   std::string graph;
+  std::vector<ProductChoice> products;
   std::uint32_t block = 1;
   {
     Trainer trainer(*device.backend, spec, data.train);
@@ -131,6 +133,8 @@ int bench_step(const BenchOptions& options) {
     if (on_gpu) block = trainer.images_on_device() ? 40 : 200;
     j["residency"] = trainer.images_on_device() ? "device" : "stream";
     times = time_steps(*device.backend, trainer, options, block, on_gpu ? 30 : 1);
+    products = device.backend->products();
+    j["products"] = to_json(products);
     j["graph_nodes"] = trainer.graph_nodes();
     j["dependent_launches"] = trainer.dependent_launches();
     if (trainer.graph_nodes() > 0)
@@ -146,6 +150,8 @@ int bench_step(const BenchOptions& options) {
              times.sm_clock_mhz > 0 ? fmt::format(" at {:.0f} MHz", times.sm_clock_mhz) : "",
              1e6 * static_cast<double>(spec.train.batch_size) / median);
   fmt::print("{}", graph);
+  print_products(products);
+  note_unused_tuning(*device.backend, options.backend.tuning);
   std::fflush(stdout);
   j.update({{"device", info.name},
             {"device_description", info.description},

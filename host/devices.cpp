@@ -9,6 +9,7 @@
 #include "cpu/backend.h"
 #include "elbo/plugin_symbol.h"
 #include "host/missing_library.h"
+#include "host/tuning.h"
 
 namespace elbo {
 namespace {
@@ -74,9 +75,7 @@ OpenedDevice open_best_device(const BackendOptions& options) {
   }
 }
 
-}  // namespace
-
-OpenedDevice open_device(const std::string& request, const BackendOptions& options) {
+OpenedDevice open_untuned(const std::string& request, const BackendOptions& options) {
   if (request == "auto") return open_best_device(options);
   if (request == "cpu") return {create_cpu_backend(options), ""};
   require(!request.starts_with("cpu:"), "device '", request,
@@ -93,6 +92,14 @@ OpenedDevice open_device(const std::string& request, const BackendOptions& optio
   require(!name.empty() && name.find('/') == std::string::npos, "device '", request,
           "': expected auto, cpu, cuda or cuda:N");
   return {open_plugin(name, chosen), ""};
+}
+
+}  // namespace
+
+OpenedDevice open_device(const std::string& request, const BackendOptions& options) {
+  OpenedDevice device = open_untuned(request, options);
+  if (!options.tuning.empty()) device.backend->use(read_tuning(options.tuning));
+  return device;
 }
 
 std::vector<DeviceEntry> list_devices() {

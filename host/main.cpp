@@ -22,6 +22,7 @@
 #include "host/profile.h"
 #include "host/run.h"
 #include "host/run_folder.h"
+#include "host/tuning.h"
 
 namespace {
 
@@ -48,6 +49,10 @@ void add_no_epilogues(CLI::App& app, BackendOptions& backend) {
   app.add_flag_callback(
       "--no-epilogues", [&backend] { backend.epilogues = false; },
       "on a GPU: bias, activation and their gradients in kernels of their own, not in the products");
+}
+
+void add_tuning(CLI::App& app, BackendOptions& backend) {
+  app.add_option("--tuning", backend.tuning, "on a GPU: do the products by the algorithms in this file of `elbo tune`");
 }
 
 void add_warmup(CLI::App& app, std::optional<double>& seconds) {
@@ -96,6 +101,8 @@ int run_command_line(int argc, char** argv) {
   add_spec(run_app, run.spec, run.overrides);
   add_device(run_app, run.device, run.backend);
   add_no_graph(run_app, run.backend);
+  add_no_epilogues(run_app, run.backend);
+  add_tuning(run_app, run.backend);
   add_data(run_app, run.data);
   run_app.add_option("--out", run.out, "the run's folder (default: runs/NAME)");
   std::string resume = "last";
@@ -129,6 +136,7 @@ int run_command_line(int argc, char** argv) {
   add_device(step_app, bench.device, bench.backend);
   add_no_graph(step_app, bench.backend);
   add_no_epilogues(step_app, bench.backend);
+  add_tuning(step_app, bench.backend);
   add_data(step_app, bench.data);
   step_app.add_option("--steps", bench.steps, "how many to time")->check(CLI::Range(1.0, 1e9))->capture_default_str();
   add_warmup(step_app, bench.warmup);
@@ -182,11 +190,22 @@ int run_command_line(int argc, char** argv) {
   add_device(profile_app, profiling.device, profiling.backend);
   add_no_graph(profile_app, profiling.backend);
   add_no_epilogues(profile_app, profiling.backend);
+  add_tuning(profile_app, profiling.backend);
   add_data(profile_app, profiling.data);
   add_warmup(profile_app, profiling.warmup);
   profile_app.add_option("--steps", profiling.steps, "how many")->check(CLI::Range(1.0, 1e6))->capture_default_str();
   profile_app.add_option("--trace", profiling.trace,
                          "write a trace for Perfetto or Chrome here and the same as a table beside it, as .csv");
+
+  TuneOptions tuning;
+  CLI::App& tune_app = *app.add_subcommand("tune", "find the fastest algorithm of each matrix product, on a GPU");
+  add_spec(tune_app, tuning.spec, tuning.overrides);
+  add_device(tune_app, tuning.device, tuning.backend);
+  add_data(tune_app, tuning.data);
+  tune_app.add_option("--out", tuning.out, "the file to write, for --tuning")->required();
+  tune_app.add_option("--seconds", tuning.seconds, "for each product, half of it to warm up; five timings at least")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
 
   CLI::App& data_app = *app.add_subcommand("data", "the data sets: what is there, and is it right");
   data_app.require_subcommand(1);
@@ -214,6 +233,7 @@ int run_command_line(int argc, char** argv) {
   if (step_app) return bench_step(bench);
   if (loss_app) return bench_loss(losses);
   if (profile_app) return profile(profiling);
+  if (tune_app) return tune(tuning);
   if (plan_app) return print_plan(plan);
   if (list_app) return print(list_data(data_directories(data)));
   if (verify_app) {

@@ -108,11 +108,6 @@ std::string lower(std::string text) {
   return text;
 }
 
-const char* name_of(Precision p) {
-  constexpr const char* names[] = {"fp32", "tf32", "bf16"};
-  return names[static_cast<int>(p)];
-}
-
 }  // namespace
 
 std::vector<PlannedOperation> plan_step(const Spec& spec, const ImageSet& images) {

@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "host/checkpoint.h"
@@ -21,6 +22,7 @@
 #include "host/report/picture.h"
 #include "host/run_folder.h"
 #include "host/trainer.h"
+#include "host/tuning.h"
 #include "host/writer.h"
 
 namespace elbo {
@@ -92,6 +94,7 @@ std::string resume_command(const RunOptions& options, const std::string& folder)
   if (options.device != "auto") line += " --device " + shell_word(options.device);
   if (options.backend.threads != 0) line += fmt::format(" --threads {}", options.backend.threads);
   if (!options.backend.record) line += " --no-graph";
+  if (!options.backend.epilogues) line += " --no-epilogues";
   if (!options.data.empty()) line += " --data " + shell_word(options.data);
   return line;
 }
@@ -346,7 +349,9 @@ int run_experiment(const RunOptions& options) {
   const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));
   BackendOptions backend_options = options.backend;
   backend_options.precision = spec.train.precision;
+  backend_options.tuning.clear();  // the folder has a word in it
   OpenedDevice device = open_device(options.device, backend_options);
+  const std::string tuning = use_tuning_of_run(*device.backend, folder, options.backend.tuning);
   const DeviceInfo info = device.backend->info();
   fmt::print("{}: {} on {}{}\n", spec.name, spec.data.dataset, info.description,
              device.reason.empty() ? "" : " (" + device.reason + ")");
@@ -356,6 +361,7 @@ int run_experiment(const RunOptions& options) {
 
   std::optional<FolderLock> lock;  // held until all is written
   TrainingRun run(spec, data, *device.backend, options.checkpoint_seconds);
+  note_unused_tuning(*device.backend, tuning);
 
   if (folder.empty()) folder = make_default_folder(spec.name);
   std::error_code error;
@@ -373,11 +379,19 @@ int run_experiment(const RunOptions& options) {
     fmt::print("note: so far this run was on {} with elbo {}; elsewhere it goes on with other roundings\n",
                machine.sessions.back().device_description, machine.sessions.back().version);
   machine.sessions.push_back(begin_session(options.command, info.name, info.description));
-  replace_file(machine_path(folder), to_json(machine));
+  keep_tuning(folder, options.backend.tuning);
+  const auto note_products = [&] {
+    if (const std::vector<ProductChoice> products = device.backend->products(); !products.empty())
+      machine.sessions.back().products = to_json(products).dump();
+    replace_file(machine_path(folder), to_json(machine));
+  };
+  note_products();
 
   {
     const StopOnSignal signals;
-    if (!run.train()) {
+    const bool finished = run.train();
+    note_products();  // evaluation has some of its own
+    if (!finished) {
       fmt::print("stopped at step {} with a checkpoint; to go on: {}\n", run.trainer().step(),
                  resume_command(options, folder));
       return 130;
@@ -409,6 +423,7 @@ struct OpenedRun {
     BackendOptions options = q.backend;
     options.precision = spec.train.precision;
     device = open_device(q.device, options);
+    use_tuning_of_run(*device.backend, q.folder, "");
     vae = std::make_unique<Vae>(*device.backend, spec, data.train.image_size());
     const TensorFile file = CheckpointFolder(q.folder).read(q.checkpoint);
     load_weights(*vae, file, q.checkpoint);

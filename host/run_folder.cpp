@@ -180,6 +180,8 @@ Machine read_machine(const std::string& folder) {
     Session session;
     for (const auto& [name, field] : session_fields)
       if (from.is_object() && from.contains(name) && from[name].is_string()) session.*field = from[name];
+    if (from.is_object() && from.contains("products") && from["products"].is_array())
+      session.products = from["products"].dump();
     if (!session.version.empty()) machine.sessions.push_back(std::move(session));
   };
   if (json.is_object() && json.contains("earlier") && json["earlier"].is_array())
@@ -193,6 +195,8 @@ std::string to_json(const Machine& machine) {
   for (std::size_t i = 0; i < machine.sessions.size(); ++i) {
     ordered_json session;
     for (const auto& [name, field] : session_fields) session[name] = machine.sessions[i].*field;
+    if (const std::string& products = machine.sessions[i].products; !products.empty())
+      session["products"] = ordered_json::parse(products);
     if (i + 1 < machine.sessions.size()) {
       earlier.push_back(std::move(session));
     } else {

@@ -1,6 +1,6 @@
 // The folder of a run, and who may write into it.
 //
-//   spec.json  machine.json  metrics.jsonl  checkpoints/*.safetensors  figures/*.png  report.html
+//   spec.json  machine.json  tuning.json  metrics.jsonl  checkpoints/*.safetensors  figures/*.png  report.html
 //
 // spec.json comes first: a folder without it is not that of a run.
 #pragma once
@@ -55,6 +55,7 @@ std::vector<EpochMetrics> read_metrics(const std::string& folder, std::int64_t s
 // before.
 struct Session {
   std::string version, date, command, device, device_description, machine;
+  std::string products{};  // how its matrix products were done, as a JSON list; empty: nothing to tell
 };
 struct Machine {
   std::vector<Session> sessions;  // the last one last

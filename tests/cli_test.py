@@ -895,6 +895,124 @@ class CommandLine(unittest.TestCase):
         self.assertIn("trace.csv: cannot be written", result.stderr)
         self.assertFalse((self.cwd / "trace.json").exists())
 
+    # ---- Tuning --------------------------------------------------------------------------------------------------
+
+    def tune(self, *arguments, **options):
+        return program.run("tune", self.spec, "--data", self.data, "--seconds", "0", *arguments, cwd=self.cwd, **options)
+
+    def test_tuning_where_there_is_nothing_to_tune(self):
+        self.refused(self.tune("--device", "cpu", "--out", "t.json"), "cpu device has nothing to tune",
+                     "only a cuda device")
+        self.refused(self.tune("--device", "cpu"), "--out is required")
+        self.refused(self.tune("--device", "cpu", "--out", "nowhere/t.json"), "nowhere/t.json: cannot be written")
+        self.refused(self.tune("--device", "cpu", "--out", self.spec), "it is the experiment")
+        self.refused(self.train("--tuning", "none.json"), "none.json")
+        tuning = self.root / "broken.json"
+        tuning.write_text('{"format": 1,\n "gpu": 3}')
+        self.refused(self.train("--tuning", tuning), "broken.json:2:9: gpu: expected a text, found 3")
+        for words in (["bench", "step"], ["profile"]):
+            self.refused(program.run(*words, self.spec, "--device", "cpu", "--data", self.data, "--tuning", tuning,
+                                     cwd=self.cwd), "broken.json:2:9: gpu: expected a text, found 3")
+
+    def test_a_tuned_run_keeps_its_algorithms(self):
+        program.device_or_skip("sim")
+        if "ELBO_SIM_TUNES" not in os.environ:
+            self.skipTest("the simulated device was built without cublasLt.h")
+        # Algorithm 21 is the library's own choice, and slow while this is set: 66 is found, which rounds otherwise.
+        slow = {**os.environ, "ELBO_SIM_CUBLASLT": "slow"}
+        tuned = self.tune("--device", "sim", "--out", "t.json", env=slow)
+        self.assertEqual(tuned.returncode, 0, tuned.stderr)
+        file = json.loads((self.cwd / "t.json").read_text())
+        self.assertEqual((file["gpu"], file["precision"]), ("simulated GPU", "fp32"))
+        self.assertGreater(sum(p["algorithm"]["id"] == 66 for p in file["products"]), 3)
+        shapes = [p["product"] for p in file["products"]]
+        for product in ("[20, 100] x [64, 100]' relu_aux_bias", "[20, 64]' x [20, 100] bgradb"):
+            self.assertIn(product, shapes)
+            self.assertIn(product, tuned.stdout)
+
+        def train(out, *arguments, epochs=2):
+            return program.run("run", self.spec, "--data", self.data, "--device", "sim", "--set", f"train.epochs={epochs}",
+                               "--out", out, *arguments, cwd=self.cwd)
+
+        def machine(out):
+            return json.loads((self.cwd / out / "machine.json").read_text())
+
+        for out, words, epochs in (("plain", [], 2), ("whole", ["--tuning", "t.json"], 2), ("parts", ["--tuning", "t.json"], 1),
+                                   ("parts", ["--resume"], 2)):
+            result = train(out, *words, epochs=epochs)
+            self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(program.weights(self.cwd / "whole"), program.weights(self.cwd / "parts"))
+        self.assertEqual(program.figures(self.cwd / "whole"), program.figures(self.cwd / "parts"))
+        self.assertNotEqual(program.weights(self.cwd / "whole"), program.weights(self.cwd / "plain"))
+        self.assertEqual((self.cwd / "parts" / "tuning.json").read_text(), (self.cwd / "t.json").read_text())
+        self.assertFalse((self.cwd / "plain" / "tuning.json").exists())
+        for out, is_tuned in (("parts", True), ("plain", False)):
+            products = machine(out)["products"]
+            self.assertGreater(len(products), 11, "a step's, and those of evaluation")
+            self.assertEqual({p["tuned"] for p in products}, {is_tuned})
+            self.assertEqual({p["algorithm"]["split_k"] for p in products}, {1})
+        self.assertEqual(len(machine("parts")["earlier"][0]["products"]), len(machine("parts")["products"]))
+        evaluated = program.run("eval", "parts", "--data", self.data, "--device", "sim", cwd=self.cwd)
+        self.assertEqual(json.loads(evaluated.stdout)["test"], program.figures(self.cwd / "parts")[-1]["test"])
+
+        # What a run was begun with is what it goes on with.
+        self.assertEqual(train("parts", "--resume", "--tuning", "t.json").returncode, 0)
+        # Those for another batch size are others.
+        other = self.tune("--device", "sim", "--out", "other.json", "--set", "train.batch_size=10", env=slow)
+        self.assertEqual(other.returncode, 0, other.stderr)
+        for out, words in (("parts", ["begun with other choices", "parts/tuning.json"]), ("plain", ["begun without"])):
+            result = train(out, "--resume", "--tuning", "other.json", epochs=3)
+            self.assertNotEqual(result.returncode, 0)
+            for word in (*words, "--out"):
+                self.assertIn(word, result.stderr)
+        # On another device it makes its own choices.
+        result = program.run("run", self.spec, "--data", self.data, "--device", "cpu", "--set", "train.epochs=3", "--out",
+                             "parts", "--resume", cwd=self.cwd)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("parts/tuning.json is for simulated GPU", result.stderr)
+        # Of other shapes.
+        result = train("odd", "--tuning", "t.json", "--set", "train.batch_size=7", "--set", "model.latent=3", "--set",
+                       'model.encoder=[{"type":"dense","units":8,"activation":"relu"}]', "--set",
+                       'model.decoder=[{"type":"dense","units":8,"activation":"relu"}]', epochs=1)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("none of these products are in t.json", result.stderr)
+
+        result = program.run("bench", "step", self.spec, "--data", self.data, "--device", "sim", "--steps", "2", "--warmup",
+                             "0", "--tuning", "t.json", "--json", "step.json", cwd=self.cwd)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        step = json.loads((self.cwd / "step.json").read_text())
+        self.assertEqual(len(step["products"]), 11)
+        self.assertEqual({p["tuned"] for p in step["products"]}, {True})
+        for product in step["products"]:
+            self.assertIn(product["product"], result.stdout)
+
+    def test_an_objection_of_the_library_and_its_way_out(self):
+        program.device_or_skip("sim")
+        if "ELBO_SIM_TUNES" not in os.environ:
+            self.skipTest("the simulated device was built without cublasLt.h")
+        for words, works in (([], False), (["--no-epilogues"], True)):
+            result = program.run("run", self.spec, "--data", self.data, "--device", "sim", "--set", "train.epochs=1", *words,
+                                 cwd=self.cwd, env={**os.environ, "ELBO_SIM_CUBLASLT": "invalid_value"})
+            if works:
+                self.assertEqual(result.returncode, 0, result.stderr)
+            else:
+                self.refused(result, "relu_aux_bias in fp32", "CUBLAS_STATUS_INVALID_VALUE", "--no-epilogues")
+
+    def test_refused_products_are_told_of(self):
+        program.device_or_skip("sim")
+        if "ELBO_SIM_TUNES" not in os.environ:
+            self.skipTest("the simulated device was built without cublasLt.h")
+        result = program.run("run", self.spec, "--data", self.data, "--device", "sim", "--set", "train.epochs=1", "--out", "out",
+                             cwd=self.cwd, env={**os.environ, "ELBO_SIM_REFUSES": "row_sums"})
+        self.assertEqual(result.returncode, 0, result.stderr)
+        products = json.loads((self.cwd / "out" / "machine.json").read_text())["products"]
+        refused = [p for p in products if "refusal" in p]
+        self.assertEqual(len(refused), 4)
+        self.assertEqual(result.stderr.count("note: cuBLASLt has no algorithm"), 4)
+        for product in refused:
+            self.assertIn(product["product"] + " in fp32", result.stderr)
+            self.assertIn("CUBLAS_STATUS_NOT_SUPPORTED", product["refusal"])
+
     def test_an_output_that_is_a_link(self):
         (self.cwd / "there").mkdir()
         (self.cwd / "link.json").symlink_to("there/plan.json")

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -158,15 +159,18 @@ class Ops : public testing::TestWithParam<const char*> {
     }
   }
   Lab& lab() { return *lab_; }
-  // The lab, emptied for the next case; or the one whose products do nothing else on the way.
-  Lab& next(bool epilogues = true) {
-    Lab& lab = epilogues ? *lab_ : *bare_lab_;
-    lab.clear();
-    return lab;
+  // The lab, emptied for the next case; or the one whose products do nothing else on the way; or one that has always
+  // been Refused this epilogue: a device asks for an algorithm once.
+  Lab& next(bool epilogues = true, const std::string& refused = "") {
+    std::unique_ptr<Lab>& lab = !refused.empty() ? refused_labs_[refused] : epilogues ? lab_ : bare_lab_;
+    if (!lab) lab = std::make_unique<Lab>(GetParam());
+    lab->clear();
+    return *lab;
   }
 
  private:
   std::unique_ptr<Lab> lab_, bare_lab_;
+  std::map<std::string, std::unique_ptr<Lab>> refused_labs_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Devices, Ops, testing::Values("cpu", "sim", "cuda"),
@@ -215,7 +219,7 @@ struct Dense {
         dz(normals(c.rows * c.out, 4)) {}
 };
 
-// The simulated device's products have no such epilogue for as long as this lives; see tests/sim/gemm.cpp.
+// The simulated device's products have no such epilogue for as long as this lives; see tests/sim.
 class Refused {
  public:
   explicit Refused(const char* epilogue) { setenv("ELBO_SIM_REFUSES", epilogue, 1); }
@@ -241,7 +245,7 @@ TEST_P(Ops, DenseForward) {
       for (const char* refused : {"", "relu_mask", "relu", "bias"}) {
         for (const bool with_mask : {true, false}) {
           const Refused none_of(refused);
-          Lab& d = next();
+          Lab& d = next(true, refused);
           const Tensor y = d.make({c.rows, c.out});
           d->dense_forward({.x = d.put({c.rows, c.in}, v.x),
                             .weight = d.put({c.out, c.in}, v.weight),
@@ -291,7 +295,7 @@ TEST_P(Ops, DenseBackward) {
            {Way{true, true, true}, Way{true, false, true}, Way{false, true, true}, Way{true, false, false},
             Way{true, true, true, "relu_mask"}, Way{true, true, true, "mask"}, Way{true, true, true, "row_sums"}}) {
         const Refused none_of(refused);
-        Lab& d = next(epilogues);
+        Lab& d = next(epilogues, refused);
         const Tensor below = d.make({c.rows, c.in});
         const Tensor mask = with_mask ? d.make({c.rows, mask_bytes(c.in)}, DType::u8) : Tensor{};
         d->dense_forward({.x = d.put({c.rows, c.in}, v.x),

@@ -130,6 +130,33 @@ std::unique_ptr<Ring> Backend::open_ring(std::int64_t slots, std::int64_t rows, 
   return std::make_unique<Slots>(*this, slots, rows, pixels);
 }
 
+// ---- The choice of algorithms -------------------------------------------------------------------------------
+
+const char* name_of(Epilogue e) {
+  constexpr const char* names[] = {"default", "bias", "relu_bias", "relu_aux_bias", "drelu", "bgradb"};
+  return names[static_cast<int>(e)];
+}
+
+const char* name_of(Precision p) {
+  constexpr const char* names[] = {"fp32", "tf32", "bf16"};
+  return names[static_cast<int>(p)];
+}
+
+std::string description_of(const ProductShape& p) {
+  const auto operand = [](std::int64_t rows, std::int64_t columns, bool transposed) {
+    return transposed ? cat("[", columns, ", ", rows, "]'") : cat("[", rows, ", ", columns, "]");
+  };
+  return cat(operand(p.m, p.k, p.transpose_a), " x ", operand(p.k, p.n, p.transpose_b), " ", name_of(p.epilogue));
+}
+
+void Backend::use(const Tuning& t) {
+  fail(t.where, ": the ", info().name, " device has no algorithms to choose from; only a cuda device has");
+}
+
+Tuning Backend::tune(double, const std::function<void(const Tuning::Product&)>&) {
+  fail("the ", info().name, " device has nothing to tune: only a cuda device has a choice of algorithms");
+}
+
 // ---- Layers -----------------------------------------------------------------------------------------------
 
 void Backend::dense_forward(const DenseForward& a) {

@@ -9,6 +9,7 @@
 // dimensions, I and O inputs and outputs of a layer, N images of a data set.
 #pragma once
 #include <array>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -113,6 +114,7 @@ struct BackendOptions {
   int threads = 0;                        // CPU threads; 0: one for each core this process may use
   bool record = true;                     // false: recordings call through, so that a profiler sees calls
   bool epilogues = true;                  // false: bias, activation and their gradients in kernels of their own
+  std::string tuning{};                   // a file of algorithms for the products (host/tuning.h); empty: none
 };
 
 struct DeviceInfo {
@@ -121,6 +123,77 @@ struct DeviceInfo {
   std::size_t memory = 0;   // bytes that may be allocated
   int threads = 1;          // CPU threads in use; 1 elsewhere
   bool launches = false;    // a call costs a launch and large ones fill the device: few large batches are quickest
+  std::string gpu{};        // "NVIDIA H100 80GB HBM3"; empty where there is none
+  std::string library{};    // with a choice of algorithms for products: "cuBLASLt 13.1.0"; empty where there is none
+};
+
+// ---- Matrix products, where a library offers several algorithms for each -----------------------------------
+
+// What the library does on the way from a product to C, by cuBLASLt's names.
+enum class Epilogue : std::uint8_t {
+  none,
+  bias,           // adds a vector to every row ...
+  relu_bias,      // ... and then negative elements become 0 ...
+  relu_aux_bias,  // ... and a mask of bits tells which did not
+  drelu,          // elements become 0 where such a mask says so
+  bgradb,         // the sums of op(A)'s rows are made, too
+};
+
+// All that an algorithm may depend on: C [m, n] = op(A) op(B), row-major. op transposes where its flag is set.
+struct ProductShape {
+  std::int64_t m = 0, n = 0, k = 0;
+  bool transpose_a = false, transpose_b = false;
+  Epilogue epilogue = Epilogue::none;
+  // Of A, B, C, the epilogue's vector and its mask: in bytes, 1 to 16; 16 for what is not there.
+  std::array<std::int64_t, 5> alignment{16, 16, 16, 16, 16};
+
+  auto operator<=>(const ProductShape&) const = default;
+};
+const char* name_of(Epilogue);                    // "relu_aux_bias"
+const char* name_of(Precision);                   // "tf32"
+std::string description_of(const ProductShape&);  // "[100, 784] x [500, 784]' relu_aux_bias"
+
+// An algorithm, in the numbers that the library itself has for it: they mean something to one version of it alone.
+struct Algorithm {
+  std::int64_t id = 0, tile = 0, stages = 0, split_k = 0, reduction_scheme = 0, swizzle = 0, custom_option = 0,
+               inner_shape = 0, cluster_shape = 0;
+  std::array<std::uint64_t, 8> data{};  // all of it, the numbers above included
+
+  bool operator==(const Algorithm&) const = default;
+};
+inline constexpr std::array<std::pair<const char*, std::int64_t Algorithm::*>, 9> algorithm_fields{
+    {{"id", &Algorithm::id},
+     {"tile", &Algorithm::tile},
+     {"stages", &Algorithm::stages},
+     {"split_k", &Algorithm::split_k},
+     {"reduction_scheme", &Algorithm::reduction_scheme},
+     {"swizzle", &Algorithm::swizzle},
+     {"custom_option", &Algorithm::custom_option},
+     {"inner_shape", &Algorithm::inner_shape},
+     {"cluster_shape", &Algorithm::cluster_shape}}};
+
+// How a product is done.
+struct ProductChoice {
+  ProductShape product;
+  std::string refusal;  // why the library does not do it, so that kernels do a part of it; empty: it does, thus:
+  Algorithm algorithm;
+  std::int64_t workspace_bytes = 0;
+  double waves = 0;    // of thread blocks, as the library reckons them
+  bool tuned = false;  // by Backend::use(); else it is the library's own choice
+};
+
+// The choices that were found fastest, and where they hold.
+struct Tuning {
+  std::string where;  // "w1-h100.json", for messages
+  std::string gpu, library;
+  Precision precision = Precision::fp32;
+  struct Product {
+    ProductChoice choice;
+    double microseconds = 0;      // the median of its timings ...
+    double own_microseconds = 0;  // ... and that of the library's own choice
+    std::int64_t candidates = 0;  // that were timed
+  };
+  std::vector<Product> products;
 };
 
 // ---- Arguments of the operations ----------------------------------------------------------------------
@@ -268,6 +341,16 @@ class Backend {
   void advance(const Tensor& state, const Schedule&, const Tensor& fault);
   // The three above, one after the other.
   void finish_step(const FinishStep&);
+
+  // ---- The choice of algorithms ----------------------------------------------------------------------------
+  // The products that were asked for so far, each once, in the order of their shapes.
+  virtual std::vector<ProductChoice> products() const { return {}; }
+  // From now on the tuned products are done by the algorithms chosen. Throws Error where they were chosen for another
+  // GPU, library or precision, or the library does not take one. What was recorded before stays as it is.
+  virtual void use(const Tuning&);
+  // Times up to 32 algorithms for each product that was asked for so far, for about `seconds` a product, and leaves the
+  // fastest in use that takes one launch. `each` (null: nobody) is told of every product as it is done.
+  virtual Tuning tune(double seconds, const std::function<void(const Tuning::Product&)>& each);
 
   // ---- Profiling -------------------------------------------------------------------------------------------
   // A nested range, shown by Nsight: dense_forward in dense0 in encode in train_step.

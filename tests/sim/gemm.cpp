@@ -1,5 +1,6 @@
-// Matrix products of the simulated device: plain loops, queued like a kernel, in the place of cuda/gemm.cpp. Every
-// epilogue is there, and does what cuBLASLt does: relu hides a NaN, and the mask is read bit by bit.
+// Matrix products of the simulated device where there is no cublasLt.h, in the place of cuda/gemm.cpp over
+// cublaslt.cpp: plain loops, queued like a kernel, with the same bits. Every epilogue is there, and does what cuBLASLt
+// does: relu hides a NaN, and the mask is read bit by bit. There is no choice of algorithms.
 #include "cuda/gemm.h"
 
 #include <cstdlib>
@@ -69,6 +70,11 @@ Gemm::Gemm(Precision precision, cudaStream_t stream) : library_(std::make_unique
           "the sim device multiplies in fp32, also where tf32 is asked for; set train.precision to one of them");
 }
 Gemm::~Gemm() = default;
+
+std::string Gemm::library() { return ""; }
+std::vector<ProductChoice> Gemm::choices() const { return {}; }
+std::vector<ProductChoice> Gemm::candidates(const ProductShape&, int) const { return {}; }
+void Gemm::use(const ProductChoice&) { fail("the simulated device's products have no library"); }
 
 bool Gemm::multiply(const Product& p) {
   require(p.m > 0 && p.n > 0 && p.k > 0, "multiply: [", p.m, ", ", p.k, "] x [", p.k, ", ", p.n, "]");
