@@ -9,7 +9,11 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <numeric>
+#include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/launcher.h"
@@ -53,6 +57,7 @@ class Sim : public testing::TestWithParam<Order> {
  protected:
   void SetUp() override {
     cusim::set_schedule(cusim::Schedule{GetParam(), 7});
+    cusim::set_strict(false);
     succeed(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     succeed(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
     succeed(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
@@ -66,6 +71,7 @@ class Sim : public testing::TestWithParam<Order> {
     succeed(cudaEventDestroy(joined));
     EXPECT_EQ(cusim::leaks(), std::vector<std::string>());
     cusim::set_schedule(std::nullopt);
+    cusim::set_strict(std::nullopt);
   }
 
   // The graph of what `calls` queues in `stream`.
@@ -471,6 +477,40 @@ TEST_P(Sim, ARelaxedCaptureAllowsAllocation) {
   succeed(cudaStreamEndCapture(stream, &graph));
   EXPECT_CUDA(cudaSuccess, cudaGraphDestroy(graph));
   EXPECT_CUDA(cudaSuccess, cudaFree(p));
+}
+
+// A strict device refuses in any mode what a GPU may allow, and is better done before.
+TEST_P(Sim, AStrictCaptureRefusesAllocationsAndFirstLaunches) {
+  cusim::set_strict(true);
+  const Device<int> a(std::vector<int>{0});
+  const auto capture_of = [&](const auto& call) {
+    cudaGraph_t graph = nullptr;
+    succeed(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+    const cudaError_t error = call();
+    const std::string why = cudaGetErrorString(error);
+    EXPECT_CUDA(error ? cudaErrorStreamCaptureInvalidated : cudaSuccess, cudaStreamEndCapture(stream, &graph));
+    if (graph) succeed(cudaGraphDestroy(graph));
+    return std::pair{error, why};
+  };
+  void* p = nullptr;
+  const std::function<cudaError_t()> memory[] = {
+      [&] { return cudaMalloc(&p, 4); }, [&] { return cudaHostAlloc(&p, 4, 0); }, [&] { return cudaFree(a.get()); }};
+  for (const auto& call : memory) EXPECT_CUDA(cudaErrorStreamCaptureUnsupported, capture_of(call).first);
+  const auto launch_it = [&] { return cusim::launch(add_to, 1, 1, stream, {a.get(), 1}, "add_to"); };
+  const auto [error, why] = capture_of(launch_it);
+  EXPECT_CUDA(cudaErrorStreamCaptureUnsupported, error);
+  EXPECT_NE(why.find("add_to is used for the first time"), std::string::npos) << why;
+  EXPECT_CUDA(cudaErrorStreamCaptureUnsupported,  // wherever it would run
+              capture_of([&] {
+                return cusim::launch(add_to, 1, 1, other, {a.get(), 1}, "add_to");
+              }).first);
+  // Another thread is not concerned.
+  std::thread([&] { EXPECT_CUDA(cudaSuccess, cusim::use("a library's algorithm")); }).join();
+
+  EXPECT_CUDA(cudaSuccess, launch_it());
+  EXPECT_CUDA(cudaSuccess, capture_of(launch_it).first);
+  cusim::set_strict(false);
+  EXPECT_CUDA(cudaSuccess, capture_of([&] { return cusim::launch(copy_int, 1, 1, stream, {a.get(), a.get()}); }).first);
 }
 
 TEST_P(Sim, CapturesEndWhereTheyBeganAndWhole) {
