@@ -380,6 +380,23 @@ TEST_P(Sim, ALaunchThatNoGpuWouldTakeIsRefused) {
   EXPECT_THROW(launch("write_index", write_index, {1, 2048, stream}, nullptr), Error);
 }
 
+template <unsigned most>
+__global__ void promising(unsigned* out) {
+  CUSIM_LAUNCH_BOUNDS(promising<most>, (most, 2));
+  if (threadIdx.x == 0) *out = blockDim.x;
+}
+
+TEST_P(Sim, ALaunchKeepsTheKernelsBounds) {
+  const Device<unsigned> out(1);
+  launch("promising", promising<96>, {1, 96, stream}, out.get());
+  EXPECT_EQ(out.read().at(0), 96u);
+  EXPECT_CUDA(cudaErrorInvalidValue, cusim::launch(promising<96>, 1, 97, stream, {out.get()}, "promising"));
+  EXPECT_STREQ(cudaGetErrorString(cudaErrorInvalidValue),
+               "promising is launched with 97 threads a block; its launch bounds promise 96 at most");
+  launch("promising", promising<128>, {1, 97, stream}, out.get());
+  EXPECT_EQ(out.read().at(0), 97u);
+}
+
 // ---- Faults --------------------------------------------------------------------------------------------------
 
 __global__ void half_a_barrier() {

@@ -16,9 +16,11 @@
 #define __device__
 #define __host__
 #define __constant__ static
-#define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
 #define __grid_constant__
+
+// Of the device's sources kernel_source.py makes this of __launch_bounds__, which is no name here.
+#define CUSIM_LAUNCH_BOUNDS(kernel, bounds) ::cusim::keep(::cusim::Promise<kernel, ::cusim::Bounds bounds>::made)
 
 // Storage of the block, filled with 0xFF. There is no `__shared__` here: kernels say ELBO_SHARED.
 #define ELBO_SHARED(T, name, n)                \

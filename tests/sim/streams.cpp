@@ -240,6 +240,23 @@ cudaError_t use(const std::string& what, const void* function) {
   return cudaSuccess;
 }
 
+namespace {
+std::map<const void*, Bounds>& promises() {
+  static auto* all = new std::map<const void*, Bounds>;
+  return *all;
+}
+}  // namespace
+
+bool promise(const void* kernel, Bounds bounds) { return promises().insert_or_assign(kernel, bounds).second; }
+
+cudaError_t keep_bounds(const void* kernel, unsigned threads, const char* name) {
+  const auto promised = promises().find(kernel);
+  if (promised == promises().end() || threads <= promised->second.threads) return cudaSuccess;
+  return refuse(cudaErrorInvalidValue, std::string(name) + " is launched with " + std::to_string(threads) +
+                                           " threads a block; its launch bounds promise " +
+                                           std::to_string(promised->second.threads) + " at most");
+}
+
 void watch(Watcher* watcher) {
   std::lock_guard lock(state().mutex);
   state().watcher = watcher;
