@@ -11,15 +11,16 @@
 // that opens lets another go on, in the order asked for. A barrier among blocks that fit then works, and one among more
 // than that is a fault.
 //
-// Blocks that run apart have each a view of the memory besides, as a multiprocessor's cache gives it. A block's stores
-// are seen by the others from its next fence on, whichever of its threads fences, or when the launch is over: not when
-// it ends. What others have published it sees from its own next fence on; what it has not loaded yet as well, which is
-// more than a GPU may do. An atomic operation is done at once, in the memory that all share, and publishes nothing but
-// its own place. So are caught: a missing fence between a store and the atomic that tells of it, or between that
-// atomic and the load of what it tells of; a plain increment where an atomic belongs. Not caught: a load that a GPU
-// would do too late, so that it sees a store which comes after; volatile and cache-bypassing accesses, which are plain
-// here; stores of what is there already. The first of these is ThreadSanitizer's business: a fence orders what threads
-// do before and after it, and nothing else does between blocks.
+// Blocks that run apart have each a view of the memory besides, as a multiprocessor's cache gives it. The others see a
+// block's stores from its next fence on, whichever of its threads fences, or when the launch is over; not when the
+// block ends. What others have published since it began, a block sees from its own next fence on. An atomic operation
+// is done at once, in the memory that all share, and publishes nothing but its own place.
+// So these are caught: a missing fence between a store and the atomic that tells of it; one between that atomic and
+// the load of what it tells of; a plain increment where an atomic belongs. These are not: a load that a GPU does so late
+// that it sees a store which comes after, as before an atomic that lets others overwrite what was loaded; loads and
+// stores that pass the cache by, which are plain here (a volatile one may be stale); a store of the value that is there
+// already. Late loads are ThreadSanitizer's business, to which a fence orders what threads do before and after it, and
+// nothing else does between blocks. A launch may have 16 MiB of memory allocated to run so.
 #pragma once
 #include <cstddef>
 #include <cstdint>
