@@ -13,18 +13,27 @@ if(TARGET elbo_cuda)
   install(TARGETS elbo_cuda LIBRARY DESTINATION lib/elbo)
 endif()
 
+# What is installed, and no more: to pack it does not take the other tests.
+set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)
+add_custom_target(package_contents DEPENDS elbo)
+if(TARGET elbo_cuda)
+  add_dependencies(package_contents elbo_cuda)
+endif()
+
 # What tools/gpu_check.sh needs, so that a package can be checked on a machine that has nothing but a GPU.
 if(ELBO_TESTS)
   foreach(test ops_test trainer_test)
     set_target_properties(${test} PROPERTIES INSTALL_RPATH "$ORIGIN/../..")
     target_link_options(${test} PRIVATE LINKER:--disable-new-dtags)
     install(TARGETS ${test} RUNTIME DESTINATION lib/elbo/tests)
+    add_dependencies(package_contents ${test})
   endforeach()
   if(TARGET ceilings)  # CUDA's libraries as the plug-in has them, the C++ library as the tests
     set_target_properties(ceilings PROPERTIES BUILD_WITH_INSTALL_RPATH ON
       INSTALL_RPATH "$ORIGIN/../..:/usr/local/cuda/lib64:/usr/local/cuda/lib")
     target_link_options(ceilings PRIVATE LINKER:--enable-new-dtags)
     install(TARGETS ceilings RUNTIME DESTINATION lib/elbo/tests)
+    add_dependencies(package_contents ceilings)
   endif()
 endif()
 install(PROGRAMS ${PROJECT_SOURCE_DIR}/tools/gpu_check.sh DESTINATION share/elbo/tools)
@@ -44,7 +53,7 @@ install(DIRECTORY ${PROJECT_SOURCE_DIR}/experiments DESTINATION share/elbo FILES
 find_file(ELBO_FONT_FILE DejaVuSans.ttf PATH_SUFFIXES fonts/truetype/dejavu fonts/dejavu fonts/TTF
           PATHS /usr/share /usr/local/share REQUIRED)
 install(FILES ${ELBO_FONT_FILE} DESTINATION share/elbo)
-install(FILES README.md LICENSE DESTINATION share/doc/elbo)
+install(FILES README.md LICENSE docs/first-gpu.md DESTINATION share/doc/elbo)
 
 set(CPACK_GENERATOR TXZ)
 set(CPACK_PACKAGE_FILE_NAME elbo-${PROJECT_VERSION}-linux-${CMAKE_SYSTEM_PROCESSOR})

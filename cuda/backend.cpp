@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <map>
+#include <optional>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "cuda/gemm.h"
 #include "cuda/graph.h"
 #include "cuda/handles.h"
+#include "cuda/nvml.h"
 #include "cuda/ring.h"
 #include "kernels/gather.h"
 #include "kernels/latent.h"
@@ -26,6 +28,7 @@ namespace {
 
 #if defined(ELBO_SIM)
 constexpr const char* device_name = "sim";
+#define ELBO_ARCHITECTURES "the simulated device"
 #else
 constexpr const char* device_name = "cuda";
 #endif
@@ -84,6 +87,10 @@ class CudaBackend : public Backend {
   void collect(bool on) override {
     synchronize();
     check_cuda(on ? cudaProfilerStart() : cudaProfilerStop(), "collect");
+  }
+  double clock_mhz() override {
+    if (!clock_) clock_.emplace(options().index);
+    return clock_->mhz();
   }
   void synchronize() override { check_cuda(cudaStreamSynchronize(stream()), "synchronize"); }
   bool watch_activities() override {
@@ -314,8 +321,8 @@ class CudaBackend : public Backend {
       do_advance(reinterpret_cast<StepState*>(device.data()), {}, reinterpret_cast<std::uint64_t*>(pinned.data()));
       synchronize();
     } catch (const Error& e) {
-      fail(info().description, " cannot run this build's kernels; was it built for this architecture ",
-           "(-DELBO_CUDA_ARCHITECTURES=", properties_.major, properties_.minor, ")? ", e.what());
+      fail(info().description, " cannot run this build's kernels, which are for ", ELBO_ARCHITECTURES,
+           " (-DELBO_CUDA_ARCHITECTURES=", properties_.major, properties_.minor, " builds some for it): ", e.what());
     }
   }
 
@@ -326,6 +333,7 @@ class CudaBackend : public Backend {
   std::map<const void*, bool> has_mask_;
   std::vector<Event> timing_events_;
   std::unique_ptr<Activities> activities_;  // while they are watched
+  std::optional<SmClock> clock_;            // once it was asked for
   cudaDeviceProp properties_{};
 };
 

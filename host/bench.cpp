@@ -3,8 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
+#include <cstdio>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
@@ -14,6 +13,7 @@
 #include "host/files.h"
 #include "host/plan.h"
 #include "host/spec.h"
+#include "host/timing.h"
 #include "host/trainer.h"
 
 namespace elbo {
@@ -34,6 +34,10 @@ std::vector<OperationTime> time_operations(const BenchOptions& options, const Ba
   const OpenedDevice device = open_device(options.device, call_by_call);
   Trainer trainer(*device.backend, spec, images);
   trainer.run_until(5);
+  warm_up(warmup_seconds(options.warmup, device.backend->info()), [&] {
+    trainer.run_until(trainer.step() + 5);
+    trainer.check();
+  });
   std::vector<std::vector<double>> times(operations.size());
   for (std::int64_t i = 0; i < steps; ++i) {
     device.backend->start_timing();
@@ -76,30 +80,35 @@ void print_operations(const std::vector<OperationTime>& operations, const std::o
   fmt::print("{:<42}{:>10.1f}\n", "sum", total);
 }
 
-// The sorted times of a step, in microseconds: in blocks of `block` steps, at least `timings` of them.
-std::vector<double> time_steps(Trainer& trainer, const BenchOptions& options, std::uint32_t block,
-                               std::size_t timings) {
-  auto step = static_cast<std::uint32_t>(options.warmup);
-  trainer.run_until(step);
-  trainer.check();
-  std::vector<double> microseconds;
-  while (static_cast<std::int64_t>(microseconds.size()) * block < options.steps || microseconds.size() < timings) {
-    const auto begin = std::chrono::steady_clock::now();
+struct StepTimes {
+  std::vector<double> microseconds;  // of a step, sorted
+  double sm_clock_mhz = 0;
+};
+
+// Times blocks of `block` steps, at least `timings` of them.
+StepTimes time_steps(Backend& device, Trainer& trainer, const BenchOptions& options, std::uint32_t block,
+                     std::size_t timings) {
+  std::uint32_t step = 0;
+  const auto take = [&] {
     trainer.run_until(step += block);
     trainer.check();
-    const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - begin;
-    microseconds.push_back(time.count() / block);
+  };
+  warm_up(warmup_seconds(options.warmup, device.info()), take);
+  ClockRate clock(device);
+  StepTimes times;
+  while (static_cast<std::int64_t>(times.microseconds.size()) * block < options.steps ||
+         times.microseconds.size() < timings) {
+    const Clock::time_point begin = Clock::now();
+    take();
+    times.microseconds.push_back(1e6 * seconds_since(begin) / block);
+    clock.sample([&] { trainer.run_until(step += block); });
   }
-  std::ranges::sort(microseconds);
-  return microseconds;
+  std::ranges::sort(times.microseconds);
+  times.sm_clock_mhz = clock.mhz();
+  return times;
 }
 
 }  // namespace
-
-double quantile(const std::vector<double>& sorted, double q) {
-  const auto rank = static_cast<std::size_t>(std::lround(q * static_cast<double>(sorted.size() - 1)));
-  return sorted[rank];
-}
 
 int bench_step(const BenchOptions& options) {
   require_writable(options.json, {options.spec});
@@ -110,47 +119,62 @@ int bench_step(const BenchOptions& options) {
   const OpenedDevice device = open_device(options.device, backend_options);
   const DeviceInfo info = device.backend->info();
   const bool on_gpu = info.name == "cuda";
-  const std::uint32_t block = on_gpu ? 40 : 1;
-  std::size_t nodes = 0;
-  std::vector<double> microseconds;
+  StepTimes times;
+  nlohmann::ordered_json j = {{"spec", spec.name},
+                              {"batch_size", spec.train.batch_size},
+                              {"kernels", nlohmann::json::parse(to_json(spec))["objective"]["kernels"]}};
+  std::string graph;
+  std::uint32_t block = 1;
   {
     Trainer trainer(*device.backend, spec, data.train);
-    nodes = trainer.graph_nodes();
-    microseconds = time_steps(trainer, options, block, on_gpu ? 30 : 1);
+    // A stream of batches runs dry at the end of a block: the more steps it has, the less that counts.
+    if (on_gpu) block = trainer.images_on_device() ? 40 : 200;
+    j["residency"] = trainer.images_on_device() ? "device" : "stream";
+    times = time_steps(*device.backend, trainer, options, block, on_gpu ? 30 : 1);
+    j["graph_nodes"] = trainer.graph_nodes();
+    j["dependent_launches"] = trainer.dependent_launches();
+    if (trainer.graph_nodes() > 0)
+      graph = fmt::format("{} nodes in the graph of a step, {} of them one after another\n", trainer.graph_nodes(),
+                          trainer.dependent_launches());
   }
+  const std::vector<double>& microseconds = times.microseconds;
   const double median = quantile(microseconds, 0.5), p10 = quantile(microseconds, 0.1),
                p90 = quantile(microseconds, 0.9);
   fmt::print("{}: a training step of {} images on {}\n", spec.name, spec.train.batch_size, info.description);
-  fmt::print("median {:.1f} us   p10 {:.1f}   p90 {:.1f}   ({} timings of {} steps)   {:.0f} images/s\n", median, p10,
-             p90, microseconds.size(), block, 1e6 * static_cast<double>(spec.train.batch_size) / median);
-  if (nodes > 0) fmt::print("{} nodes in the graph of a step\n", nodes);
+  fmt::print("median {:.1f} us   p10 {:.1f}   p90 {:.1f}   ({} timings of {} steps{})   {:.0f} images/s\n", median, p10,
+             p90, microseconds.size(), block,
+             times.sm_clock_mhz > 0 ? fmt::format(" at {:.0f} MHz", times.sm_clock_mhz) : "",
+             1e6 * static_cast<double>(spec.train.batch_size) / median);
+  fmt::print("{}", graph);
+  std::fflush(stdout);
+  j.update({{"device", info.name},
+            {"device_description", info.description},
+            {"threads", info.threads},
+            {"median_us", median},
+            {"p10_us", p10},
+            {"p90_us", p90},
+            {"timings", microseconds.size()},
+            {"steps_per_timing", block}});
+  if (times.sm_clock_mhz > 0) j["sm_clock_mhz"] = times.sm_clock_mhz;
+  const auto write = [&] {
+    if (!options.json.empty()) replace_file(options.json, j.dump(2) + "\n");
+  };
+  write();  // an error in what follows leaves the step's time
+  if (!options.operations) return 0;
+
   const std::optional<Gpu> gpu = gpu_in(info.description);
   const std::vector<OperationTime> operations =
       time_operations(options, backend_options, spec, data.train, std::min<std::int64_t>(options.steps, 100));
   print_operations(operations, gpu, spec.train.precision);
-
-  if (!options.json.empty()) {
-    nlohmann::ordered_json j = {{"spec", spec.name},
-                                {"batch_size", spec.train.batch_size},
-                                {"device", info.name},
-                                {"device_description", info.description},
-                                {"threads", info.threads},
-                                {"median_us", median},
-                                {"p10_us", p10},
-                                {"p90_us", p90},
-                                {"timings", microseconds.size()},
-                                {"steps_per_timing", block},
-                                {"graph_nodes", nodes}};
-    for (const OperationTime& o : operations) {
-      j["operations"].push_back({{"name", o.planned.name},
-                                 {"shapes", o.planned.shapes},
-                                 {"median_us", o.median_us},
-                                 {"bytes", o.planned.bytes},
-                                 {"flops", o.planned.flops}});
-      if (gpu) j["operations"].back()["floor_us"] = floor_us(o.planned, *gpu, spec.train.precision);
-    }
-    replace_file(options.json, j.dump(2) + "\n");
+  for (const OperationTime& o : operations) {
+    j["operations"].push_back({{"name", o.planned.name},
+                               {"shapes", o.planned.shapes},
+                               {"median_us", o.median_us},
+                               {"bytes", o.planned.bytes},
+                               {"flops", o.planned.flops}});
+    if (gpu) j["operations"].back()["floor_us"] = floor_us(o.planned, *gpu, spec.train.precision);
   }
+  write();
   return 0;
 }
 

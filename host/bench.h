@@ -1,6 +1,7 @@
 // Timings, beside a run of nothing else.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,17 +15,17 @@ struct BenchOptions {
   std::string device = "auto";
   BackendOptions backend;
   std::string data;
-  std::int64_t warmup = 50, steps = 500;
-  std::string json;  // also write the figures here
+  std::optional<double> warmup;  // seconds of steps before those that are timed; none: warmup_seconds()
+  std::int64_t steps = 500;
+  bool operations = true;  // time those, too
+  std::string json;        // also write the figures here
 };
 
 // Times training steps of a spec, on its own data: median, 10th and 90th percentile in microseconds. On a GPU steps
-// are timed in blocks of 40, since to wait after each would measure the waiting. Then every operation of the step, in
-// steps that are issued call by call: its median, the rates that this makes of the plan's bytes and products
-// (host/plan.h), and where the GPU is a known one, its floor.
+// are timed in blocks of 40, since to wait after each would measure the waiting; in blocks of 200 where the
+// images are streamed, and then with what the host does for a batch. Then every operation of the step, in steps that
+// are issued call by call: its median, the rates that this makes of the plan's bytes and products (host/plan.h), and
+// where the GPU is a known one, its floor. The file is there before the operations are timed, and once more with them.
 int bench_step(const BenchOptions&);
-
-// The q-quantile of sorted values, by the nearest rank.
-double quantile(const std::vector<double>& sorted, double q);
 
 }  // namespace elbo

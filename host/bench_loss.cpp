@@ -4,50 +4,61 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <tuple>
 #include <utility>
 
-#include "host/bench.h"
 #include "host/devices.h"
 #include "host/files.h"
 #include "host/report/page.h"
 #include "host/report/picture.h"
+#include "host/timing.h"
 
 namespace elbo {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr std::int64_t most_elements = std::numeric_limits<std::int32_t>::max();  // that a kernel takes
 
 // Of buffers, in all: more than a cache holds. At most 2048 sets of them, so that small shapes do not take long.
 constexpr std::size_t rotated_bytes = std::size_t{256} << 20;
 
-// Timings of `call`, microseconds each, sorted: for `seconds`, and at least 30 of them (7 where that takes more than
-// five seconds).
-template <class Call, class Wait>
-std::vector<double> time_calls(const Call& call, const Wait& wait, int calls_each, double seconds) {
-  for (int i = 0; i < 3; ++i) call();
-  wait();
-  std::vector<double> times;
-  const Clock::time_point begin = Clock::now();
-  const auto elapsed = [](Clock::time_point since) {
-    return std::chrono::duration<double>(Clock::now() - since).count();
-  };
-  while (times.size() < 7 || (times.size() < 30 && elapsed(begin) < 5) ||
-         (elapsed(begin) < seconds && times.size() < 10000)) {
-    const Clock::time_point start = Clock::now();
-    for (int i = 0; i < calls_each; ++i) call();
-    wait();
-    times.push_back(1e6 * elapsed(start) / calls_each);
+struct Timings {
+  std::vector<double> microseconds;  // of a call, sorted
+  double sm_clock_mhz = 0;
+};
+
+// Times `call` for `seconds`, and at least 30 times (7 where that takes more than five seconds). Each timing is of
+// `calls_each` calls and of what waits for them.
+struct Timer {
+  Backend& device;
+  int calls_each;
+  double warmup, seconds;
+
+  template <class Call>
+  Timings time(const Call& call) const {
+    const auto block = [&] {
+      for (int i = 0; i < calls_each; ++i) call();
+      device.synchronize();
+    };
+    warm_up(warmup, block);
+    ClockRate clock(device);
+    std::vector<double> times;
+    const Clock::time_point begin = Clock::now();
+    while (times.size() < 7 || (times.size() < 30 && seconds_since(begin) < 5) ||
+           (seconds_since(begin) < seconds && times.size() < 10000)) {
+      const Clock::time_point start = Clock::now();
+      block();
+      times.push_back(1e6 * seconds_since(start) / calls_each);
+      clock.sample([&] {  // two milliseconds of work, more or less
+        for (double queued = 0; queued < 2000; queued += std::max(times.back(), 1.0)) call();
+      });
+    }
+    std::ranges::sort(times);
+    return {std::move(times), clock.mhz()};
   }
-  std::ranges::sort(times);
-  return times;
-}
+};
 
 // The target types that a loss is measured with. The head has those of training; without a likelihood it does not
 // matter.
@@ -67,24 +78,56 @@ nlohmann::ordered_json to_json(const LossBench& bench) {
                               {"device_description", bench.device.description},
                               {"threads", bench.device.threads},
                               {"copy_bytes_per_second", bench.copy_bandwidth}};
-  for (const LossTiming& t : bench.timings)
-    j["timings"].push_back({{"loss", t.loss},
-                            {"rows", t.shape.rows},
-                            {"pixels", t.shape.pixels},
-                            {"latent", t.shape.latent},
-                            {"rival", t.rival},
-                            {"target", t.target},
-                            {"output", t.output},
-                            {"median_us", t.median_us},
-                            {"p10_us", t.p10_us},
-                            {"p90_us", t.p90_us},
-                            {"bytes", t.bytes},
-                            {"launches", t.launches},
-                            {"scratch_bytes", t.scratch_bytes},
-                            {"value_error", t.value_error},
-                            {"gradient_error", t.gradient_error}});
+  if (bench.copy_sm_clock_mhz > 0) j["copy_sm_clock_mhz"] = bench.copy_sm_clock_mhz;
+  for (const LossTiming& t : bench.timings) {
+    nlohmann::ordered_json& one = j["timings"].emplace_back();
+    one = {{"loss", t.loss},
+           {"rows", t.shape.rows},
+           {"pixels", t.shape.pixels},
+           {"latent", t.shape.latent},
+           {"rival", t.rival},
+           {"target", t.target},
+           {"output", t.output},
+           {"median_us", t.median_us},
+           {"p10_us", t.p10_us},
+           {"p90_us", t.p90_us},
+           {"bytes", t.bytes},
+           {"launches", t.launches},
+           {"scratch_bytes", t.scratch_bytes}};
+    if (t.sm_clock_mhz > 0) one["sm_clock_mhz"] = t.sm_clock_mhz;
+    if (t.errors) one.update({{"value_error", t.errors->value}, {"gradient_error", t.errors->gradient}});
+  }
   return j;
 }
+
+// ---- What is asked for -----------------------------------------------------------------------------------------
+
+bool wanted(const std::vector<std::string>& names, const std::string& name) {
+  return names.empty() || std::ranges::find(names, name) != names.end();
+}
+
+void require_known(const char* option, const std::vector<std::string>& names, const std::vector<std::string>& known) {
+  for (const std::string& name : names)
+    require(std::ranges::find(known, name) != known.end(), option, " ", name, ": there are ",
+            fmt::format("{}", fmt::join(known, ", ")));
+}
+
+// Throws where an option has a name that is unknown.
+void check_names(const BenchLossOptions& options) {
+  std::vector<std::string> losses, rivals = {"naive"};
+  for (const LossKind& kind : loss_kinds) losses.emplace_back(kind.name);
+  for (const LossRival& rival : loss_rivals) rivals.emplace_back(rival.name);
+  require_known("--loss", options.losses, losses);
+  require_known("--rival", options.rivals, rivals);
+  require_known("--target", options.targets, {name_of(DType::f32), name_of(DType::u8)});
+  require_known("--output", options.outputs, {name_of(DType::f32), name_of(DType::bf16)});
+}
+
+// A rival with the type of its target; the naive loop is none of loss_rivals.
+struct Entry {
+  const LossRival* rival = nullptr;
+  DType target = DType::f32;
+};
 
 class Bench {
  public:
@@ -93,6 +136,10 @@ class Bench {
     result_.device = device_.info();
     is_cpu_ = result_.device.name == "cpu";
     is_sim_ = result_.device.name == "sim";
+    const auto any = [&](const LossKind& kind) { return !outputs_of(kind).empty(); };
+    require(std::ranges::any_of(loss_kinds, any),
+            "nothing is left to measure of what --loss, --rival, --target and --output ask for: unfused takes f32 "
+            "outputs only, elbo u8 targets only, latent is unfused or fused, and naive is a loop of the CPU over f32");
   }
 
   LossBench run() {
@@ -107,17 +154,44 @@ class Bench {
   }
 
  private:
-  int calls_each() const { return is_cpu_ || is_sim_ ? 1 : 10; }
+  Timer timer() const {
+    const int calls_each = is_cpu_ || is_sim_ ? 1 : 10;
+    return {device_, calls_each, warmup_seconds(options_.warmup, result_.device), options_.seconds};
+  }
+
+  // Who competes in a loss with outputs of this type, and is asked for.
+  std::vector<Entry> entries(const LossKind& kind, DType output) const {
+    std::vector<Entry> all;
+    if (kind.likelihood && !wanted(options_.outputs, name_of(output))) return all;
+    const auto wanted_target = [&](DType t) { return !kind.likelihood || wanted(options_.targets, name_of(t)); };
+    if (is_cpu_ && output == DType::f32 && wanted(options_.rivals, "naive") && wanted_target(DType::f32))
+      all.emplace_back();
+    for (const DType target : targets_of(kind)) {
+      if (!wanted_target(target)) continue;
+      for (const LossRival& rival : loss_rivals)
+        if (competes(rival, kind, output) && wanted(options_.rivals, rival.name)) all.push_back({&rival, target});
+    }
+    return all;
+  }
+
+  // The types of outputs with which there is something to measure; f32 where a loss has none.
+  std::vector<DType> outputs_of(const LossKind& kind) const {
+    std::vector<DType> outputs;
+    if (!wanted(options_.losses, kind.name)) return outputs;
+    if (!entries(kind, DType::f32).empty()) outputs.push_back(DType::f32);
+    if (kind.likelihood && !entries(kind, DType::bf16).empty()) outputs.push_back(DType::bf16);
+    return outputs;
+  }
 
   void measure_copy() {
     const std::size_t bytes = is_sim_ ? std::size_t{1} << 20 : rotated_bytes;
     const Buffer from(device_, bytes, Memory::device, "a copy"), to(device_, bytes, Memory::device, "a copy");
     const Tensor a{from.data(), DType::u8, {static_cast<std::int64_t>(bytes)}}, b{to.data(), DType::u8, a.shape};
-    device_.fill(a, 1);
-    device_.fill(b, 2);
-    const std::vector<double> times =
-        time_calls([&] { device_.copy(b, a); }, [&] { device_.synchronize(); }, calls_each(), options_.seconds);
-    result_.copy_bandwidth = 2.0 * static_cast<double>(bytes) / (1e-6 * quantile(times, 0.5));
+    device_.upload(a, random_bits(bytes / sizeof(std::uint32_t)).data());
+    device_.fill(b, 0);
+    const Timings t = timer().time([&] { device_.copy(b, a); });
+    result_.copy_bandwidth = 2.0 * static_cast<double>(bytes) / (1e-6 * quantile(t.microseconds, 0.5));
+    result_.copy_sm_clock_mhz = t.sm_clock_mhz;
   }
 
   void measure_shape(const LossShape& shape) {
@@ -125,61 +199,55 @@ class Bench {
       require(latent <= most_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
               " rows of it have more than 2^31 - 1 statistics");
     const std::int64_t head = options_.latents.at(0);  // of the head one size is enough
-    const LossInputs inputs({shape.rows, shape.pixels, head});
+    const auto has_pixels = [&](const LossKind& kind) { return kind.likelihood && !outputs_of(kind).empty(); };
+    const LossInputs inputs({shape.rows, std::ranges::any_of(loss_kinds, has_pixels) ? shape.pixels : 0, head});
     for (const LossKind& kind : loss_kinds) {
-      if (kind.likelihood) {
-        const LossShape size{shape.rows, shape.pixels, kind.has_latent ? head : 0};
-        for (const DType output : {DType::f32, DType::bf16}) measure(kind, size, output, inputs);
-      } else {
+      for (const DType output : outputs_of(kind)) {
+        if (kind.likelihood) {
+          measure(kind, {shape.rows, shape.pixels, kind.has_latent ? head : 0}, output, inputs);
+          continue;
+        }
         for (const std::int64_t latent : options_.latents) {
           const LossShape size{shape.rows, 0, latent};
-          measure(kind, size, DType::f32, LossInputs(size));
+          measure(kind, size, output, LossInputs(size));
         }
       }
+    }
+  }
+
+  void measure(const LossKind& kind, const LossShape& shape, DType output, const LossInputs& inputs) {
+    LossCase loss(kind, shape, output, inputs);
+    if (options_.reference) loss.refer();
+    for (const Entry& e : entries(kind, output)) {
+      LossTiming t;
+      t.shape = shape;
+      t.loss = kind.name;
+      t.rival = e.rival ? e.rival->name : "naive";
+      t.target = kind.likelihood ? name_of(e.target) : "none";
+      t.output = kind.likelihood ? name_of(output) : "none";
+      t.bytes = loss.bytes(e.rival ? e.rival->kernels : Kernels::fused, e.target);
+      t.launches = e.rival ? loss.launches(*e.rival) : 1;
+      t.scratch_bytes = e.rival ? 4.0 * static_cast<double>(loss.scratch(e.rival->kernels)) : 0;
+      const auto [timings, result] = e.rival ? run_on_device(loss, e.rival->kernels, e.target) : run_naive(loss);
+      t.median_us = quantile(timings.microseconds, 0.5);
+      t.p10_us = quantile(timings.microseconds, 0.1);
+      t.p90_us = quantile(timings.microseconds, 0.9);
+      t.sm_clock_mhz = timings.sm_clock_mhz;
+      if (options_.reference) t.errors = loss.errors(result);
+      result_.timings.push_back(t);
       // One that is stopped leaves what it has.
       if (!options_.json.empty()) replace_file(options_.json, to_json(result_).dump(2) + "\n");
     }
   }
 
-  void measure(const LossKind& kind, const LossShape& shape, DType output, const LossInputs& inputs) {
-    const LossCase loss(kind, shape, output, inputs);
-    LossTiming t;
-    t.shape = shape;
-    t.loss = kind.name;
-    t.output = kind.likelihood ? name_of(output) : "none";
-    const auto add = [&](const char* rival, DType target, const std::vector<double>& times, const LossResult& result) {
-      const LossCase::Errors errors = loss.errors(result);
-      t.rival = rival;
-      t.target = kind.likelihood ? name_of(target) : "none";
-      t.median_us = quantile(times, 0.5);
-      t.p10_us = quantile(times, 0.1);
-      t.p90_us = quantile(times, 0.9);
-      t.value_error = errors.value;
-      t.gradient_error = errors.gradient;
-      result_.timings.push_back(t);
-    };
-    if (is_cpu_ && output == DType::f32) {
-      LossResult result;
-      const std::vector<double> times = time_calls([&] { loss.naive(result); }, [] {}, 1, options_.seconds);
-      t.bytes = loss.bytes(Kernels::fused, DType::f32);
-      t.launches = 1;
-      t.scratch_bytes = 0;
-      add("naive", DType::f32, times, result);
-    }
-    for (const DType target : targets_of(kind)) {
-      for (const LossRival& rival : loss_rivals) {
-        if (!competes(rival, kind, output)) continue;
-        t.bytes = loss.bytes(rival.kernels, target);
-        t.launches = loss.launches(rival);
-        t.scratch_bytes = 4.0 * static_cast<double>(loss.scratch(rival.kernels));
-        const auto [times, result] = run_on_device(loss, rival.kernels, target);
-        add(rival.name, target, times, result);
-      }
-    }
+  std::pair<Timings, LossResult> run_naive(const LossCase& loss) const {
+    LossResult result;
+    Timings timings = timer().time([&] { loss.naive(result); });
+    return {std::move(timings), std::move(result)};
   }
 
-  // The sorted timings, and what came out.
-  std::pair<std::vector<double>, LossResult> run_on_device(const LossCase& loss, Kernels kernels, DType target) {
+  // The timings, and what came out, where that will be compared.
+  std::pair<Timings, LossResult> run_on_device(const LossCase& loss, Kernels kernels, DType target) {
     Arena one;
     LossCase::Buffers ignored;
     loss.layout(one, ignored, target);
@@ -195,13 +263,12 @@ class Bench {
     layout(measure);
     Arena arena(device_, measure.used(), "the rotated inputs");
     layout(arena);
-    for (const LossCase::Buffers& b : rotated) loss.upload(device_, b);
+    loss.upload(device_, rotated[0]);
+    for (std::size_t i = 1; i < rotated.size(); ++i) loss.copy_inputs(device_, rotated[i], rotated[0]);
 
     std::size_t next = 0;
-    const std::vector<double> times =
-        time_calls([&] { loss.call(device_, rotated[next++ % rotated.size()], kernels, scratch); },
-                   [&] { device_.synchronize(); }, calls_each(), options_.seconds);
-    return {times, loss.download(device_, rotated[0])};
+    Timings timings = timer().time([&] { loss.call(device_, rotated[next++ % rotated.size()], kernels, scratch); });
+    return {std::move(timings), options_.reference ? loss.download(device_, rotated[0]) : LossResult()};
   }
 
   BenchLossOptions options_;
@@ -237,18 +304,21 @@ std::vector<std::vector<LossTiming>> groups(const LossBench& bench) {
 }
 
 void print_table(const LossBench& bench) {
-  fmt::print("{}; copy {:.1f} GB/s\n", bench.device.description, 1e-9 * bench.copy_bandwidth);
+  fmt::print("{}; copy {:.1f} GB/s{}\n", bench.device.description, 1e-9 * bench.copy_bandwidth,
+             bench.copy_sm_clock_mhz > 0 ? fmt::format(" at {:.0f} MHz", bench.copy_sm_clock_mhz) : "");
   for (const std::vector<LossTiming>& group : groups(bench)) {
-    fmt::print("\n{} {}\n{:<10}{:<7}{:<7}{:>12}{:>11}{:>11}{:>7}{:>8}{:>8}{:>9}{:>10}{:>10}{:>10}\n", group[0].loss,
-               text_of(group[0].shape), "rival", "target", "output", "median us", "p10", "p90", "times", "GB/s",
-               "% copy", "launches", "extra MB", "error", "of grad");
+    fmt::print("\n{} {}\n{:<10}{:<7}{:<7}{:>12}{:>11}{:>11}{:>7}{:>8}{:>8}{:>7}{:>9}{:>10}{:>10}{:>10}\n",
+               group[0].loss, text_of(group[0].shape), "rival", "target", "output", "median us", "p10", "p90", "times",
+               "GB/s", "% copy", "MHz", "launches", "extra MB", "error", "of grad");
     const double fastest = std::ranges::min(group, {}, [](const LossTiming& t) { return t.median_us; }).median_us;
-    for (const LossTiming& t : group)
-      fmt::print(
-          "{:<10}{:<7}{:<7}{:>12.1f}{:>11.1f}{:>11.1f}{:>7.1f}{:>8.1f}{:>8.1f}{:>9}{:>10.1f}{:>10.1e}{:>10.1e}\n",
-          t.rival, t.target, t.output, t.median_us, t.p10_us, t.p90_us, t.median_us / fastest, gigabytes(t),
-          1e11 * gigabytes(t) / bench.copy_bandwidth, t.launches, 1e-6 * t.scratch_bytes, t.value_error,
-          t.gradient_error);
+    for (const LossTiming& t : group) {
+      const std::string mhz = t.sm_clock_mhz > 0 ? fmt::format("{:.0f}", t.sm_clock_mhz) : "-";
+      const std::string value = t.errors ? fmt::format("{:.1e}", t.errors->value) : "-";
+      const std::string gradient = t.errors ? fmt::format("{:.1e}", t.errors->gradient) : "-";
+      fmt::print("{:<10}{:<7}{:<7}{:>12.1f}{:>11.1f}{:>11.1f}{:>7.1f}{:>8.1f}{:>8.1f}{:>7}{:>9}{:>10.1f}{:>10}{:>10}\n",
+                 t.rival, t.target, t.output, t.median_us, t.p10_us, t.p90_us, t.median_us / fastest, gigabytes(t),
+                 1e11 * gigabytes(t) / bench.copy_bandwidth, mhz, t.launches, 1e-6 * t.scratch_bytes, value, gradient);
+    }
   }
 }
 
@@ -312,7 +382,10 @@ LossShape parse_loss_shape(const std::string& text) {
   return {sizes[0], count / sizes[0], 0};
 }
 
-LossBench measure_losses(const BenchLossOptions& options) { return Bench(options).run(); }
+LossBench measure_losses(const BenchLossOptions& options) {
+  check_names(options);
+  return Bench(options).run();
+}
 
 std::string loss_page(const LossBench& bench) {
   std::string html = page_begin("Loss kernels");

@@ -1,6 +1,7 @@
 // The loss kernels side by side: time, bytes, and error of every rival at several sizes.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,8 +18,12 @@ struct BenchLossOptions {
   BackendOptions backend;
   std::vector<std::string> shapes;             // empty: those of the device
   std::vector<std::int64_t> latents{20, 128};  // of `latent`; the first one also of `elbo`
-  double seconds = 0.3;    // for each rival, and at least 30 timings (7 where they take more than 5 s)
-  std::string json, page;  // also write the figures, a page of pictures, here
+  // What to measure, by name; empty: all there is. The latent variable has no target and no output.
+  std::vector<std::string> losses, rivals, targets, outputs;
+  bool reference = true;         // also compute value and gradient in float64, and the errors against them
+  std::optional<double> warmup;  // seconds before the timings of each rival; none: warmup_seconds()
+  double seconds = 0.3;          // for each rival, and at least 30 timings (7 where they take more than 5 s)
+  std::string json, page;        // also write the figures, a page of pictures, here
 };
 
 struct LossTiming {
@@ -27,18 +32,21 @@ struct LossTiming {
   double median_us = 0, p10_us = 0, p90_us = 0;
   double bytes = 0;  // that the rival's contract moves
   int launches = 0;
-  double scratch_bytes = 0;                    // memory beside inputs and outputs
-  double value_error = 0, gradient_error = 0;  // against float64, as LossCase::errors says
+  double scratch_bytes = 0;                // memory beside inputs and outputs
+  double sm_clock_mhz = 0;                 // while that was timed; 0: unknown
+  std::optional<LossCase::Errors> errors;  // against float64; none without a reference
 };
 
 struct LossBench {
   DeviceInfo device;
-  double copy_bandwidth = 0;  // bytes a second, read and written
+  double copy_bandwidth = 0;     // bytes a second, read and written
+  double copy_sm_clock_mhz = 0;  // as LossTiming's
   std::vector<LossTiming> timings;
 };
 
 // Losses: loss_kinds. Rivals: loss_rivals, of which `latent` has two, and on the CPU the naive loop. The others' inputs
-// rotate through more memory than a cache holds. Each timing is one call on a CPU and ten on a GPU.
+// rotate through more memory than a cache holds. Each timing is one call on a CPU and ten on a GPU. Throws Error where
+// a name is unknown, or what is asked for leaves nothing to measure.
 LossBench measure_losses(const BenchLossOptions&);
 
 // One page that opens offline: for every loss and size, bars against the copy bandwidth.

@@ -8,6 +8,7 @@
 
 #include "cpu/backend.h"
 #include "elbo/plugin_symbol.h"
+#include "host/missing_library.h"
 
 namespace elbo {
 namespace {
@@ -40,11 +41,18 @@ std::unique_ptr<Backend> open_plugin(const std::string& name, const BackendOptio
     // Never closed: its code outlives every object made by it.
     void* library = dlopen((folder / file).c_str(), RTLD_NOW | RTLD_LOCAL);
     // Where CUDA is not installed, its libraries are what the loader misses.
-    if (!library) throw DeviceAbsent(cat("device '", name, "': ", file, " does not load: ", dlerror()));
+    if (!library) {
+      const std::string why = dlerror();
+      throw DeviceAbsent(cat("device '", name, "': ", file, " does not load: ", why, advice_on(why)));
+    }
     const auto create = reinterpret_cast<CreateBackend>(dlsym(library, symbol));
     require(create != nullptr, "device '", name, "': ", (folder / file).string(),
             " is of another version of elbo (it has no ", symbol, "): build it again, or remove it");
-    return std::unique_ptr<Backend>(create(options));
+    try {
+      return std::unique_ptr<Backend>(create(options));
+    } catch (const DeviceAbsent& e) {  // the driver's library is opened by CUDA, not by the loader
+      throw DeviceAbsent(e.what() + (name == "cuda" ? advice_on_driver() : ""));
+    }
   }
   throw DeviceAbsent(cat("device '", name, "': there is no ", file, " in ", searched,
                          name == "cuda" ? " (a build made without nvcc has none)" : ""));

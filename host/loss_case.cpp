@@ -6,6 +6,7 @@
 #include "elbo/math/latent.h"
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
+#include "host/parallel.h"
 
 namespace elbo {
 namespace {
@@ -26,10 +27,19 @@ math::Normals4 noise(std::int64_t row, std::int64_t quad) {
 
 std::vector<float> normal_values(std::int64_t count, std::uint32_t stream, float deviation) {
   std::vector<float> values(static_cast<std::size_t>(count));
-  for (std::int64_t i = 0; i < count; i += 4) {
-    const math::Normals4 n = math::normals({1, Purpose::prior, stream, 0, 0}, static_cast<std::uint32_t>(i / 4));
-    for (std::int64_t j = 0; j < 4 && i + j < count; ++j) values[static_cast<std::size_t>(i + j)] = deviation * n.v[j];
-  }
+  parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
+    constexpr std::uint32_t lanes = 64;  // quads side by side, so that the loop over them becomes one of vectors
+    float quads[4][lanes];
+    for (; begin < end; begin += 4 * lanes) {
+      const auto first = static_cast<std::uint32_t>(begin / 4);
+      for (std::uint32_t i = 0; i < lanes; ++i) {
+        const math::Normals4 n = math::normals({1, Purpose::prior, stream, 0, 0}, first + i);
+        for (std::uint32_t j = 0; j < 4; ++j) quads[j][i] = deviation * n.v[j];
+      }
+      const std::int64_t here = std::min<std::int64_t>(4 * lanes, end - begin);
+      for (std::int64_t i = 0; i < here; ++i) values[static_cast<std::size_t>(begin + i)] = quads[i % 4][i / 4];
+    }
+  });
   return values;
 }
 
@@ -57,24 +67,40 @@ LossInputs::LossInputs(const LossShape& shape)
       dz(normal_values(shape.rows * shape.latent, 2, 1)) {
   pixels.resize(outputs.size());
   targets.resize(outputs.size());
-  for (std::size_t i = 0; i < pixels.size(); i += 4) {
-    const math::Words w = math::random_words({1, Purpose::binarize, 0, 0, 0}, static_cast<std::uint32_t>(i / 4));
-    const std::uint32_t words[] = {w.x, w.y, w.z, w.w};
-    for (std::size_t j = 0; j < 4 && i + j < pixels.size(); ++j) {
-      pixels[i + j] = static_cast<std::uint8_t>(words[j] >> 24);
-      targets[i + j] = math::pixel_value<float>(pixels[i + j]);
+  parallel_for(static_cast<std::int64_t>(pixels.size()), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; i += 4) {
+      const math::Words w = math::random_words({1, Purpose::binarize, 0, 0, 0}, static_cast<std::uint32_t>(i / 4));
+      const std::uint32_t words[] = {w.x, w.y, w.z, w.w};
+      for (std::int64_t j = 0; j < std::min<std::int64_t>(4, end - i); ++j) {
+        const auto at = static_cast<std::size_t>(i + j);
+        pixels[at] = static_cast<std::uint8_t>(words[j] >> 24);
+        targets[at] = math::pixel_value<float>(pixels[at]);
+      }
     }
-  }
+  });
+}
+
+std::vector<std::uint32_t> random_bits(std::size_t words) {
+  std::vector<std::uint32_t> bits(words);
+  parallel_for(static_cast<std::int64_t>(words), [&](std::int64_t begin, std::int64_t end) {
+    for (; begin < end; begin += 4) {
+      const math::Words w = math::random_words({1, Purpose::shuffle, 0, 0, 0}, static_cast<std::uint32_t>(begin / 4));
+      const std::uint32_t quad[] = {w.x, w.y, w.z, w.w};
+      std::copy_n(quad, std::min<std::int64_t>(4, end - begin), bits.begin() + begin);
+    }
+  });
+  return bits;
 }
 
 LossCase::LossCase(const LossKind& kind, const LossShape& shape, DType output, const LossInputs& inputs)
     : kind_(kind), shape_(shape), inputs_(inputs) {
   if (output == DType::bf16) {
-    halves_.reserve(inputs.outputs.size());
-    for (const float o : inputs.outputs) halves_.push_back(math::to_bf16(o));
+    halves_.resize(inputs.outputs.size());
+    parallel_for(static_cast<std::int64_t>(halves_.size()), [&](std::int64_t begin, std::int64_t end) {
+      std::transform(inputs.outputs.begin() + begin, inputs.outputs.begin() + end, halves_.begin() + begin,
+                     [](float o) { return math::to_bf16(o); });
+    });
   }
-  if (kind.likelihood) refer_to_pixels();
-  if (kind.has_latent) refer_to_latent();
 }
 
 // ---- On a device ------------------------------------------------------------------------------------------------
@@ -112,6 +138,18 @@ void LossCase::upload(Backend& device, const Buffers& b) const {
   }
 }
 
+void LossCase::copy_inputs(Backend& device, const Buffers& to, const Buffers& from) const {
+  if (kind_.likelihood) {
+    device.copy(to.output, from.output);
+    device.copy(to.target, from.target);
+  }
+  if (kind_.has_latent) {
+    device.copy(to.state, from.state);
+    device.copy(to.stats, from.stats);
+    device.copy(to.dz, from.dz);
+  }
+}
+
 void LossCase::call(Backend& device, const Buffers& b, Kernels kernels, const Tensor& scratch) const {
   const Kernels latent = latent_kernels(kernels);
   if (kind_.has_latent) device.sample_latent({b.stats, b.state, posterior, latent, b.z, b.kl, scratch});
@@ -134,8 +172,14 @@ LossResult LossCase::download(Backend& device, const Buffers& b) const {
   if (kind_.has_latent) result.value += sum(device, b.kl);
   if (kind_.has_latent) result.dstats = contents<float>(device, b.dstats);
   if (kind_.likelihood && halves_.empty()) result.grad = contents<float>(device, b.grad);
-  if (!halves_.empty())
-    for (const math::Bf16 g : contents<math::Bf16>(device, b.grad)) result.grad.push_back(math::to_float(g));
+  if (!halves_.empty()) {
+    const std::vector<math::Bf16> grad = contents<math::Bf16>(device, b.grad);
+    result.grad.resize(grad.size());
+    parallel_for(static_cast<std::int64_t>(grad.size()), [&](std::int64_t begin, std::int64_t end) {
+      std::transform(grad.begin() + begin, grad.begin() + end, result.grad.begin() + begin,
+                     [](math::Bf16 g) { return math::to_float(g); });
+    });
+  }
   return result;
 }
 
@@ -213,47 +257,78 @@ void LossCase::naive_latent(LossResult& result) const {
 
 // ---- In float64 ---------------------------------------------------------------------------------------------------
 
+void LossCase::refer() {
+  value_ = 0;
+  if (kind_.likelihood) refer_to_pixels();
+  if (kind_.has_latent) refer_to_latent();
+}
+
 void LossCase::refer_to_pixels() {
-  const std::size_t count = inputs_.outputs.size();
-  grad_.reserve(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    const double x = inputs_.pixels[i] / 255.0;
-    const double o = static_cast<double>(halves_.empty() ? inputs_.outputs[i] : math::to_float(halves_[i]));
-    const math::ValueGrad<double> v = kind_.likelihood == Likelihood::bernoulli
-                                          ? math::bernoulli(o, x)
-                                          : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
-    value_ += v.value;
-    grad_.push_back(v.grad);
-  }
+  const auto count = static_cast<std::int64_t>(inputs_.outputs.size());
+  grad_.resize(inputs_.outputs.size());
+  std::vector<double> values(static_cast<std::size_t>(tiles(count, parallel_chunk)));
+  parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
+    double sum = 0;
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+      const double x = inputs_.pixels[i] / 255.0;
+      const double o = static_cast<double>(halves_.empty() ? inputs_.outputs[i] : math::to_float(halves_[i]));
+      const math::ValueGrad<double> v = kind_.likelihood == Likelihood::bernoulli
+                                            ? math::bernoulli(o, x)
+                                            : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
+      sum += v.value;
+      grad_[i] = v.grad;
+    }
+    values[static_cast<std::size_t>(begin / parallel_chunk)] = sum;
+  });
+  for (const double v : values) value_ += v;
 }
 
 void LossCase::refer_to_latent() {
-  const std::int64_t latent = shape_.latent;
-  dstats_.assign(static_cast<std::size_t>(2 * shape_.rows * latent), 0);
-  for (std::int64_t row = 0; row < shape_.rows; ++row) {
-    for (std::int64_t d = 0; d < latent; ++d) {
+  const std::int64_t latent = shape_.latent, count = shape_.rows * latent;
+  dstats_.assign(static_cast<std::size_t>(2 * count), 0);
+  std::vector<double> values(static_cast<std::size_t>(tiles(count, parallel_chunk)));
+  parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
+    double sum = 0;
+    math::Normals4 drawn{};
+    for (std::int64_t at = begin; at < end; ++at) {
+      const std::int64_t row = at / latent, d = at % latent;
+      if (at == begin || d % 4 == 0) drawn = noise(row, d / 4);
       const auto mu = static_cast<std::size_t>(2 * row * latent + d), s = mu + static_cast<std::size_t>(latent);
       const double m = inputs_.stats[mu], log_variance = inputs_.stats[s];
-      const double g = inputs_.dz[static_cast<std::size_t>(row * latent + d)], eps = noise(row, d / 4).v[d % 4];
+      const double g = inputs_.dz[static_cast<std::size_t>(at)], eps = drawn.v[d % 4];
       const math::LatentGrad<double> kl = math::gaussian_kl_grad(posterior, m, log_variance);
-      value_ += math::gaussian_kl(posterior, m, log_variance);
+      sum += math::gaussian_kl(posterior, m, log_variance);
       dstats_[mu] = g + kl.mu;
       dstats_[s] = g * math::sample_slope(posterior, log_variance, eps) + kl.s;
     }
-  }
+    values[static_cast<std::size_t>(begin / parallel_chunk)] = sum;
+  });
+  for (const double v : values) value_ += v;
 }
 
 namespace {
 
 // The largest difference, by the largest value; NaN if one of them is.
 double error_of(const std::vector<float>& got, const std::vector<double>& expected) {
-  double worst = 0, largest = 0;
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double error = std::abs(static_cast<double>(got.at(i)) - expected[i]);
-    if (error > worst || std::isnan(error)) worst = error;
-    largest = std::max(largest, std::abs(expected[i]));
-  }
-  return expected.empty() ? 0 : worst / largest;
+  require(got.size() == expected.size(), "a gradient has ", got.size(), " elements, its reference ", expected.size());
+  const auto count = static_cast<std::int64_t>(expected.size());
+  struct Worst {
+    double error = 0, largest = 0;
+    void take(double e, double value) {
+      if (e > error || std::isnan(e)) error = e;  // a NaN stays: nothing is greater
+      largest = std::max(largest, value);
+    }
+  };
+  std::vector<Worst> worst(static_cast<std::size_t>(tiles(count, parallel_chunk)));
+  parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
+    Worst here;
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      here.take(std::abs(static_cast<double>(got[i]) - expected[i]), std::abs(expected[i]));
+    worst[static_cast<std::size_t>(begin / parallel_chunk)] = here;
+  });
+  Worst all;
+  for (const Worst& w : worst) all.take(w.error, w.largest);
+  return expected.empty() ? 0 : all.error / all.largest;
 }
 
 }  // namespace

@@ -45,6 +45,9 @@ struct LossInputs {
   explicit LossInputs(const LossShape&);
 };
 
+// Words of random bits, likewise: what a copy is timed with, since constant bytes would be copied faster.
+std::vector<std::uint32_t> random_bits(std::size_t words);
+
 struct LossResult {
   double value = 0;                 // summed over rows, in nats
   std::vector<float> grad, dstats;  // of the outputs, of the statistics; empty where the loss has none
@@ -56,12 +59,16 @@ class LossCase {
   // output: f32 or bf16. The inputs must outlive the case.
   LossCase(const LossKind&, const LossShape&, DType output, const LossInputs&);
 
+  // Computes what should come out, for errors().
+  void refer();
+
   // What one call works on.
   struct Buffers {
     Tensor output, target, nll, grad, state, stats, z, kl, dz, dstats;
   };
   void layout(Arena&, Buffers&, DType target) const;
   void upload(Backend&, const Buffers&) const;
+  void copy_inputs(Backend&, const Buffers& to, const Buffers& from) const;
   void call(Backend&, const Buffers&, Kernels, const Tensor& scratch) const;
   LossResult download(Backend&, const Buffers&) const;
   std::int64_t scratch(Kernels) const;  // f32 elements
@@ -74,7 +81,7 @@ class LossCase {
   int launches(const LossRival&) const;
 
   // Against float64, of the same outputs and the same noise: of the value, relative; of the gradients, each by its
-  // largest, the worse.
+  // largest, the worse. After refer().
   struct Errors {
     double value = 0, gradient = 0;
   };

@@ -9,6 +9,7 @@
 #include <exception>
 #include <filesystem>
 #include <new>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -47,6 +48,11 @@ void add_no_epilogues(CLI::App& app, BackendOptions& backend) {
   app.add_flag_callback(
       "--no-epilogues", [&backend] { backend.epilogues = false; },
       "on a GPU: bias, activation and their gradients in kernels of their own, not in the products");
+}
+
+void add_warmup(CLI::App& app, std::optional<double>& seconds) {
+  app.add_option("--warmup", seconds, "seconds of work before what is timed (default: 0.5 on a GPU, 0.1 on a CPU)")
+      ->check(CLI::Range(0.0, 3600.0));
 }
 
 void add_data(CLI::App& app, std::string& data) {
@@ -125,9 +131,9 @@ int run_command_line(int argc, char** argv) {
   add_no_epilogues(step_app, bench.backend);
   add_data(step_app, bench.data);
   step_app.add_option("--steps", bench.steps, "how many to time")->check(CLI::Range(1.0, 1e9))->capture_default_str();
-  step_app.add_option("--warmup", bench.warmup, "steps before that")
-      ->check(CLI::Range(0.0, 1e9))
-      ->capture_default_str();
+  add_warmup(step_app, bench.warmup);
+  step_app.add_flag_callback(
+      "--no-operations", [&bench] { bench.operations = false; }, "time the step alone, not what it is made of");
   step_app.add_option("--json", bench.json, "also write the figures to this file");
 
   BenchLossOptions losses;
@@ -142,6 +148,18 @@ int run_command_line(int argc, char** argv) {
       ->check(CLI::Range(1.0, 65536.0))
       ->allow_extra_args(false)
       ->capture_default_str();
+  const auto add_filter = [&](const char* option, std::vector<std::string>& names, const char* what) {
+    loss_app.add_option(option, names, what)->allow_extra_args(false);
+  };
+  add_filter("--loss", losses.losses, "bernoulli, gaussian, latent, elbo; may be given again (default: all)");
+  add_filter("--rival", losses.rivals,
+             "fused, fused_log, two_pass, unfused, and on a CPU naive; may be given again (default: all)");
+  add_filter("--target", losses.targets, "f32, u8; may be given again (default: both)");
+  add_filter("--output", losses.outputs, "f32, bf16; may be given again (default: both)");
+  loss_app.add_flag_callback(
+      "--no-reference", [&losses] { losses.reference = false; },
+      "do not compare with float64, which takes the host a while");
+  add_warmup(loss_app, losses.warmup);
   loss_app.add_option("--seconds", losses.seconds, "for each rival; at least 30 timings, 7 of slow ones")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
@@ -165,9 +183,7 @@ int run_command_line(int argc, char** argv) {
   add_no_graph(profile_app, profiling.backend);
   add_no_epilogues(profile_app, profiling.backend);
   add_data(profile_app, profiling.data);
-  profile_app.add_option("--warmup", profiling.warmup, "steps before those")
-      ->check(CLI::Range(0.0, 1e9))
-      ->capture_default_str();
+  add_warmup(profile_app, profiling.warmup);
   profile_app.add_option("--steps", profiling.steps, "how many")->check(CLI::Range(1.0, 1e6))->capture_default_str();
   profile_app.add_option("--trace", profiling.trace,
                          "write a trace for Perfetto or Chrome here and the same as a table beside it, as .csv");

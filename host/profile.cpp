@@ -8,11 +8,11 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "host/bench.h"
 #include "host/data/dataset.h"
 #include "host/devices.h"
 #include "host/files.h"
 #include "host/plan.h"
+#include "host/timing.h"
 #include "host/trainer.h"
 
 namespace elbo {
@@ -211,9 +211,12 @@ int profile(const ProfileOptions& options) {
                                    : std::pair(open_device(options.device, backend_options), false);
   Backend& device = *opened.backend;
   Trainer trainer(device, spec, data.train);
-  const auto warmup = static_cast<std::uint32_t>(options.warmup), steps = static_cast<std::uint32_t>(options.steps);
-  trainer.run_until(warmup);
-  trainer.check();
+  const auto steps = static_cast<std::uint32_t>(options.steps);
+  warm_up(warmup_seconds(options.warmup, device.info()), [&] {
+    trainer.run_until(trainer.step() + 20);
+    trainer.check();
+  });
+  const std::uint32_t warmup = trainer.step();
 
   const bool ranges_too = tracing && !device.options().record;
   device.take_activities();  // the warm-up's are not wanted

@@ -1,6 +1,7 @@
 // A few training steps for a profiler, or as a trace.
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,11 +15,12 @@ struct ProfileOptions {
   std::string device = "auto";
   BackendOptions backend;
   std::string data;
-  std::int64_t warmup = 20, steps = 3;
+  std::optional<double> warmup;  // seconds of steps before those; none: warmup_seconds()
+  std::int64_t steps = 3;
   std::string trace;  // write a trace here, and the table of its events beside it, as .csv
 };
 
-// Trains `warmup` steps, then `steps` between cudaProfilerStart and cudaProfilerStop, so that a profiler started with
+// Trains for `warmup`, then `steps` between cudaProfilerStart and cudaProfilerStop, so that a profiler started with
 // --profile-from-start off (ncu) or --capture-range=cudaProfilerApi (nsys) sees exactly those. With a trace they are
 // written in the format of Chrome's and Perfetto's viewers, and as a table of which a summary is printed:
 // - on a GPU, each kernel, copy and fill as the device ran it, from the recording or, without it, call by call and

@@ -45,7 +45,10 @@ class Trainer {
   Tensor sums;  // f64 [2 + L]: see Backend::accumulate
   const Pass& pass() const { return pass_; }
   std::int64_t steps_at_once() const { return several_steps_ ? steps_a_launch : 1; }  // that run_until likes best
-  std::size_t graph_nodes() const { return one_step_->nodes(); }  // of one step; 0 where it is no graph
+  bool images_on_device() const { return stream_.resident(); }
+  // Of one step; 0 where it is no graph.
+  std::size_t graph_nodes() const { return one_step_->nodes(); }
+  std::size_t dependent_launches() const { return one_step_->dependent_launches(); }
 
  private:
   static constexpr std::uint32_t steps_a_launch = 4;  // of a recording that takes several

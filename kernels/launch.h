@@ -16,6 +16,19 @@
 
 namespace elbo {
 
+// Of a kernel's blocks, how many a multiprocessor is to hold at once, for __launch_bounds__: `wanted`, or what the
+// architecture that is being compiled for has threads for.
+constexpr unsigned resident_blocks(unsigned threads, unsigned wanted) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 800 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1100)
+  constexpr unsigned most_threads = 2048;
+#elif __CUDA_ARCH__ < 800
+  constexpr unsigned most_threads = 1024;
+#else
+  constexpr unsigned most_threads = 1536;
+#endif
+  return wanted * threads <= most_threads ? wanted : most_threads / threads;
+}
+
 struct Grid {
   unsigned blocks = 1, threads = 1;
   cudaStream_t stream = nullptr;

@@ -6,17 +6,27 @@
 //   nll_partial [rows * samples, tiles(pixels, 4096)].
 // Bytes, fused: reads the output (4, or 2 of bf16) and the target (1 or 4) once, writes the gradient (4 or 2): 9 or
 //   12 a pixel, 5 or 8 of bf16; in 16-byte accesses (8 for bf16, 4 for u8) where pixels is a multiple of 4 and the
-//   buffers are aligned; a thread has up to four of each under way before it uses the first. Two passes: output and
-//   target are read again, 14 or 20, of bf16 8 or 14. (unfused.cu: 30 or 36.)
+//   buffers are aligned. Two passes: output and target are read again, 14 or 20, of bf16 8 or 14. (unfused.cu: 30 or
+//   36.)
+// Instructions: a warp takes a strip of up to 1,024 pixels of a row, a lane up to eight quads of output and of target,
+//   all under way before it uses the first. No IEEE division and no full-range exp, so no slow paths: the error that
+//   ex2 and rcp bring is in elbo/math/arithmetic.h. At 65536x784 the fused Bernoulli kernel issues 22.5 (f32, f32) to
+//   26.7 (bf16, u8) lane slots a pixel: 0.54 of an H100's memory time at most, 0.77 of an H200's, by arithmetic over
+//   the machine code (tools/kernels/sass.py), not measured. tests/sass_test.py holds it to that.
 // Rivals: fused is the default. On a CPU it was the fastest of them, or level with the fastest
 //   (results/cpu-amd-epyc-2-cores/2026-11-22/loss.md); on a GPU they have not been measured yet.
 // Arithmetic is f32; a bf16 gradient is the f32 one, rounded.
-// Deterministic: a chunk is summed by one block whose size follows from `pixels` alone, each thread over
-//   its quads in order, then the threads in a fixed tree. Alignment changes the accesses, not the order.
+// NaN and infinity: a NaN in the output or target makes the value of its chunk and its own gradient NaN; an infinite
+//   output makes the value NaN or infinite, since it contains l x, which no approximation touches.
+// Deterministic: a lane adds up its quads in order, then the lanes of a warp, then the warps of a chunk, in a fixed
+//   tree that follows from `pixels` alone. Alignment and the number of rows change accesses and blocks, not the order.
 #include "kernels/likelihood.h"
 
+#include <algorithm>
 #include <type_traits>
 
+#include "kernels/divisor.h"
+#include "kernels/loaded_quad.h"
 #include "kernels/loss_parts.h"
 #include "kernels/quad.h"
 #include "kernels/reduce.h"
@@ -24,19 +34,16 @@
 namespace elbo::kernels {
 namespace {
 
-constexpr unsigned max_threads = 256;
-constexpr unsigned quads_per_thread = 4;
-static_assert(max_threads * quads_per_thread * 4 == pixel_chunk, "a block takes one chunk");
+using BernoulliLoss = Bernoulli<math::Approximate>;
+using GaussianLoss = Gaussian<math::Approximate>;
 
-// Threads of a block: enough for a row or one of its chunks, a whole number of warps.
-unsigned threads_for(std::int64_t pixels) {
-  const std::int64_t width = pixels < pixel_chunk ? pixels : pixel_chunk;
-  return static_cast<unsigned>(tiles(width, 4 * quads_per_thread * warp_size)) * warp_size;
-}
+constexpr unsigned quads_per_lane = 8;
+constexpr unsigned strip_pixels = quads_per_lane * warp_size * 4;  // a warp's part of a row
+constexpr unsigned max_warps = pixel_chunk / strip_pixels, max_threads = max_warps * warp_size;
 
 // ---- Sums of losses ---------------------------------------------------------------------------------
 
-// The sum of a thread's losses; add() returns the gradient of the one it adds.
+// The sum of a lane's losses; add() returns the gradient of the one it adds.
 template <class Loss>
 class Sum {
  public:
@@ -56,9 +63,9 @@ class Sum {
 // The same of Bernoulli losses, with one logarithm for all pixels: that of the product of their factors.
 class LogOfProduct {
  public:
-  __device__ explicit LogOfProduct(const Bernoulli&) {}
+  __device__ explicit LogOfProduct(const BernoulliLoss&) {}
   __device__ float add(float logit, float x) {
-    const math::BernoulliParts<float> p = math::bernoulli_parts(logit, x);
+    const math::BernoulliParts<float> p = math::bernoulli_parts(logit, x, math::Approximate{});
     linear_ += p.linear;
     product_ *= p.factor;
     return p.grad;
@@ -68,127 +75,168 @@ class LogOfProduct {
  private:
   float linear_ = 0.0f, product_ = 1.0f;
 };
-static_assert(4 * quads_per_thread <= 127, "the product of the factors must stay below 2^127");
+static_assert(4 * quads_per_lane <= 127, "the product of the factors must stay below 2^127");
 
-// ---- Fused ------------------------------------------------------------------------------------------
+// ---- A warp's part ----------------------------------------------------------------------------------
 
-// The part of the loss that a block works on: one chunk of one output row.
-template <class Target, class Output>
-struct Chunk {
+// Who does what: a warp takes a strip of a chunk. Where rows are one strip long, each warp of a block takes a row of
+// its own; elsewhere a block takes a chunk.
+struct Partition {
+  Divisor chunks_of_row, samples;
+  unsigned row_chunks, chunks;  // of a row; of all rows
+  bool is_row_a_strip;
+};
+
+// What a lane has of its warp's strip: quads lane, lane + 32, ... All loads are under way when it is made.
+template <bool aligned, class Target, class Output>
+struct Lane {
+  unsigned chunk;
+  int pixels;       // from its first one to the end of the chunk; less than 1: it has none
   std::int64_t at;  // of its first pixel in output and grad
-  const Output* output;
-  const Target* target;
-  int pixels;
+  LoadedQuad<aligned, Output> output[quads_per_lane];
+  LoadedQuad<aligned, Target> target[quads_per_lane];
 
-  __device__ explicit Chunk(const PixelLoss<Target, Output>& a) {
-    const unsigned chunks = (a.pixels + pixel_chunk - 1) / pixel_chunk;
-    const unsigned row = blockIdx.x / chunks, first = blockIdx.x % chunks * unsigned{pixel_chunk};
-    at = row * a.pixels + first;
-    output = a.output + at;
-    target = a.target + row / static_cast<unsigned>(a.samples) * a.pixels + first;
-    pixels = a.pixels - first < pixel_chunk ? static_cast<int>(a.pixels - first) : static_cast<int>(pixel_chunk);
+  // All 32 lanes must call it.
+  __device__ __forceinline__ Lane(const PixelLoss<Target, Output>& a, const Partition& parts) {
+    const unsigned warp = threadIdx.x / warp_size, lane = threadIdx.x % warp_size;
+    chunk = parts.is_row_a_strip ? blockIdx.x * (blockDim.x / warp_size) + warp : blockIdx.x;
+    const unsigned row = parts.chunks_of_row.quotient(chunk);
+    const std::int64_t begin = std::int64_t{chunk - row * parts.row_chunks} * pixel_chunk;  // of the chunk in its row
+    const unsigned first = 4 * lane + (parts.is_row_a_strip ? 0 : warp * strip_pixels);
+    const std::int64_t left = a.pixels - begin;
+    pixels = static_cast<int>(left < pixel_chunk ? left : pixel_chunk) - static_cast<int>(first);
+    if (chunk >= parts.chunks) pixels = 0;
+    at = row * a.pixels + begin + first;
+    const Output* const outputs = a.output + at;
+    const Target* const targets = a.target + parts.samples.quotient(row) * a.pixels + begin + first;
+#pragma unroll
+    for (unsigned k = 0; k < quads_per_lane; ++k) output[k].load(outputs + step(k), pixels - step(k));
+#pragma unroll
+    for (unsigned k = 0; k < quads_per_lane; ++k) target[k].load(targets + step(k), pixels - step(k));
+    all_under_way();
+  }
+
+  __device__ static constexpr int step(unsigned k) { return static_cast<int>(4 * warp_size * k); }
+
+  // f(j, output, x) for each of its pixels in order, the j-th of its quad; after quad k done(k, pixels from its first).
+  template <class F, class Done>
+  __device__ __forceinline__ void for_each(const F& f, const Done& done) const {
+#pragma unroll
+    for (unsigned k = 0; k < quads_per_lane; ++k) {
+      const int count = pixels - step(k);
+      if (count <= 0) break;
+#pragma unroll
+      for (int j = 0; j < 4; ++j) {
+        if (aligned || j < count) f(j, output[k][j], target[k][j]);
+      }
+      done(k, count);
+    }
+  }
+
+  // Writes scale * gradient_of(output, x) of each of its pixels.
+  template <class F>
+  __device__ __forceinline__ void store_gradients(Output* grad, float scale, const F& gradient_of) const {
+    Output* const mine = grad + at;
+    Quad<Output> g;
+    for_each([&](int j, float o, float x) { g.v[j] = math::round_to<Output>(scale * gradient_of(o, x)); },
+             [&](unsigned k, int count) { store_quad<aligned>(mine + step(k), g, aligned ? 4 : count); });
   }
 };
 
+// ---- Value and gradient -----------------------------------------------------------------------------
+
 template <bool aligned, class Sum, class Loss, class Target, class Output>
-__device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelLoss<Target, Output>& a) {
-  const Chunk<Target, Output> chunk(a);
-  const auto first = [](unsigned k) { return static_cast<int>(4 * (threadIdx.x + k * blockDim.x)); };
-  const auto count = [&](unsigned k) { return aligned ? 4 : chunk.pixels - first(k); };
-
-  // All loads before the first store: enough of them under way, and grad may be output.
-  Quad<Output> output[quads_per_thread];
-  Quad<Target> target[quads_per_thread];
-#pragma unroll
-  for (unsigned k = 0; k < quads_per_thread; ++k) {
-    if (first(k) >= chunk.pixels) continue;
-    output[k] = load_quad<aligned>(chunk.output + first(k), count(k));
-    target[k] = load_quad<aligned>(chunk.target + first(k), count(k));
-  }
+__device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelLoss<Target, Output>& a,
+                                                  const Partition& parts) {
+  ELBO_SHARED(float, warp_sums, max_warps);
+  const Lane<aligned, Target, Output> lane(a, parts);
   Sum sum(loss);
-#pragma unroll
-  for (unsigned k = 0; k < quads_per_thread; ++k) {
-    if (first(k) >= chunk.pixels) continue;
-    Quad<Output> grad;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      if (j < count(k))
-        grad.v[j] =
-            math::round_to<Output>(a.grad_scale * sum.add(math::to_float(output[k].v[j]), pixel(target[k].v[j])));
-    }
-    if (a.grad) store_quad<aligned>(a.grad + chunk.at + first(k), grad, count(k));
+  if (a.grad) {
+    lane.store_gradients(a.grad, a.grad_scale, [&](float o, float x) { return sum.add(o, x); });
+  } else {
+    lane.for_each([&](int, float o, float x) { sum.add(o, x); }, [](unsigned, int) {});
   }
-  const float total = block_sum(sum.total());
-  if (threadIdx.x == 0) a.nll_partial[blockIdx.x] = total;
+  float total = warp_sum(sum.total());
+  if (!parts.is_row_a_strip) {
+    const unsigned warp = threadIdx.x / warp_size, warps = blockDim.x / warp_size;
+    if (threadIdx.x % warp_size == 0) warp_sums[warp] = total;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+#pragma unroll
+    for (unsigned w = 1; w < max_warps; ++w) {
+      if (w < warps) total += warp_sums[w];
+    }
+  }
+  if (threadIdx.x % warp_size == 0 && lane.chunk < parts.chunks) a.nll_partial[lane.chunk] = total;
 }
 
 template <bool aligned, class Target, class Output>
-__global__ void __launch_bounds__(max_threads) bernoulli_fused(const PixelLoss<Target, Output> a) {
-  loss_and_gradient<aligned, LogOfProduct>(Bernoulli{}, a);
+__global__ void __launch_bounds__(max_threads)
+    bernoulli_fused(const PixelLoss<Target, Output> a, const Partition parts) {
+  loss_and_gradient<aligned, LogOfProduct>(BernoulliLoss{}, a, parts);
 }
 
 template <bool aligned, class Target, class Output>
-__global__ void __launch_bounds__(max_threads) bernoulli_fused_log(const PixelLoss<Target, Output> a) {
-  loss_and_gradient<aligned, Sum<Bernoulli>>(Bernoulli{}, a);
+__global__ void __launch_bounds__(max_threads)
+    bernoulli_fused_log(const PixelLoss<Target, Output> a, const Partition parts) {
+  loss_and_gradient<aligned, Sum<BernoulliLoss>>(BernoulliLoss{}, a, parts);
 }
 
 template <bool aligned, class Target, class Output>
-__global__ void __launch_bounds__(max_threads) gaussian_fused(const Gaussian g, const PixelLoss<Target, Output> a) {
-  loss_and_gradient<aligned, Sum<Gaussian>>(g, a);
+__global__ void __launch_bounds__(max_threads)
+    gaussian_fused(const GaussianLoss g, const PixelLoss<Target, Output> a, const Partition parts) {
+  loss_and_gradient<aligned, Sum<GaussianLoss>>(g, a, parts);
 }
 
 // ---- The second of two passes -----------------------------------------------------------------------
 
 template <bool aligned, class Loss, class Target, class Output>
-__global__ void __launch_bounds__(max_threads) scaled_gradients(const Loss loss, const PixelLoss<Target, Output> a) {
-  const Chunk<Target, Output> chunk(a);
-  for (int first = 4 * threadIdx.x; first < chunk.pixels; first += 4 * blockDim.x) {
-    const int count = aligned ? 4 : chunk.pixels - first;
-    const Quad<Output> output = load_quad<aligned>(chunk.output + first, count);
-    const Quad<Target> target = load_quad<aligned>(chunk.target + first, count);
-    Quad<Output> grad;
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-      grad.v[j] = math::round_to<Output>(a.grad_scale * loss(math::to_float(output.v[j]), pixel(target.v[j])).grad);
-    store_quad<aligned>(a.grad + chunk.at + first, grad, count);
-  }
+__global__ void __launch_bounds__(max_threads)
+    scaled_gradients(const Loss loss, const PixelLoss<Target, Output> a, const Partition parts) {
+  const Lane<aligned, Target, Output> lane(a, parts);
+  lane.store_gradients(a.grad, a.grad_scale, [&](float o, float x) { return loss(o, x).grad; });
 }
 
-template <class Target, class Output>
-Grid grid_for(const char* launcher, const PixelLoss<Target, Output>& a, cudaStream_t stream) {
+// ---- Launches ---------------------------------------------------------------------------------------
+
+// f(aligned, partition, grid), with std::true_type where each quad can be one access.
+template <class Target, class Output, class F>
+void with_partition(const char* launcher, const PixelLoss<Target, Output>& a, cudaStream_t stream, const F& f) {
   check(launcher, a);
-  return {blocks_for(launcher, a.rows * a.samples * tiles(a.pixels, pixel_chunk)), threads_for(a.pixels), stream};
+  const std::int64_t row_chunks = tiles(a.pixels, pixel_chunk);
+  const unsigned chunks = blocks_for(launcher, a.rows * a.samples * row_chunks);
+  const Partition parts{Divisor(row_chunks), Divisor(a.samples), static_cast<unsigned>(row_chunks), chunks,
+                        a.pixels <= strip_pixels};
+  // Few rows spread over the multiprocessors; of many, a block takes several.
+  constexpr unsigned many_rows = 2048;
+  const unsigned warps = parts.is_row_a_strip
+                             ? (chunks < many_rows ? 1 : max_warps)
+                             : static_cast<unsigned>(tiles(std::min(a.pixels, pixel_chunk), strip_pixels));
+  const Grid grid{parts.is_row_a_strip ? (chunks + warps - 1) / warps : chunks, warps * warp_size, stream};
+  const bool is_aligned_for_quads = a.pixels % 4 == 0 && is_aligned(a.output, 4 * sizeof(Output)) &&
+                                    is_aligned(a.grad, 4 * sizeof(Output)) && is_aligned(a.target, 4 * sizeof(Target));
+  is_aligned_for_quads ? f(std::true_type{}, parts, grid) : f(std::false_type{}, parts, grid);
 }
 
-template <class Target, class Output>
-bool is_aligned_for_quads(const PixelLoss<Target, Output>& a) {
-  return a.pixels % 4 == 0 && is_aligned(a.output, 4 * sizeof(Output)) && is_aligned(a.grad, 4 * sizeof(Output)) &&
-         is_aligned(a.target, 4 * sizeof(Target));
-}
-
-// BernoulliSum: how the losses of a thread's pixels are added up.
+// BernoulliSum: how the losses of a lane's pixels are added up.
 template <class BernoulliSum, class Target, class Output>
 void launch_fused(const char* launcher, Likelihood likelihood, const PixelLoss<Target, Output>& a,
                   cudaStream_t stream) {
-  const Grid grid = grid_for(launcher, a, stream);
-  const bool aligned = is_aligned_for_quads(a);
-  switch (likelihood) {
-    case Likelihood::bernoulli:
-      if constexpr (std::is_same_v<BernoulliSum, LogOfProduct>) {
-        launch("bernoulli_fused",
-               aligned ? bernoulli_fused<true, Target, Output> : bernoulli_fused<false, Target, Output>, grid, a);
-      } else {
-        launch("bernoulli_fused_log",
-               aligned ? bernoulli_fused_log<true, Target, Output> : bernoulli_fused_log<false, Target, Output>, grid,
-               a);
-      }
-      break;
-    case Likelihood::gaussian:
-      require(a.variance > 0, launcher, ": a variance of ", a.variance);
-      launch("gaussian_fused", aligned ? gaussian_fused<true, Target, Output> : gaussian_fused<false, Target, Output>,
-             grid, gaussian_of(a.variance), a);
-      break;
-  }
+  with_partition(launcher, a, stream, [&](auto aligned, const Partition& parts, const Grid& grid) {
+    switch (likelihood) {
+      case Likelihood::bernoulli:
+        if constexpr (std::is_same_v<BernoulliSum, LogOfProduct>) {
+          launch("bernoulli_fused", bernoulli_fused<aligned, Target, Output>, grid, a, parts);
+        } else {
+          launch("bernoulli_fused_log", bernoulli_fused_log<aligned, Target, Output>, grid, a, parts);
+        }
+        break;
+      case Likelihood::gaussian:
+        require(a.variance > 0, launcher, ": a variance of ", a.variance);
+        launch("gaussian_fused", gaussian_fused<aligned, Target, Output>, grid, GaussianLoss(a.variance), a, parts);
+        break;
+    }
+  });
 }
 
 }  // namespace
@@ -202,7 +250,7 @@ void likelihood_fused(Likelihood likelihood, const PixelLoss<Target, Output>& a,
 template <class Target, class Output>
 void likelihood_fused_log(Likelihood likelihood, const PixelLoss<Target, Output>& a, cudaStream_t stream) {
   const Range range("likelihood_fused_log");
-  launch_fused<Sum<Bernoulli>>("likelihood_fused_log", likelihood, a, stream);
+  launch_fused<Sum<BernoulliLoss>>("likelihood_fused_log", likelihood, a, stream);
 }
 
 template <class Target, class Output>
@@ -212,12 +260,10 @@ void likelihood_two_pass(Likelihood likelihood, const PixelLoss<Target, Output>&
   value.grad = nullptr;
   launch_fused<LogOfProduct>("likelihood_two_pass", likelihood, value, stream);
   if (!a.grad) return;
-  const Grid grid = grid_for("likelihood_two_pass", a, stream);
-  const bool aligned = is_aligned_for_quads(a);
-  with_loss("likelihood_two_pass", likelihood, a, [&]<class Loss>(const Loss& loss) {
-    launch("scaled_gradients",
-           aligned ? scaled_gradients<true, Loss, Target, Output> : scaled_gradients<false, Loss, Target, Output>, grid,
-           loss, a);
+  with_partition("likelihood_two_pass", a, stream, [&](auto aligned, const Partition& parts, const Grid& grid) {
+    with_loss<math::Approximate>("likelihood_two_pass", likelihood, a, [&]<class Loss>(const Loss& loss) {
+      launch("scaled_gradients", scaled_gradients<aligned, Loss, Target, Output>, grid, loss, a, parts);
+    });
   });
 }
 

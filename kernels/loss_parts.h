@@ -20,29 +20,31 @@ namespace elbo::kernels {
 ELBO_HD float pixel(std::uint8_t stored) { return math::pixel_value<float>(stored); }
 ELBO_HD float pixel(float stored) { return stored; }
 
+template <class Arithmetic>
 struct Bernoulli {
-  ELBO_HD math::ValueGrad<float> operator()(float logit, float x) const { return math::bernoulli(logit, x); }
-};
-
-struct Gaussian {
-  float half_precision, half_log;
-
-  ELBO_HD math::ValueGrad<float> operator()(float mean, float x) const {
-    return math::gaussian(mean, x, half_precision, half_log);
+  ELBO_HD math::ValueGrad<float> operator()(float logit, float x) const {
+    return math::bernoulli(logit, x, Arithmetic{});
   }
 };
 
-inline Gaussian gaussian_of(float variance) {
-  constexpr double two_pi = 6.283185307179586;
-  return {static_cast<float>(0.5 / variance), static_cast<float>(0.5 * std::log(two_pi * variance))};
-}
+template <class Arithmetic>
+struct Gaussian {
+  float half_precision, half_log;
+
+  explicit Gaussian(float variance)
+      : half_precision(static_cast<float>(0.5 / variance)),
+        half_log(static_cast<float>(0.5 * std::log(6.283185307179586 * variance))) {}
+  ELBO_HD math::ValueGrad<float> operator()(float mean, float x) const {
+    return math::gaussian(mean, x, half_precision, half_log, Arithmetic{});
+  }
+};
 
 // Calls f(loss), a Bernoulli or a Gaussian.
-template <class Target, class Output, class F>
+template <class Arithmetic, class Target, class Output, class F>
 void with_loss(const char* launcher, Likelihood likelihood, const PixelLoss<Target, Output>& a, const F& f) {
-  if (likelihood == Likelihood::bernoulli) return f(Bernoulli{});
+  if (likelihood == Likelihood::bernoulli) return f(Bernoulli<Arithmetic>{});
   require(a.variance > 0, launcher, ": a variance of ", a.variance);
-  f(gaussian_of(a.variance));
+  f(Gaussian<Arithmetic>(a.variance));
 }
 
 template <class Target, class Output>

@@ -125,7 +125,7 @@ __global__ void next_step(StepState* state, const Schedule schedule, std::uint64
 }
 
 template <bool aligned>
-__global__ void __launch_bounds__(threads, aligned ? 5 : 4)
+__global__ void __launch_bounds__(threads, resident_blocks(threads, aligned ? 5 : 4))
     end_of_step(const Totals t, const Update u, const Schedule schedule, std::uint64_t* fault) {
   StepState* const state = u.state;
   const bool finite = has_finite_losses(t);

@@ -83,7 +83,7 @@ void likelihood_unfused(Likelihood likelihood, const PixelLoss<Target>& a, float
   const Index pixels = a.pixels, samples = a.samples;
   const auto target_of = [=] __host__ __device__(Index i) { return i / pixels / samples * pixels + i % pixels; };
   const auto index = thrust::make_transform_iterator(thrust::counting_iterator<Index>(0), target_of);
-  with_loss("likelihood_unfused", likelihood, a, [&](const auto& loss) {
+  with_loss<math::Exact>("likelihood_unfused", likelihood, a, [&](const auto& loss) {
     if (a.samples == 1) return loss_by_operations(loss, a, a.target, scratch, stream);
     loss_by_operations(loss, a, thrust::make_permutation_iterator(a.target, index), scratch, stream);
   });

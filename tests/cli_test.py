@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 import unittest
 
 import program
@@ -267,6 +268,53 @@ class CommandLine(unittest.TestCase):
                              env={**os.environ, "ELBO_PLUGINS": str(folder)})
         self.refused(result, "another version of elbo", "--device cpu does without the GPU")
 
+    def shared_library(self, folder, name, *needs):
+        """An empty one, which needs those of these paths."""
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["c++", "-shared", "-xc++", "/dev/null", "-xnone", "-o", folder / name, f"-Wl,-soname,{name}"]
+        subprocess.run([*command, "-Wl,--no-as-needed", *needs], check=True)
+        return folder / name
+
+    def test_a_library_that_the_loader_misses_is_looked_for(self):
+        """CUDA's, in the places where Python packages lie; nothing of it is real."""
+        root = pathlib.Path(tempfile.mkdtemp(dir=self.root)).resolve()
+        library = self.shared_library(root / "somewhere", "libcublasLt.so.99")
+        self.shared_library(root / "plugins", "libelbo_cuda.so", library)
+        environment = {"ELBO_PLUGINS": str(root / "plugins"), "HOME": str(root), "PATH": f"{root}/venv/bin:/usr/bin"}
+
+        def said(**more):
+            return program.run("devices", cwd=self.cwd, env={**environment, **more}).stdout
+
+        why = "libcublasLt.so.99: cannot open shared object file: No such file or directory"
+        self.assertIn(f"{why}; it comes with the CUDA Toolkit and with PyTorch, and LD_LIBRARY_PATH may name its folder",
+                      said())
+        for packages in (".local/lib/python3.9/site-packages", "venv/lib/python3.12/site-packages"):
+            folder = root / packages / "nvidia/cu99/lib"
+            folder.mkdir(parents=True)
+            shutil.copy(library, folder)
+            (root / "venv/bin").mkdir(parents=True, exist_ok=True)
+            (root / "venv/bin/python3").touch()
+            line = f"export LD_LIBRARY_PATH={folder}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
+            self.assertIn(f"{why}; it is in a folder that the loader does not know: {line}\n", said())
+        # Who does as told gets further: it is no plug-in of elbo's.
+        self.assertIn("is of another version of elbo", said(LD_LIBRARY_PATH=str(folder)))
+        # Of a library that is none of CUDA's nobody knows more than the loader.
+        other = self.shared_library(root / "elsewhere", "libother.so.1")
+        self.shared_library(root / "plugins", "libelbo_cuda.so", other)
+        self.assertRegex(said(), r"libother.so.1: cannot open shared object file: No such file or directory\n")
+
+    def test_a_driver_that_the_loader_misses_is_looked_for(self):
+        plugin = pathlib.Path(program.ELBO).parent / "libelbo_cuda.so"
+        said = program.run("devices", cwd=self.cwd).stdout
+        if "no NVIDIA driver is loaded" not in said:
+            self.skipTest("there is a driver, or no CUDA")
+        root = pathlib.Path(tempfile.mkdtemp(dir=self.root)).resolve()
+        folder = root / ".local/lib/python3.9/site-packages/nvidia/driver/lib"
+        self.shared_library(folder, "libcuda.so.1")
+        environment = {**os.environ, "ELBO_PLUGINS": str(plugin.parent), "HOME": str(root)}
+        self.assertIn(f"; its libcuda.so.1 is in a folder that the loader does not know: export LD_LIBRARY_PATH={folder}$",
+                      program.run("devices", cwd=self.cwd, env=environment).stdout)
+
     def test_the_best_device_there_is(self):
         has_gpu = "not available" not in program.run("devices", cwd=self.cwd).stdout
         result = program.run("run", self.spec, "--data", self.data, "--set", "train.epochs=1", cwd=self.cwd)
@@ -507,7 +555,7 @@ class CommandLine(unittest.TestCase):
 
     def test_bench(self):
         result = program.run("bench", "step", self.spec, "--data", self.data, "--device", "cpu", "--steps", "20", "--warmup",
-                             "3", "--json", "bench.json", cwd=self.cwd)
+                             "0.01", "--json", "bench.json", cwd=self.cwd)
         self.assertEqual(result.returncode, 0, result.stderr)
         figures = json.loads((self.cwd / "bench.json").read_text())
         self.assertGreater(figures["median_us"], 0)
@@ -518,9 +566,68 @@ class CommandLine(unittest.TestCase):
         sum_of_operations = sum(o["median_us"] for o in figures["operations"])
         self.assertLess(sum_of_operations, 20 * figures["p90_us"])
 
+    def bench_step(self, device, *arguments, env=None):
+        result = program.run("bench", "step", self.spec, "--data", self.data, "--device", device, "--steps", "8", "--warmup",
+                             "0", "--json", "bench.json", *arguments, cwd=self.cwd, env={**os.environ, **(env or {})})
+        self.assertEqual(result.returncode, 0, result.stderr)
+        return result.stdout, json.loads((self.cwd / "bench.json").read_text())
+
+    def test_bench_of_the_step_alone(self):
+        printed, figures = self.bench_step("cpu", "--no-operations", "--set", "objective.kernels=unfused")
+        self.assertNotIn("operations", figures)
+        self.assertNotIn("issued by itself", printed)
+        self.assertEqual((figures["kernels"], figures["residency"]), ("unfused", "device"))
+        self.assertEqual((figures["graph_nodes"], figures["dependent_launches"]), (0, 0))
+        self.assertNotIn("sm_clock_mhz", figures)
+        program.device_or_skip("sim")
+        _, streamed = self.bench_step("sim", "--no-operations", "--set", "data.residency=stream")
+        self.assertEqual((streamed["kernels"], streamed["residency"]), ("fused", "stream"))
+        printed, unfused = self.bench_step("sim", "--no-operations", "--set", "objective.kernels=unfused")
+        self.assertGreater(unfused["graph_nodes"], streamed["graph_nodes"])
+        for f in (streamed, unfused):  # one stream: one chain
+            self.assertEqual(f["dependent_launches"], f["graph_nodes"])
+        nodes = unfused["graph_nodes"]
+        self.assertIn(f"{nodes} nodes in the graph of a step, {nodes} of them one after another", printed)
+
+    def test_the_clock_beside_a_timing(self):
+        program.device_or_skip("sim")
+        driver = pathlib.Path(os.path.abspath(program.ELBO)).parent / "tests" / "driver"
+        self.assertTrue((driver / "libnvidia-ml.so.1").exists())
+        with_driver = {"LD_LIBRARY_PATH": f"{driver}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+        printed, figures = self.bench_step("sim", "--no-operations", env=with_driver)
+        self.assertEqual(figures["sm_clock_mhz"], 1755)
+        self.assertIn(" at 1755 MHz", printed)
+        result = program.run("bench", "loss", "--device", "sim", "--shape", "3x34", "--loss", "bernoulli", "--rival", "fused",
+                             "--no-reference", "--seconds", "0", "--json", "loss.json", cwd=self.cwd,
+                             env={**os.environ, **with_driver})
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn(" at 1755 MHz", result.stdout)
+        figures = json.loads((self.cwd / "loss.json").read_text())
+        self.assertEqual([figures["copy_sm_clock_mhz"], *(t["sm_clock_mhz"] for t in figures["timings"])], [1755] * 5)
+        for t in figures["timings"]:
+            self.assertNotIn("value_error", t)
+            self.assertNotIn("gradient_error", t)
+        rows = [line.split() for line in result.stdout.splitlines() if line.startswith("fused ")]
+        self.assertEqual([(r[9], r[12], r[13]) for r in rows], [("1755", "-", "-")] * 4)
+
+    def test_a_step_that_was_timed_is_kept(self):
+        """The file is there before the operations are timed: who is killed meanwhile leaves it."""
+        program.device_or_skip("sim")
+        process = subprocess.Popen(
+            [os.path.abspath(program.ELBO), "bench", "step", str(self.spec), "--data", str(self.data), "--device", "sim",
+             "--steps", "100", "--warmup", "0", "--json", "bench.json"], cwd=self.cwd, stdout=subprocess.DEVNULL)
+        while not (self.cwd / "bench.json").exists():
+            self.assertIsNone(process.poll())
+            time.sleep(0.001)
+        process.kill()
+        process.wait()
+        figures = json.loads((self.cwd / "bench.json").read_text())
+        self.assertGreater(figures["median_us"], 0)
+        self.assertNotIn("operations", figures)
+
     def profile(self, device, *arguments, env=None):
         """Two steps: what was printed, the trace's events by track, and the rows of the table."""
-        result = program.run("profile", self.spec, "--data", self.data, "--device", device, "--warmup", "4", "--steps", "2",
+        result = program.run("profile", self.spec, "--data", self.data, "--device", device, "--warmup", "0.01", "--steps", "2",
                              "--trace", "trace.json", *arguments, cwd=self.cwd, env={**os.environ, **(env or {})})
         self.assertEqual(result.returncode, 0, result.stderr)
         tracks, names = {}, {}
@@ -681,7 +788,7 @@ class CommandLine(unittest.TestCase):
                 self.assertNotIn("ELBO_REQUIRE_SIM", os.environ)
                 continue
             result = program.run("bench", "loss", "--device", device, "--shape", "3x2x17", "--shape", "5x4097", "--latent",
-                                 "3", "--latent", "17", "--seconds", "0", "--json", "loss.json", "--page", "loss.html", cwd=self.cwd)
+                                 "3", "--latent", "17", "--seconds", "0", "--warmup", "0", "--json", "loss.json", "--page", "loss.html", cwd=self.cwd)
             self.assertEqual(result.returncode, 0, result.stderr)
             figures = json.loads((self.cwd / "loss.json").read_text())
             self.assertGreater(figures["copy_bytes_per_second"], 0)

@@ -13,6 +13,8 @@
 #include <vector>
 
 #include "cuda/backend.h"
+#include "cuda/graph.h"
+#include "cuda/handles.h"
 #include "cuda/kernel_name.h"
 #include "host/loss_case.h"
 
@@ -152,6 +154,39 @@ TEST_P(CudaDevice, ARecordingNeitherLoadsNorAllocates) {
   calls();
   device->record(calls)->replay();
   device->synchronize();
+}
+
+TEST_P(CudaDevice, ARecordingTellsItsLongestChain) {
+  const auto device = create_cuda_backend({});
+  const Buffer memory(*device, 256, Memory::device, "bytes");
+  const auto chain = device->record([&] {
+    for (int i = 0; i < 5; ++i) device->fill({memory.data(), DType::u8, {16}}, 1);
+  });
+  EXPECT_EQ(chain->nodes(), 5u);
+  EXPECT_EQ(chain->dependent_launches(), 5u);
+  EXPECT_EQ(device->record([] {})->dependent_launches(), 0u);
+
+  // One, then two beside three, then one.
+  const Stream stream = make_stream("main"), branch = make_stream("branch");
+  const Event fork = make_event(), join = make_event();
+  const auto fill = [&](const Stream& s, int which) {
+    check_cuda(cudaMemsetAsync(memory.data() + 16 * which, which, 16, s.get()), "fill");
+  };
+  const auto branches = capture_graph(
+      stream.get(),
+      [&] {
+        fill(stream, 0);
+        check_cuda(cudaEventRecord(fork.get(), stream.get()), "fork");
+        check_cuda(cudaStreamWaitEvent(branch.get(), fork.get(), 0), "fork");
+        for (const int i : {1, 2, 3}) fill(branch, i);
+        for (const int i : {4, 5}) fill(stream, i);
+        check_cuda(cudaEventRecord(join.get(), branch.get()), "join");
+        check_cuda(cudaStreamWaitEvent(stream.get(), join.get(), 0), "join");
+        fill(stream, 6);
+      },
+      1);
+  EXPECT_EQ(branches->nodes(), 7u);
+  EXPECT_EQ(branches->dependent_launches(), 5u);
 }
 
 // A few training steps: what each leaves must not depend on whether it was recorded.

@@ -3,8 +3,10 @@ gpu_check_test.py walks through every section of tools/gpu_check.py. Figures are
 it stands in for and that one's arguments.
 
 FAKE_SLOW=1: everything of elbo's takes 100 times as long. FAKE_HANG, FAKE_FAIL: a part of the command line of what
-hangs, or fails; FAKE_PID: a file for the number of a process that the hanging one has started. FAKE_CUT=1: what
-measures losses fails on its way. FAKE_LIBRARIES: the LD_LIBRARY_PATH without which elbo does not open the GPU.
+hangs, or fails (elbo --version never does). FAKE_PID: a file for the number of a process that the hanging one has
+started; FAKE_PASSED: how many tests it passed before. FAKE_CUT=1: what measures losses fails on its way.
+FAKE_LIBRARIES: what LD_LIBRARY_PATH must begin with for elbo to open the GPU, and be with "=" in front. FAKE_REFUSED=1:
+the machine does not let NVIDIA's tools work.
 """
 
 import argparse
@@ -43,8 +45,13 @@ def write(path, what):
     pathlib.Path(path).write_text(json.dumps(what))
 
 
+def values_of(option):
+    return [value for name, value in zip(sys.argv, sys.argv[1:]) if name == option]
+
+
 def finds_libraries():
-    return "FAKE_LIBRARIES" not in os.environ or os.environ["FAKE_LIBRARIES"] == os.environ.get("LD_LIBRARY_PATH")
+    needed, given = os.environ.get("FAKE_LIBRARIES", ""), os.environ.get("LD_LIBRARY_PATH", "")
+    return needed[1:] == given if needed.startswith("=") else given.startswith(needed)
 
 
 def elbo():
@@ -71,15 +78,34 @@ def elbo():
             timing("latent", none, 32 * rows * 20, 0.5, pixels=0, latent=20),
             timing("latent", none, 32 * rows * 128, 0.93, pixels=0, latent=128),
         ]
-        timings = timings[:3] if "FAKE_CUT" in os.environ else timings
+        for name in ("loss", "rival", "target", "output"):
+            wanted = values_of(f"--{name}")
+            assert set(wanted) <= {"bernoulli", "gaussian", "latent", "fused", "f32", "u8", "bf16"}, sys.argv
+            timings = [t for t in timings if not wanted or t[name] in wanted]
+        timings = timings[:1] if "FAKE_CUT" in os.environ else timings
         if "--json" in sys.argv:
             write(value_of("--json"), {"device": "cuda", "copy_bytes_per_second": COPY, "timings": timings})
         if "FAKE_CUT" in os.environ:
             sys.exit("cut short")
     elif command == "bench step":
         name = json.loads(pathlib.Path(sys.argv[3]).read_text())["name"]
+        if "--tuning" in sys.argv:
+            assert json.loads(pathlib.Path(value_of("--tuning")).read_text()) == {"tuned": name}
         nodes = 26 if SLOW > 1 or "--no-epilogues" in sys.argv else 16
-        write(value_of("--json"), {"spec": name, "device": "cuda", "graph_nodes": nodes, **times(SLOW * STEP_US[name])})
+        graph = {"graph_nodes": nodes, "dependent_launches": nodes - 2, "sm_clock_mhz": 1980}
+        write(value_of("--json"), {"spec": name, "device": "cuda", **graph, **times(SLOW * STEP_US[name])})
+    elif sys.argv[1] == "tune":
+        write(value_of("--out"), {"tuned": json.loads(pathlib.Path(sys.argv[2]).read_text())["name"]})
+    elif sys.argv[1] == "profile":
+        steps, trace = int(value_of("--steps")), pathlib.Path(value_of("--trace"))
+        write(trace, {"traceEvents": []})
+        lines = ["start_us,duration_us,kind,name,stream,grid,block,registers,shared_bytes,bytes"]
+        for i in range(steps):
+            lines.append(f"{10 * i},2.5,kernel,sm90_xmma_gemm<f32, tf32, 64x64>,elbo compute,8x7x1,256x1x1,90,1024,")
+            lines += [f"{10 * i + 4},1.5,kernel,bernoulli_fused,elbo compute,100x1x1,64x1x1,40,144,"] * 2
+            lines.append(f"{10 * i + 8},0.5,copy,copy device to host,elbo compute,,,,,100")
+        trace.with_suffix(".csv").write_text("\n".join(lines) + "\n")
+        print("10.0 us a step, 60% of it at work")
     elif sys.argv[1] == "run":
         folder = pathlib.Path(value_of("--out"))
         folder.mkdir()
@@ -113,19 +139,17 @@ def gtest():
 
 
 def ceilings():
-    figure = {"p10": 1.0, "p90": 3.0, "timings": 30}
-    write(
-        sys.argv[1],
-        {
-            "gpu": {"name": "fake", "l2_bytes": 50 << 20},
-            "figures": [
-                {"name": "copy by cudaMemcpyAsync", "unit": "GB/s", "median": 2950.0, **figure},
-                {"name": "copy by a kernel", "unit": "GB/s", "median": 3010.0, **figure},
-                {"name": "grid barrier", "unit": "us", "median": 1.4, **figure},
-                {"name": "cluster barrier of 16 blocks", "error": "this GPU has no clusters"},
-            ],
-        },
-    )
+    figure = {"p10": 1.0, "p90": 3.0, "timings": 30, "sm_clock_mhz": 1980}
+    figures = [
+        {"name": "copy by cudaMemcpyAsync", "unit": "GB/s", "median": 2950.0, **figure},
+        {"name": "copy by a kernel", "unit": "GB/s", "median": 3010.0, **figure},
+        {"name": "grid barrier", "unit": "us", "median": 1.4, **figure},
+        {"name": "product in bf16", "unit": "TFLOP/s", "median": 798.0, **figure},
+        {"name": "cluster barrier of 16 blocks", "error": "this GPU has no clusters"},
+    ]
+    only = sys.argv[3:] if sys.argv[2:3] == ["--only"] else [""]
+    figures = [f for f in figures if any(word in f["name"] for word in only)]
+    write(sys.argv[1], {"gpu": {"name": "fake", "l2_bytes": 50 << 20}, "figures": figures})
 
 
 def run_target():
@@ -137,6 +161,9 @@ def run_target():
 
 def compute_sanitizer():
     assert sys.argv[1] == "--tool" and value_of("--error-exitcode") == "9", sys.argv
+    assert ("--kernel-name" in sys.argv) == (sys.argv[2] != "initcheck"), sys.argv
+    if "FAKE_REFUSED" in os.environ:
+        sys.exit("========= Error: Device not supported. Please refer to the documentation")
     print("========= COMPUTE-SANITIZER", flush=True)
     code = run_target()
     if SLOW > 1:
@@ -146,7 +173,9 @@ def compute_sanitizer():
 
 
 def ncu():
-    assert value_of("--clock-control") == "none", sys.argv
+    assert value_of("--clock-control") == "none" and value_of("--rival") == "fused", sys.argv
+    if "FAKE_REFUSED" in os.environ:
+        sys.exit("==ERROR== ERR_NVGPUCTRPERM - The user does not have permission to access NVIDIA GPU Performance")
     assert run_target() == 0
     metrics = value_of("--metrics").split(",")
     print("==PROF== Connected to process 1\nbernoulli 65536x784\n==PROF== Disconnected")
@@ -194,6 +223,8 @@ def framework(options):
 
 def python():
     """Scripts run as far as their options are read: wrong ones are an error, right ones decide what is written."""
+    if sys.argv[1] != "-c" or "site" not in sys.argv[2]:
+        assert "FAKE_LIBRARIES" not in os.environ or not finds_libraries(), "PyTorch would load libraries of elbo's"
     if sys.argv[1] == "-c":
         print("/nowhere/nvidia/cu13/lib" if "site" in sys.argv[2] else "2.11.0")
         return
@@ -213,9 +244,10 @@ def python():
 def main():
     del sys.argv[0]
     line = " ".join(sys.argv)
-    if os.environ.get("FAKE_FAIL") and os.environ["FAKE_FAIL"] in line:
-        sys.exit("a made-up failure")
+    if os.environ.get("FAKE_FAIL") and os.environ["FAKE_FAIL"] in line and line != "elbo --version":
+        sys.exit("a made-up failure" + 50 * ", with words")
     if os.environ.get("FAKE_HANG") and os.environ["FAKE_HANG"] in line:
+        print(int(os.environ.get("FAKE_PASSED", 0)) * "[       OK ] a test\n", flush=True)
         child = subprocess.Popen(["sleep", "100"])  # holds on to the output
         pathlib.Path(os.environ["FAKE_PID"]).write_text(str(child.pid))
         time.sleep(100)

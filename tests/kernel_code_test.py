@@ -20,17 +20,12 @@ sys.path.insert(0, str(ROOT / "tools" / "kernels"))
 
 import resources
 
-# Kernel (a pattern for its mangled name) -> the least number of loads and stores of a quad in it: of 16 bytes, or of 8
-# where the name has Bf16. ILb1: aligned.
+# Kernel (a pattern for its mangled name) -> the least number of loads and stores of a quad (16 bytes) in it. ILb1:
+# aligned. Those of likelihood.cu are in sass_budget.csv.
 PROMISED = {
     "gather.cu": {"gather_rowsILb1": (0, 1)},
     "latent.cu": {"sample_and_klILb1": (2, 1), "latent_gradientILb1": (3, 2)},
     "layers.cu": {"bias_add_activateILb1": (2, 1), "activation_gradientILb1": (2, 1)},
-    # Four quads a thread, all loaded before the first is stored.
-    "likelihood.cu": {f"{kernel}ILb1E{types}": promise
-                      for kernel in ("bernoulli_fused", "bernoulli_fused_log", "gaussian_fused")
-                      for types, promise in (("hfE", (4, 4)), ("ffE", (8, 4)),
-                                             ("hNS_4math4Bf16E", (4, 4)), ("fNS_4math4Bf16E", (4, 4)))},
     "optimizer.cu": {"update_weightsILb1": (4, 3)},
 }
 
@@ -41,15 +36,14 @@ def ptx(source):
 
 
 def quad_accesses(code):
-    """Kernel -> [loads, stores] of a quad: 16 bytes, or 8 where the name has Bf16."""
+    """Kernel -> [loads, stores] of 16 bytes."""
     counts = collections.defaultdict(lambda: [0, 0])
     name = ""
     for line in code.splitlines():
         if entry := re.search(r"\.entry\s+(\w+)", line):
             name = entry[1]
-        elif access := re.match(r"\s*(?:@%p\d+\s+)?(ld|st)\.global\S*\.v4\.[fbu](32|16)", line):
-            if access[2] == ("16" if "Bf16" in name else "32"):
-                counts[name][access[1] == "st"] += 1
+        elif access := re.match(r"\s*(?:@%p\d+\s+)?(ld|st)\.global\S*\.v4\.[fbu]32", line):
+            counts[name][access[1] == "st"] += 1
     return counts
 
 

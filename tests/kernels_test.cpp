@@ -17,6 +17,7 @@
 #include "elbo/math/latent.h"
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
+#include "kernels/divisor.h"
 #include "kernels/gather.h"
 #include "kernels/latent.h"
 #include "kernels/launch.h"
@@ -392,7 +393,7 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
   const Array<Target> target_d(target);
   PixelLoss<Target> a{output_d.data(), target_d.data(), variance, scale,  partial_d.data(),
                       grad_d.data(),   rows_,           samples_, pixels_};
-  // Up to 16 terms a thread and a tree of at most 8 levels; a term may cancel against its neighbours.
+  // Up to 32 terms a lane and a tree of at most 8 levels; a term may cancel against its neighbours.
   const double value_error = 2e-6 * std::sqrt(static_cast<double>(pixels_));
   const Array<float> in_place(count_), output_odd(output, 1), grad_odd(count_, 1);
   const Array<Target> target_odd(target, 1);
@@ -503,8 +504,57 @@ TEST_P(LikelihoodTest, GaussianOfFloats) {
 INSTANTIATE_TEST_SUITE_P(Shapes, LikelihoodTest,
                          testing::Values(LossCase{1, 1, 1}, LossCase{2, 1, 3}, LossCase{3, 2, 4}, LossCase{2, 3, 5},
                                          LossCase{2, 1, 511}, LossCase{2, 1, 512}, LossCase{2, 1, 513},
-                                         LossCase{3, 1, 560}, LossCase{2, 2, 784}, LossCase{1, 2, 4095},
+                                         LossCase{3, 1, 560}, LossCase{2, 2, 784}, LossCase{2, 1, 1024},
+                                         LossCase{1, 2, 1025}, LossCase{1, 1, 2100}, LossCase{1, 2, 4095},
                                          LossCase{2, 1, 4096}, LossCase{1, 1, 4097}, LossCase{1, 1, 8200}));
+
+// A block takes one short row of few and four of many, the last block fewer: the same bits.
+TEST_F(KernelTest, LikelihoodOfARowIsTheSameAmongMany) {
+  constexpr int64_t rows = 2050, samples = 3, pixels = 5, few = samples;
+  constexpr size_t count = rows * samples * pixels;
+  const Array<float> output(gaussian_values(count, 11, 4.0f)), grad(count), partial(rows * samples);
+  const Array<std::uint8_t> target(pixels_of(rows * pixels, 12));
+  PixelLoss<std::uint8_t> a{output.data(), target.data(), 1, 0.25f, partial.data(), grad.data(), rows, samples, pixels};
+  likelihood_fused(Likelihood::bernoulli, a, stream_);
+  synchronize();
+  const std::vector<float> all = partial.get(), all_grad = grad.get();
+  for (const int64_t row : {int64_t{0}, int64_t{1000}, rows - 1}) {
+    grad.poison();
+    partial.poison();
+    a.output = output.data() + row * samples * pixels;
+    a.target = target.data() + row * pixels;
+    a.rows = 1;
+    likelihood_fused(Likelihood::bernoulli, a, stream_);
+    synchronize();
+    const std::vector<float> one = partial.get(), one_grad = grad.get();
+    for (int64_t i = 0; i < few; ++i)
+      EXPECT_EQ(one[static_cast<size_t>(i)], all[static_cast<size_t>(row * samples + i)]) << row;
+    for (int64_t i = 0; i < few * pixels; ++i)
+      EXPECT_EQ(one_grad[static_cast<size_t>(i)], all_grad[static_cast<size_t>(row * samples * pixels + i)]) << row;
+  }
+}
+
+TEST(DivisorTest, DividesAsTheHostDoes) {
+  std::vector<std::uint32_t> numbers = {0, 1, 2, 0x7ffffffe, 0x7fffffff};
+  for (std::uint32_t power = 4; power <= 0x40000000; power *= 2) {
+    for (const std::uint32_t n : {power - 1, power, power + 1, power / 3 * 2 + 1}) numbers.push_back(n);
+  }
+  std::mt19937 bits(13);
+  for (int i = 0; i < 200; ++i) numbers.push_back(static_cast<std::uint32_t>(bits() >> 1 >> i % 31));
+  for (const std::uint32_t d : numbers) {
+    if (d == 0) continue;
+    const Divisor divisor(d);
+    for (const std::uint32_t n : numbers) {
+      ASSERT_EQ(divisor.quotient(n), n / d) << n << " / " << d;
+      // Just below and at a multiple of d, where a rounding would show.
+      const std::uint32_t multiple = n / d * d;
+      ASSERT_EQ(divisor.quotient(multiple), n / d) << multiple << " / " << d;
+      if (multiple > 0) {
+        ASSERT_EQ(divisor.quotient(multiple - 1), n / d - 1) << multiple - 1 << " / " << d;
+      }
+    }
+  }
+}
 
 TEST_F(KernelTest, BernoulliIsExactFarOut) {
   const std::vector<float> logits = {-200, -100, -20, 0, 20, 100, 200, 1e30f};

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "elbo/math/activation.h"
+#include "elbo/math/arithmetic.h"
 #include "elbo/math/bf16.h"
 #include "elbo/math/latent.h"
 #include "elbo/math/likelihood.h"
@@ -269,6 +270,139 @@ TEST(Likelihoods, PixelValuesSpanZeroToOne) {
   EXPECT_EQ(pixel_value<float>(255), 1.0f);
   for (int p = 0; p < 256; ++p) {
     EXPECT_NEAR(pixel_value<float>(static_cast<std::uint8_t>(p)), p / 255.0, 1e-7) << p;
+  }
+}
+
+TEST(Likelihoods, PixelValuesOfShiftedBytesAreTheSame) {
+  for (std::uint32_t p = 0; p < 256; ++p) {
+    EXPECT_EQ(float_to_bits(pixel_value_of_shifted(bits_to_float(0x4b000000u | p))),
+              float_to_bits(pixel_value<float>(static_cast<std::uint8_t>(p))))
+        << p;
+  }
+}
+
+// ---- What a GPU's approximations may cost -------------------------------------------------------------------
+
+// Approximate as a GPU may compute it: each result off by this part, in [-1, 1], of what PTX allows (arithmetic.h).
+struct Bent {
+  double exp_part, reciprocal_part;
+
+  float exp_of_minus_abs(float l) const {
+    const double e = std::exp2(double{std::abs(l) * -1.44269504f}) * (1 + exp_part * 2.5 * std::ldexp(1, -23));
+    return e < std::ldexp(1, -126) ? 0.0f : static_cast<float>(e);  // NaN stays
+  }
+  float reciprocal(float f) const {
+    const auto r = static_cast<float>(1 / double{f} * (1 + reciprocal_part * std::ldexp(1, -22)));
+    return std::fma(r, std::fma(-f, r, 1.0f), r);
+  }
+  float multiply_add(float a, float b, float c) const { return std::fma(a, b, c); }
+  float log1p(float e, float, float) const { return log1p_polynomial(e); }
+};
+
+// Calls f with a Bent in every combination of the worst directions and none.
+template <class F>
+void with_every_bend(const F& f) {
+  for (const double exp_part : {-1.0, 0.0, 1.0}) {
+    for (const double reciprocal_part : {-1.0, 0.0, 1.0}) f(Bent{exp_part, reciprocal_part});
+  }
+}
+
+constexpr double targets[] = {0.0, 1.0 / 255, 0.3, 0.5, 254.0 / 255, 1.0};
+
+// Of e^-|l|: arithmetic.h's bound, and a rounding here of what is bent.
+double exp_error(double l) { return 3.0e-7 + 6e-8 + std::abs(l) * std::ldexp(1, -23); }
+
+TEST(Approximations, GradientKeepsItsAccuracy) {
+  with_every_bend([&](const Bent& bent) {
+    for (float l = -100; l <= 100; l += 0.00317f) {
+      for (const double target : targets) {
+        const auto x = static_cast<float>(target);
+        const double want = bernoulli(double{l}, double{x}).grad;
+        for (const float got : {bernoulli_parts(l, x, bent).grad, bernoulli(l, x, bent).grad}) {
+          ASSERT_NEAR(got, want, 1.5e-7) << l << ", target " << x;
+          // A small gradient keeps its digits: e errs, and the reciprocal, the product and 1 + e are rounded.
+          if (x == 0 && l > -87) {
+            ASSERT_NEAR(got / want, 1, exp_error(l) + 1.8e-7) << l;
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(Approximations, ValueOfOnePixelKeepsItsAccuracy) {
+  with_every_bend([&](const Bent& bent) {
+    for (float l = -100; l <= 100; l += 0.00317f) {
+      for (const double target : targets) {
+        const auto x = static_cast<float>(target);
+        const double softplus = std::log1p(std::exp(-std::abs(double{l}))),
+                     want = bernoulli(double{l}, double{x}).value;
+        // Two numbers that are not negative, each with its own error: e and the polynomial; a rounding of the product
+        // and of the sum.
+        const double allowed = (exp_error(l) + 2.1e-7) * softplus + 1.2e-7 * want + 1e-37;
+        ASSERT_NEAR(bernoulli(l, x, bent).value, want, allowed) << l << ", target " << x;
+      }
+    }
+  });
+}
+
+// The sum of a lane, with one logarithm: a factor 1 + e errs by what e does, and is rounded, and so is the product.
+TEST(Approximations, ValueOfALaneKeepsItsAccuracy) {
+  constexpr int pixels = 32;
+  with_every_bend([&](const Bent& bent) {
+    for (float l = -30; l <= 30; l += 0.0317f) {
+      for (const double target : targets) {
+        float linear = 0, product = 1;
+        double want = 0, allowed = 0;
+        for (int i = 0; i < pixels; ++i) {
+          const float at = l + 0.37f * static_cast<float>(i % 7 - 3), x = static_cast<float>(target);
+          const auto parts = bernoulli_parts(at, x, bent);
+          linear += parts.linear;
+          product *= parts.factor;
+          const double value = bernoulli(double{at}, double{x}).value;
+          want += value;
+          // What tests/ops_test.cpp allows a GPU, too: a factor is rounded beside 1.
+          allowed += 5e-7 * (value + 1);
+        }
+        ASSERT_NEAR(linear + std::log(product), want, allowed) << l << ", target " << target;
+      }
+    }
+  });
+}
+
+TEST(Approximations, NanAndInfinityDoNotVanish) {
+  const auto f = static_cast<float>(nan), inf = std::numeric_limits<float>::infinity();
+  with_every_bend([&](const Bent& bent) {
+    for (const float x : {0.0f, 0.5f, 1.0f}) {
+      EXPECT_TRUE(std::isnan(bernoulli(f, x, bent).value) && std::isnan(bernoulli(f, x, bent).grad));
+      EXPECT_TRUE(std::isnan(bernoulli_parts(f, x, bent).linear) && std::isnan(bernoulli_parts(f, x, bent).grad));
+      for (const float l : {-inf, inf}) {
+        EXPECT_FALSE(std::isfinite(bernoulli(l, x, bent).value) || std::isfinite(bernoulli_parts(l, x, bent).linear));
+        EXPECT_FALSE(std::isnan(bernoulli(l, x, bent).grad)) << l;  // sigmoid is 0 or 1 there
+      }
+    }
+    EXPECT_TRUE(std::isnan(bernoulli(1.0f, f, bent).value) && std::isnan(bernoulli(1.0f, f, bent).grad));
+  });
+}
+
+TEST(Approximations, LogarithmIsWithinTwoAndAHalfUlps) {
+  const auto log1p = [](double e) { return std::log1p(e); };
+  EXPECT_LE(largest_ulps(log1p_polynomial, log1p, 0.0f, 1.0f), 2.5);
+  EXPECT_LE(largest_ulps(log1p_polynomial, log1p, 1e-30f, 1e-7f), 2.5);
+}
+
+// The CPU, and the simulated device with it, computes what it always did.
+TEST(Approximations, HostHasNone) {
+  for (float l = -40; l < 40; l += 0.173f) {
+    for (const float x : {0.0f, 0.3f, 1.0f}) {
+      const auto exact = bernoulli(l, x), approximate = bernoulli(l, x, Approximate{});
+      EXPECT_EQ(exact.value, approximate.value);
+      EXPECT_EQ(exact.grad, approximate.grad);
+      const auto parts = bernoulli_parts(l, x), approximate_parts = bernoulli_parts(l, x, Approximate{});
+      EXPECT_EQ(parts.linear, approximate_parts.linear);
+      EXPECT_EQ(parts.factor, approximate_parts.factor);
+      EXPECT_EQ(parts.grad, exact.grad);
+    }
   }
 }
 

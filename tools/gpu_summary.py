@@ -1,9 +1,8 @@
 """What tools/gpu_check.py measured, judged: every target with its figure, and met, missed or not run.
 
-Everything here is a function of the sections' results alone.
+Everything here is a function of the sections' results alone: a section's name -> what it measured.
 """
 
-import datetime
 import json
 import math
 import re
@@ -20,35 +19,35 @@ L2_BYTES = 60 << 20  # of an H200, where the machine section could not ask
 # ---- Looking up what was measured ----------------------------------------------------------------------------------
 
 
-def measured(results, *sections):
-    """Every record with a median in these sections, however deep in."""
-    found, left = [], [results.get(s, {}) for s in sections]
+def everything(results):
+    """Every dictionary in them, however deep in, those that are around before those that are within."""
+    left = [results]
     while left:
         item = left.pop(0)
-        if isinstance(item, dict) and "median_us" in item:
-            found.append(item)
-        elif isinstance(item, (dict, list)):
+        if isinstance(item, dict):
+            yield item
+        if isinstance(item, (dict, list)):
             left += item.values() if isinstance(item, dict) else item
-    return found
 
 
 def step_times(results):
-    return [r for r in measured(results, "bench", "baselines", "compiled") if "spec" in r]
+    return [r for r in everything(results) if "median_us" in r and "spec" in r]
 
 
 def loss_times(results):
     """Of elbo's loss kernels, each with the bytes a second of its program's copy. Logits and gradients are f32 where it
     is not said; the latent variable has no pixels."""
-    programs = [
-        *results.get("bench", {}).get("loss", {}).values(),
-        results.get("baselines", {}).get("loss, elbo again", {}),
-    ]
     unsaid = {"target": "", "output": "f32", "pixels": 0, "latent": 0}
-    return [{**unsaid, **t, "copy": p["copy_bytes_per_second"]} for p in programs for t in p.get("timings", [])]
+    return [
+        {**unsaid, **t, "copy": program["copy_bytes_per_second"]}
+        for program in everything(results)
+        if "copy_bytes_per_second" in program
+        for t in program.get("timings", [])
+    ]
 
 
 def framework_losses(results):
-    return [r for r in measured(results, "baselines", "compiled") if "framework" in r and r.get("loss") == "bernoulli"]
+    return [r for r in everything(results) if "median_us" in r and "framework" in r and r.get("loss") == "bernoulli"]
 
 
 def quickest(records, **wanted):
@@ -64,7 +63,12 @@ def slowest(records, **wanted):
 
 
 def ceilings(results):
-    return results.get("machine", {}).get("ceilings", {}).get("figures", [])
+    """The rest of them were measured later, with those of the machine once more: the first of each name."""
+    figures = {}
+    for section in ("machine", "rest"):
+        for f in results.get(section, {}).get("ceilings", {}).get("figures", []):
+            figures.setdefault(f["name"], f)
+    return list(figures.values())
 
 
 def copy_ceiling(results):
@@ -152,7 +156,7 @@ def traffic(results):
     fused kernels for the value alone, under the same name: launches that wrote less than half of what another of theirs
     wrote are left out."""
     ncu = results.get("ncu", {})
-    latents = {t["latent"] for t in loss_times(results) if t["loss"] == "latent"}
+    latents = ncu.get("latents", [])
     cache = results.get("machine", {}).get("ceilings", {}).get("gpu", {}).get("l2_bytes", L2_BYTES)
     launches = {}  # by what they should have done; of a latent size it is not known which, so the nearest
     for kernel, each in ncu.get("kernels", {}).items():
@@ -229,8 +233,12 @@ def targets(results, has_gpu):
 
     for name in SANITIZERS:
         said = results.get("sanitizer", {}).get(name)
-        if isinstance(said, dict):  # 9 is what it was told to end with where it found something
-            said = "errors" if "exit status 9" in said["error"] else None
+        if isinstance(said, dict) and "passed" in said:  # its time was over
+            so_far = f"none in the first {said['passed']} tests"
+            rows.append((f"compute-sanitizer {name}", "no error", so_far, "not run"))
+            continue
+        if isinstance(said, dict):
+            said = "errors" if "first" in said else None
         add(f"compute-sanitizer {name}", "no error", said, said != "errors")
     return rows
 
@@ -268,43 +276,113 @@ def reached(run):
 
 # ---- The page ------------------------------------------------------------------------------------------------------
 
+FAILURES = 5000  # characters of them: with the targets they are what the end of a terminal's output shows
 
-def text(results, problems, seconds, description, has_gpu):
-    date = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    version = results.get("machine", {}).get("version", "elbo")
-    rows = [
-        (what, target, figure, "**missed**" if verdict == "missed" else verdict)
-        for what, target, figure, verdict in targets(results, has_gpu)
-    ]
-    page = f"# GPU check\n\n{' '.join(description.split())}; {version}; {date}\n\n"
-    page += record.markdown(["what", "target", "figure", ""], rows)
+
+def text(calls):
+    """Of calls, each (about, results): what they came to, the targets last."""
+    results, has_gpu = {}, False
+    for about, of_call in calls:
+        results |= of_call
+        has_gpu |= about["has_gpu"]
+    page = "# GPU check\n\n" + "".join(
+        f"- {about['call']}: {' '.join(about['description'].split())}; {about['version']}; {about['date']}\n"
+        for about, _ in calls
+    )
+    page += "\n## Sections\n\n" + record.markdown(
+        ["section", "", "seconds"],
+        [(n, said, f"{about['seconds'][n]:.0f}") for about, _ in calls for n, said in about["sections"].items()],
+    )
     for heading, table in (
         ("Ceilings", ceilings_table),
-        ("Loss kernels, 65536x784", loss_table),
+        ("Loss kernels", loss_table),
         ("Steps", steps_table),
+        *((f"Kernels of {k['spec']}'s step", lambda _, k=k: kernels_table(k)) for k in traces(results)),
         ("Training", training_table),
     ):
         header, rows = table(results)
         if rows:
             page += f"\n## {heading}\n\n" + record.markdown(header, rows)
-    page += "\n## Sections\n\n" + record.markdown(
-        ["section", "", "seconds"], [(n, said, f"{seconds[n]:.0f}") for n, said in problems.items()]
-    )
-    if failed := errors(results):
-        page += "\n## What failed\n\n" + record.markdown(
-            ["where", "what"], [(where, shortened(what.replace("|", "/"))) for where, what in failed]
-        )
-    return page
+    if failed := [(where, shortened(what.replace("|", "/"))) for where, what in errors(results)]:
+        shown = []
+        while failed and sum(len(where + what) for where, what in [*shown, failed[0]]) < FAILURES:
+            shown.append(failed.pop(0))
+        page += "\n## What failed\n\n" + record.markdown(["where", "what"], shown)
+        page += f"\nand {len(failed)} more, in the archive\n" if failed else ""
+    rows = [
+        (what, target, figure, "**missed**" if verdict == "missed" else verdict)
+        for what, target, figure, verdict in targets(results, has_gpu)
+    ]
+    return page + "\n## Targets\n\n" + record.markdown(["what", "target", "figure", ""], rows)
+
+
+def brief(result):
+    """What a measurement gave, in a few words."""
+    if isinstance(result, str):
+        return result[:100]
+    if isinstance(result, list):
+        return "; ".join(f"{r.get('form', '')} {brief(r)}" for r in result if isinstance(r, dict))[:200]
+    if "error" in result and not result.get("timings"):
+        said = " ".join(str(result["error"]).split())
+        return "failed: " + re.sub(r"^.*?: (?=exit status|stopped after)", "", said)[:100]
+    if "median_us" in result:
+        return f"{result['median_us']:.1f} us"
+    if isinstance(result.get("timings"), list):
+        each = [f"{t['rival']} {t['target']}/{t['output']} {t['median_us']:.1f}" for t in result["timings"][:4]]
+        return f"{', '.join(each)} us" + (", and more" if len(result["timings"]) > 4 else "")
+    if "us_a_step" in result:
+        return f"{result['us_a_step']:.1f} us a step, {result['at_work']:.0%} of it at work"
+    if "passed" in result:
+        return f"{result['passed']} passed, {len(result['failed'])} failed, {len(result['skipped'])} skipped"
+    return f"test ELBO {result['test_elbo']:.2f}, {result['seconds']:.2f} s" if "test_elbo" in result else "done"
+
+
+# ---- Kernels of a step ---------------------------------------------------------------------------------------------
+
+
+def kernels_of(csv, steps):
+    """The table that `elbo profile` writes, summed by name: [{"name", "a_step", "median_us", "us_a_step", ...}], the
+    longest first. A name may have commas."""
+    found = {}
+    for line in csv.splitlines()[1:]:
+        _, duration, kind, rest = line.split(",", 3)
+        name, _, grid, block, registers, shared, _ = rest.rsplit(",", 6)
+        of = {"name": name, "kind": kind, "grid": grid, "block": block, "registers": registers, "shared_bytes": shared}
+        found.setdefault(name, {**of, "us": []})["us"].append(float(duration))
+    kernels = []
+    for kernel in found.values():
+        times = sorted(kernel.pop("us"))
+        of_step = {"a_step": len(times) / steps, "kernel_us": times[len(times) // 2], "us_a_step": sum(times) / steps}
+        kernels.append({**kernel, **of_step})
+    return sorted(kernels, key=lambda k: -k["us_a_step"])
+
+
+def traces(results):
+    return [r for r in everything(results) if "kernels" in r and "at_work" in r]
+
+
+def kernels_table(trace):
+    rows = [
+        (k["name"], f"{k['a_step']:g}", f"{k['kernel_us']:.2f}", f"{k['us_a_step']:.2f}", k["grid"], k["block"])
+        for k in trace["kernels"]
+    ]
+    launches = sum(k["a_step"] for k in trace["kernels"])
+    at_work = f"{trace['us_a_step']:.1f}, {trace['at_work']:.0%} of it at work"
+    rows.append((trace.get("no kernels", "all"), f"{launches:g}", "", at_work, "", ""))
+    return ["", "a step", "median us", "us a step", "grid", "block"], rows
+
+
+# ---- The other tables ----------------------------------------------------------------------------------------------
 
 
 def shortened(what):
     """Begin and end: the command, and what it said last."""
-    return what if len(what) < 700 else f"{what[:300]} [...] {what[-350:]}"
+    return what if len(what) < 600 else f"{what[:250]} [...] {what[-300:]}"
 
 
 def ceilings_table(results):
-    return ["", "median", "p10", "p90", ""], [
-        (f["name"], f"{f['median']:.4g}", f"{f['p10']:.4g}", f"{f['p90']:.4g}", f["unit"])
+    return ["", "median", "p10", "p90", "", "SM MHz"], [
+        (f["name"], f"{f['median']:.4g}", f"{f['p10']:.4g}", f"{f['p90']:.4g}", f["unit"], megahertz(f))
         for f in ceilings(results)
         if "median" in f
     ]
@@ -318,11 +396,13 @@ def loss_table(results):
         return (
             who,
             loss,
+            f"{t['rows']}x{t['pixels'] or t['latent']}",
             target,
             output,
             f"{t['median_us']:.1f}",
             f"{t['p10_us']:.1f}",
             f"{t['p90_us']:.1f}",
+            megahertz(t),
             f"{1e-9 * rate:.0f}",
             f"{rate / copy:.1%}" if copy else "",
             f"{rate / ceiling:.1%}" if ceiling else "",
@@ -330,16 +410,13 @@ def loss_table(results):
 
     rows = []
     for t in loss_times(results):
-        if t["rows"] == LARGE[0]:
-            loss = f"{t['loss']} {t['latent']}" if t["latent"] else t["loss"]
-            rows.append(row(t["rival"], loss, t["target"], t["output"], t, t["copy"]))
+        loss = f"{t['loss']} {t['latent']}" if t["latent"] else t["loss"]
+        rows.append(row(t["rival"], loss, t["target"], t["output"], t, t["copy"]))
     rows += [
-        row(f"{t['framework']} {t['form']}", t["loss"], "f32", "f32", t, None)
-        for t in framework_losses(results)
-        if (t["rows"], t["pixels"]) == LARGE
+        row(f"{t['framework']} {t['form']}", t["loss"], "f32", "f32", t, None) for t in framework_losses(results)
     ]
-    header = "|loss|target|logits|median us|p10|p90|GB/s of its contract|of the copy beside it|of the quickest copy"
-    return header.split("|"), rows
+    header = "|loss|shape|target|logits|median us|p10|p90|SM MHz|GB/s of its contract"
+    return [*header.split("|"), "of the copy beside it", "of the quickest copy"], rows
 
 
 def steps_table(results):
@@ -355,19 +432,29 @@ def steps_table(results):
                 f"{s['p10_us']:.1f}",
                 f"{s['p90_us']:.1f}",
                 f"{s['median_us'] / ours['median_us']:.2f}" if ours else "",
+                s.get("graph_nodes", ""),
+                s.get("dependent_launches", ""),
+                megahertz(s),
             )
         )
-    return ["step", "precision", "", "median us", "p10", "p90", "times elbo's"], rows
+    header = "step|precision||median us|p10|p90|times elbo's|nodes|one after another|SM MHz"
+    return header.split("|"), rows
+
+
+def megahertz(timing):
+    """The clock while it was timed, where that is known."""
+    return f"{timing['sm_clock_mhz']:.0f}" if timing.get("sm_clock_mhz") else ""
 
 
 def training_table(results):
-    return ["", "epochs", "test ELBO", "seconds", "of training", "images a second"], [
+    return ["", "epochs", "test ELBO", "seconds", "of training", "of the process", "images a second"], [
         (
             name,
             r["epochs"],
             f"{r['test_elbo']:.2f}",
-            f"{r['seconds']:.1f}",
-            f"{r['training_seconds']:.1f}",
+            f"{r['seconds']:.2f}",
+            f"{r['training_seconds']:.2f}",
+            f"{r['process_seconds']:.1f}",
             f"{r['images_per_second']:.0f}",
         )
         for name, r in results.get("training", {}).items()

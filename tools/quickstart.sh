@@ -9,8 +9,11 @@ install_missing "${build_packages[@]}"
 
 if [[ ! -f build/build.ninja ]]; then
   options=(-DELBO_TESTS=OFF)
-  # The plug-in is built for the GPU of this machine, where there is one to ask.
-  if nvidia-smi -L > /dev/null 2>&1; then options+=(-DELBO_CUDA_ARCHITECTURES=native); fi
+  # The plug-in is built for the GPUs of this machine, where there are any to ask; else for one architecture, as the
+  # default is. CMake's `native` is not asked: it fails where the driver is older than nvcc, and then nothing says so.
+  capabilities=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null |
+    sort -u | tr -d . | paste -sd ';') || true
+  if [[ $capabilities =~ ^[0-9]+(;[0-9]+)*$ ]]; then options+=("-DELBO_CUDA_ARCHITECTURES=$capabilities"); fi
   echo "Configuring build/"
   if ! quietly configure cmake -S . -B build -G Ninja "${options[@]}"; then
     # An nvcc that is too old for the compiler, most likely. The rest of elbo does not need it.

@@ -85,6 +85,7 @@ class Recording {
   virtual ~Recording() = default;
   virtual void replay() = 0;
   virtual std::size_t nodes() const { return 0; }  // kernels, products and copies of the graph; 0: it is none
+  virtual std::size_t dependent_launches() const { return 0; }  // nodes of its longest chain, each after the one before
 };
 
 // A ring of batches on their way from the host to the device: while the device works on one slot, the
@@ -317,6 +318,10 @@ class Backend {
 
   // Tells a profiler that watches this process to collect from now on, or no more (cudaProfilerStart and Stop).
   virtual void collect(bool) {}
+
+  // The rate of the clock at which the device computes at this moment, in MHz; 0: unknown. Does not wait for the work
+  // that is queued: ask while some is under way, since a GPU that rests lowers it.
+  virtual double clock_mhz() { return 0; }
 
  protected:
   explicit Backend(BackendOptions options) : options_(options) {}

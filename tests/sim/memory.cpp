@@ -202,6 +202,14 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int device) {
   return outcome();
 }
 
+cudaError_t cudaDeviceGetPCIBusId(char* text, int size, int device) {
+  constexpr char bus[] = "0000:3B:00.0";  // known to the driver's stand-in, tests/fake_driver.cpp
+  if (device != 0) return refuse(cudaErrorInvalidDevice, "there is one simulated device");
+  if (size < static_cast<int>(sizeof bus)) return refuse(cudaErrorInvalidValue, "the text is too short for a bus id");
+  std::memcpy(text, bus, sizeof bus);
+  return outcome();
+}
+
 cudaError_t cudaDriverGetVersion(int* version) {
   *version = CUDART_VERSION;
   return outcome();

@@ -578,6 +578,24 @@ cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t* nodes, std::si
   return outcome();
 }
 
+cudaError_t cudaGraphGetEdges(cudaGraph_t graph, cudaGraphNode_t* from, cudaGraphNode_t* to, cudaGraphEdgeData* data,
+                              std::size_t* count) {
+  std::lock_guard lock(state().mutex);
+  if (!state().graphs.count(graph)) return no_such("graph");
+  std::size_t edges = 0;
+  for (const auto& node : graph->nodes) {
+    for (CUgraphNode_st* before : node->after) {
+      if (from && edges == *count) return outcome();
+      if (from) from[edges] = before;
+      if (to) to[edges] = node.get();
+      if (data) data[edges] = {};
+      ++edges;
+    }
+  }
+  *count = edges;
+  return outcome();
+}
+
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   std::lock_guard lock(state().mutex);
   if (!state().graphs.count(graph)) return no_such("graph");

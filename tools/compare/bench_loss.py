@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Times the Bernoulli loss and its gradient in PyTorch or JAX, in fp32: the counterpart of `elbo bench loss`.
 
-    bench_loss.py --framework pytorch|jax [--form NAME...] [--shape RxP...] [--device cpu|cuda] [--seconds N]
-                  [--json FILE]
+    bench_loss.py --framework pytorch|jax [--form NAME...] [--shape RxP...] [--device cpu|cuda] [--warmup SECONDS]
+                  [--seconds N] [--json FILE]
 
 Forms: in PyTorch `eager` and `compile` (binary_cross_entropy_with_logits, then backward) and `compile-both` (value and
 gradient in one compiled function, by torch.func); in JAX `jit` (value_and_grad of the same formula). Inputs rotate
@@ -110,23 +110,21 @@ def errors_of(result, value, gradient, absolute):
     }
 
 
-def measure(framework, form, rows, pixels, each, seconds):
+def measure(framework, form, rows, pixels, each, options):
     sets = min(max(ROTATED_BYTES // (BYTES * rows * pixels) + 1, 1), 512)
     rotated = [framework.inputs(rows, pixels, seed) for seed in range(sets)]
     function, number = framework.function(form), 0
 
-    def block(calls=each):
+    def block():
         nonlocal number
-        for _ in range(calls):
+        for _ in range(each):
             result = function(*rotated[number % sets])
             number += 1
         framework.wait(result)
 
-    block(3)
-    times = timing.time_blocks(block, each, 0, seconds)
     return {
         "bytes": BYTES * rows * pixels,
-        **timing.figures(times, each),
+        **timing.measure(block, each, options),
         **framework.errors(function(*rotated[0]), *rotated[0]),
     }
 
@@ -148,7 +146,7 @@ def main():
             cases.append(
                 (
                     {"form": form, "loss": "bernoulli", "rows": rows, "pixels": pixels},
-                    lambda f=form, r=rows, p=pixels: measure(framework, f, r, p, each, options.seconds),
+                    lambda f=form, r=rows, p=pixels: measure(framework, f, r, p, each, options),
                 )
             )
     return timing.run(cases, {"framework": framework.name, "device": options.device, **record.origin()}, options.json)

@@ -2,7 +2,7 @@
 """Times training steps of a spec in PyTorch: the counterpart of `elbo bench step`.
 
     bench_step.py [SPEC] [--form NAME...] [--precision fp32|tf32...] [--device cpu|cuda] [--threads N] [--steps N]
-                  [--warmup N] [--seconds N] [--data FOLDER] [--json FILE]
+                  [--warmup SECONDS] [--seconds N] [--data FOLDER] [--json FILE]
 
 Forms: `eager`, `eager-foreach` and `eager-fused`, by Adam's implementation; `reduce-overhead` and `max-autotune`, the
 modes of torch.compile, on a GPU; `graph`: compiled, and the whole step, optimiser included, captured as one CUDA graph.
@@ -97,19 +97,18 @@ def main():
         step = make_step(torch, form, spec, data)
         number, loss = 0, None
 
-        def block(steps=each):
+        def block():
             nonlocal number, loss
-            for _ in range(steps):
+            for _ in range(each):
                 loss = step(number)
                 number += 1
             if data.is_cuda:
                 torch.cuda.synchronize()
 
-        block(options.warmup)
-        times = timing.time_blocks(block, each, options.steps, options.seconds)
+        figures = timing.measure(block, each, options, options.steps)
         if not loss.isfinite():
             raise ValueError("the objective is not finite")
-        return timing.figures(times, each)
+        return figures
 
     return timing.run_steps(f"PyTorch {torch.__version__}", spec, options, measure, threads=options.threads)
 

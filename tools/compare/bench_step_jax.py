@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times training steps of a spec in JAX: the counterpart of `elbo bench step`.
 
-    bench_step_jax.py [SPEC] [--form NAME...] [--precision fp32|tf32...] [--device cpu|cuda] [--steps N] [--warmup N]
+    bench_step_jax.py [SPEC] [--form NAME...] [--precision fp32|tf32...] [--device cpu|cuda] [--steps N] [--warmup SECONDS]
                       [--seconds N] [--data FOLDER] [--json FILE]
 
 Forms: `scan`, an epoch of steps in one call by lax.scan; `jit`, a call for each step, ten of them timed at a time on a
@@ -144,17 +144,16 @@ def main():
             call, steps = make_forms(jax, spec, data, order)[form]
             each = 10 * steps if options.device == "cuda" and form == "jit" else steps
 
-            def block(calls=each // steps):
+            def block():
                 nonlocal state
-                for _ in range(calls):
+                for _ in range(each // steps):
                     state, objective = call(state)
                 objective.block_until_ready()
 
-            block(-(-options.warmup // steps))
-            times = timing.time_blocks(block, each, options.steps, options.seconds)
+            figures = timing.measure(block, each, options, options.steps)
             if not np.isfinite(jax.device_get(call(state)[1])):
                 raise ValueError("the objective is not finite")
-            return timing.figures(times, each)
+            return figures
 
     return timing.run_steps(f"JAX {jax.__version__}", spec, options, measure)
 

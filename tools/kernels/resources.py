@@ -32,6 +32,13 @@ def make_ptx(nvcc, source, arch="sm_90"):
         return output.read_text()
 
 
+def assemble(nvcc, ptx, cubin, arch="sm_90"):
+    """Writes the machine code of PTX to `cubin`; returns what ptxas says of each kernel."""
+    ptxas = pathlib.Path(nvcc).resolve().parent / "ptxas"
+    return subprocess.run([ptxas, f"-arch={arch}", "-v", "-", "-o", cubin], input=ptx, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, check=True).stdout
+
+
 def demangle(names):
     """`bernoulli_fused<true, unsigned char>`: without namespaces and parameters."""
     text = subprocess.run(["c++filt"], input="\n".join(names), stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -55,11 +62,7 @@ def resources(nvcc, source, arch="sm_90", ptx=None):
     ptx = ptx or make_ptx(nvcc, source, arch)
     threads = {name: int(n) for name, n in re.findall(r"\.entry (\w+)\((?:[^{]*?)\.maxntid (\d+)", ptx)}
     with tempfile.TemporaryDirectory() as folder:
-        file = pathlib.Path(folder) / "kernel.ptx"
-        file.write_text(ptx)
-        ptxas = pathlib.Path(nvcc).resolve().parent / "ptxas"
-        said = subprocess.run([ptxas, f"-arch={arch}", "-v", file, "-o", pathlib.Path(folder) / "kernel.cubin"],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
+        said = assemble(nvcc, ptx, pathlib.Path(folder) / "kernel.cubin", arch)
     rows = []
     for entry in said.split("Compiling entry function '")[1:]:
         name = entry[: entry.index("'")]

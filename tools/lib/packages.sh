@@ -11,7 +11,7 @@ build_packages=(
 # To run every test besides.
 test_packages=(
   libgtest-dev libthrust-dev
-  python3 python3-numpy python3-jsonschema python3-selenium
+  python3 python3-pip python3-numpy python3-jsonschema python3-selenium
   clang clang-format-14 libclang-rt-dev libomp-dev
   ccache xz-utils
 )
@@ -51,6 +51,16 @@ install_missing() {
   quietly packages "${as_root[@]}" apt-get update || true
   quietly packages "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
     apt-get install -y --no-install-recommends "${missing[@]}"
+}
+
+# fetch_nvdisasm FOLDER: the Python package that has it, where there is an nvcc and nothing to read its code with.
+fetch_nvdisasm() {
+  local version=13.5.37 nvcc
+  nvcc=$(command -v nvcc /usr/local/cuda/bin/nvcc | head -n 1) || return 0
+  if [[ -x $(dirname "$(readlink -f "$nvcc")")/nvdisasm || -x $1/nvidia/cu13/bin/nvdisasm ]]; then return 0; fi
+  command -v nvdisasm > /dev/null && return 0
+  echo "Fetching nvdisasm $version"
+  quietly nvdisasm /usr/bin/python3 -m pip install --no-deps --upgrade --target "$1" "nvidia-cuda-nvdisasm==$version"
 }
 
 # quietly NAME COMMAND...: runs it with its output in a log; shows the log's end if it fails.
