@@ -33,7 +33,7 @@ namespace {
 constexpr unsigned max_threads = 1024, warp = 32;
 constexpr unsigned max_resident = 1024;  // threads of blocks that run together
 constexpr unsigned max_fibers = 2 * max_resident;
-constexpr unsigned max_blocks = 32;           // that run together
+constexpr unsigned max_blocks = 8;            // that run together
 constexpr std::size_t max_shared = 48 << 10;  // of a block, without asking for more at the launch
 constexpr std::size_t arena_bytes = 256 << 10, red_zone = 64;
 constexpr unsigned none = ~0u;

@@ -6,7 +6,7 @@
 // result; to ThreadSanitizer each thread is a thread, ordered by barriers and fences alone; to AddressSanitizer a
 // shared array ends where it ends.
 //
-// Blocks run one after another, or together: as many as have 1024 threads in all, 32 at most, the next as soon as one
+// Blocks run one after another, or together: as many as have 1024 threads in all, 8 at most, the next as soon as one
 // has ended. One gets ahead until an atomic operation on global memory (before it), a fence (after it) or a barrier
 // that opens lets another go on, in the order asked for. A barrier among blocks that fit then works, and one among more
 // than that is a fault.
@@ -16,8 +16,8 @@
 // block ends. What others have published since it began, a block sees from its own next fence on. An atomic operation
 // is done at once, in the memory that all share, and publishes nothing but its own place.
 // So these are caught: a missing fence between a store and the atomic that tells of it; one between that atomic and
-// the load of what it tells of; a plain increment where an atomic belongs. These are not: a load that a GPU does so late
-// that it sees a store which comes after, as before an atomic that lets others overwrite what was loaded; loads and
+// the load of what it tells of; a plain increment where an atomic belongs. These are not: a load that a GPU does so
+// late that it sees a store which comes after, as before an atomic that lets others overwrite it; loads and
 // stores that pass the cache by, which are plain here (a volatile one may be stale); a store of the value that is there
 // already. Late loads are ThreadSanitizer's business, to which a fence orders what threads do before and after it, and
 // nothing else does between blocks. A launch may have 16 MiB of memory allocated to run so.
