@@ -6,17 +6,13 @@
 #include <mutex>
 #include <unordered_map>
 
+#include "cuda/activity_records.h"
 #include "cuda/cupti.h"
 #include "cuda/kernel_name.h"
 #include "elbo/error.h"
 
 namespace elbo {
 namespace {
-
-// Newer versions of CUPTI write larger records, which begin with these.
-using KernelRecord = CUpti_ActivityKernel9;
-using CopyRecord = CUpti_ActivityMemcpy5;
-using FillRecord = CUpti_ActivityMemset4;
 
 constexpr CUpti_ActivityKind device_kinds[] = {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY,
                                                CUPTI_ACTIVITY_KIND_MEMSET};
@@ -100,7 +96,7 @@ void read(Collector& c, const CUpti_Activity* record) {
       return add(c, m, std::move(a));
     }
     case CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION: {
-      const auto& e = *reinterpret_cast<const CUpti_ActivityExternalCorrelation*>(record);
+      const auto& e = *reinterpret_cast<const MarkRecord*>(record);
       if (e.externalKind == mark_kind) c.marks[e.correlationId] = e.externalId;
       return;
     }

@@ -27,6 +27,8 @@ Trainer::Trainer(Backend& device, const Spec& spec, const ImageSet& images)
   // -log N(theta; 0, I) = sum theta^2 / 2 + constant, shared among the data points
   if (spec.objective.weight_prior == WeightPrior::standard_normal)
     optimizer_.weight_decay += 1.0f / static_cast<float>(images.count);
+  // Once before they are recorded, as record() asks: nothing moves, and what it leaves elsewhere is overwritten below.
+  queue_idle_step(0, 0);
   reset_figures();
   set_step(0);
   one_step_ = device.record([this] { queue_step(); });
@@ -88,6 +90,15 @@ void Trainer::queue_step() {
                        .update = {vae.parameters, vae.gradients, vae.first, vae.second, state_, optimizer_},
                        .schedule = schedule_,
                        .fault = fault_});
+}
+
+void Trainer::queue_idle_step(std::uint32_t step, std::uint64_t bad_step) {
+  StepState state = state_at(spec_.seed, step, schedule_);
+  state.bad_step = bad_step;
+  device_.upload(state_, &state);
+  stream_.begin_step(step);
+  queue_step();
+  stream_.end_step();
 }
 
 void Trainer::run_until(std::uint32_t end) {
@@ -177,13 +188,7 @@ std::string Trainer::find_fault(std::uint64_t bad) {
       if (const std::string what = not_finite(device_, view(moment, p)); !what.empty())
         return "the optimiser's state of " + p.name + " holds " + what;
 
-  const auto step = static_cast<std::uint32_t>(bad);
-  StepState state = state_at(spec_.seed, step, schedule_);
-  state.bad_step = bad;  // the optimiser must not move
-  device_.upload(state_, &state);
-  stream_.begin_step(step);
-  queue_step();
-  stream_.end_step();
+  queue_idle_step(static_cast<std::uint32_t>(bad), bad);
 
   const auto at = [&](const Tensor& t, const std::string& name) {
     const std::string what = not_finite(device_, t);

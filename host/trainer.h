@@ -54,6 +54,8 @@ class Trainer {
   static constexpr std::uint32_t steps_a_launch = 4;  // of a recording that takes several
 
   void queue_step();
+  // Does step `step` with a state in which `bad_step` was bad: the optimiser stands still, sums and state move.
+  void queue_idle_step(std::uint32_t step, std::uint64_t bad_step);
   void throw_if_diverged();
   std::string find_fault(std::uint64_t step);
 

@@ -16,6 +16,8 @@ namespace elbo::kernels {
 template <class Call>
 void on_stream(const char* name, cudaStream_t stream, const Call& call) {
 #if defined(ELBO_SIM)
+  static const char identity = 0;
+  check_cuda(cusim::use(name, &identity), name);
   check_cuda(cusim::enqueue(stream, [call] { call(thrust::host); }, {cusim::Label::Kind::kernel, name, 1, 1}), name);
 #else
   try {

@@ -132,6 +132,30 @@ TEST_P(CudaDevice, AnErrorWhileRecordingLeavesAUsableDevice) {
   EXPECT_EQ(got, std::vector<std::uint8_t>(16, 3));
 }
 
+// A GPU would load the kernel in the middle of the capture, or take memory there.
+TEST_P(CudaDevice, ARecordingNeitherLoadsNorAllocates) {
+  const auto device = create_cuda_backend({});
+  const Buffer memory(*device, 96, Memory::device, "floats");
+  device->fill({memory.data(), DType::u8, {96}}, 0);
+  float* const p = reinterpret_cast<float*>(memory.data());
+  const auto calls = [&] {
+    device->dense_forward({{p, DType::f32, {1, 2}},
+                           {p + 2, DType::f32, {1, 2}},
+                           {p + 4, DType::f32, {1}},
+                           Activation::tanh,
+                           {p + 5, DType::f32, {1, 1}},
+                           {}});
+  };
+  const std::string refused = error_of([&] { device->record(calls); });
+  EXPECT_TRUE(contains(refused, "bias_add_activate")) << refused;
+  EXPECT_TRUE(contains(refused, "do the calls once before they are recorded")) << refused;
+  EXPECT_TRUE(contains(error_of([&] { device->record([&] { Buffer(*device, 16, Memory::device, "more"); }); }),
+                       "cudaMalloc is not permitted while a stream is being captured"));
+  calls();
+  device->record(calls)->replay();
+  device->synchronize();
+}
+
 TEST_P(CudaDevice, ARecordingTellsItsLongestChain) {
   const auto device = create_cuda_backend({});
   const Buffer memory(*device, 256, Memory::device, "bytes");
@@ -209,7 +233,7 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
     for (const Tensor& zero : {t.b, t.m, t.v, t.sums}) device->fill(zero, 0);
 
     const Tensor nll = t.z.reshaped({rows, latent}).first(rows);  // stands for a loss: one chunk a column
-    const auto step = device->record([&] {
+    const auto calls = [&] {
       device->gather_batch({t.data, t.state, Indexing::shuffled, Binarize::dynamic, t.input, t.target});
       device->dense_forward({t.input, t.w, t.b, Activation::identity, t.stats, {}});
       device->sample_latent({.stats = t.stats, .state = t.state, .z = t.z, .kl_partial = t.kl, .scratch = {}});
@@ -223,8 +247,10 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
                               t.state,
                               {.learning_rate = 0.1f}});
       device->advance(t.state, schedule, fault);
-    });
-    for (int i = 0; i < 7; ++i) step->replay();
+    };
+    calls();
+    const auto step = device->record(calls);
+    for (int i = 0; i < 6; ++i) step->replay();
     std::vector<float> w(weights.size());
     device->download(w.data(), t.w);
     EXPECT_EQ(read(*device, t.state).step, 7u);
@@ -461,8 +487,10 @@ TEST_P(CudaDevice, ActivitiesOfARecordingComeWithEveryReplay) {
   const auto device = create_cuda_backend({});
   const Buffer memory(*device, 96, Memory::device, "floats");
   device->fill({memory.data(), DType::u8, {96}}, 0);
+  const auto calls = [&] { two_layers(*device, reinterpret_cast<float*>(memory.data())); };
+  calls();
   ASSERT_TRUE(device->watch_activities());
-  const auto recording = device->record([&] { two_layers(*device, reinterpret_cast<float*>(memory.data())); });
+  const auto recording = device->record(calls);
   EXPECT_TRUE(device->take_activities().empty()) << "a recording runs nothing";
   constexpr int replays = 9;
   for (int i = 0; i < replays; ++i) recording->replay();

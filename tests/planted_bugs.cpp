@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kernels/launch.h"
+#include "kernels/optimizer.h"
 #include "kernels/quad.h"
 #include "kernels/reduce.h"
 
@@ -116,24 +117,49 @@ void warp_in_step() {
 
 // ---- The last block to come sums what all of them left --------------------------------------------------------
 
-template <bool fenced>
 __global__ void sum_by_the_last_block(float* partial, unsigned* done, float* out) {
   if (threadIdx.x != 0) return;
   partial[blockIdx.x] = 1.0f;
-  if (fenced) __threadfence();
-  if (atomicAdd(done, 1u) != gridDim.x - 1) return;
-  if (fenced) __threadfence();
+  __threadfence();
+  if (atomicInc(done, gridDim.x - 1) != gridDim.x - 1) return;
+  __threadfence();
   float sum = 0.0f;
   for (unsigned i = 0; i < gridDim.x; ++i) sum += partial[i];
   *out = sum;
 }
 
-template <bool fenced>
-void total_by_the_last_block() {
+void total_by_the_last_block(const cusim::Planted& planted) {
+  cusim::plant(planted);
   const Device<float> partial = raw(8), out = raw(1);
   const Device<unsigned> done = upload(std::vector<unsigned>{0});
-  launch("sum_by_the_last_block", sum_by_the_last_block<fenced>, {8, 32}, partial.get(), done.get(), out.get());
+  launch("sum_by_the_last_block", sum_by_the_last_block, {8, 32}, partial.get(), done.get(), out.get());
   expect(download(out, 1), {8.0f});
+}
+
+// The project's own: the kernel that ends a training step, of which the last block to come moves the state on. Blocks
+// enough that some start when others have ended.
+void end_of_step(const cusim::Planted& planted) {
+  cusim::plant(planted);
+  constexpr std::int64_t count = 4 * 256 * 6, latent = 3;
+  const Schedule schedule{.batches_per_epoch = 4, .beta1 = 0.9, .beta2 = 0.999};
+  const Device<float> parameters = filled(count, 1.0f), gradients = filled(count, 0.5f), first = filled(count, 0.0f),
+                      second = filled(count, 0.0f), nll = filled(33, 2.0f), kl = filled(2 * latent, 3.0f);
+  const Device<double> sums = upload(std::vector<double>(2 + latent, 1.0));
+  const Device<std::uint64_t> fault = upload(std::vector<std::uint64_t>{StepState::none});
+  const Device<StepState> state = upload(std::vector<StepState>{state_at(1, 6, schedule)});
+  const kernels::Totals totals{nll.get(), kl.get(), state.get(), sums.get(), 33, 33, 1, 2, latent};
+  const kernels::Update update{parameters.get(), gradients.get(),         first.get(), second.get(),
+                               state.get(),      {.learning_rate = 0.1f}, count};
+  kernels::finish_step(totals, update, schedule, fault.get(), nullptr);
+  const StepState got = download(state, 1)[0], wanted = state_at(1, 7, schedule);
+  expect<double>({double(got.step), double(got.epoch), double(got.batch), got.correction1, got.correction2,
+                  double(got.bad_step), double(got.bad_update), double(got.blocks_done)},
+                 {double(wanted.step), double(wanted.epoch), double(wanted.batch), wanted.correction1,
+                  wanted.correction2, double(wanted.bad_step), double(wanted.bad_update), 0.0});
+  expect(download(sums, 2 + latent), {34, 67, 7, 7, 7});
+  const std::vector<float> moved = download(parameters, count);
+  if (moved[0] == 1.0f) expect(moved, {0.9f});
+  expect(moved, std::vector<float>(count, moved[0]));
 }
 
 // ---- Who takes part in a barrier or a shuffle -------------------------------------------------------------------
@@ -340,7 +366,8 @@ void forked_step(bool forked_too_early) {
 
 const std::map<std::string, std::function<void()>> bugs{
     // Nothing is wrong with these.
-    {"control_last_block_with_a_fence", [] { total_by_the_last_block<true>(); }},
+    {"control_last_block", [] { total_by_the_last_block({}); }},
+    {"control_end_of_step", [] { end_of_step({}); }},
     {"control_block_sum", block_sums<Fault::none>},
     {"control_warp_in_step", warp_in_step<true>},
     {"control_exit_before_barrier",
@@ -458,7 +485,12 @@ const std::map<std::string, std::function<void()>> bugs{
        const Device<float> x = filled(64, 0.0f), y = raw(60);
        check(cudaMemcpy(y.get(), x.get(), 64 * sizeof(float), cudaMemcpyDeviceToDevice));
      }},
-    {"last_block_without_a_fence", [] { total_by_the_last_block<false>(); }},
+    {"last_block_without_its_first_fence", [] { total_by_the_last_block({.without_fence = 1}); }},
+    {"last_block_without_its_second_fence", [] { total_by_the_last_block({.without_fence = 2}); }},
+    {"last_block_without_an_atomic", [] { total_by_the_last_block({.plain_atomics = true}); }},
+    {"end_of_step_without_its_first_fence", [] { end_of_step({.without_fence = 1}); }},
+    {"end_of_step_without_its_second_fence", [] { end_of_step({.without_fence = 2}); }},
+    {"end_of_step_without_an_atomic", [] { end_of_step({.plain_atomics = true}); }},
     {"no_wait_for_the_copy", [] { ring(false, true, true); }},
     {"slot_refilled_too_early", [] { ring(true, false, false); }},
     {"baked_scalar", [] { replayed_step(true); }},
@@ -479,6 +511,7 @@ int main(int argc, char** argv) {
     for (const auto& [name, run] : elbo::bugs) std::puts(name.c_str());
     return 0;
   }
+  cusim::set_strict(false);  // a capture below is the first to launch what it launches
   try {
     elbo::bugs.at(argv[1])();
   } catch (const std::exception& e) {

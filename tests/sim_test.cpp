@@ -9,7 +9,11 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <numeric>
+#include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/launcher.h"
@@ -18,6 +22,7 @@
 namespace elbo {
 namespace {
 
+using cusim::Blocks;
 using cusim::Order;
 
 #define EXPECT_CUDA(expected, call) EXPECT_STREQ(cudaGetErrorName(expected), cudaGetErrorName(call))
@@ -48,11 +53,12 @@ class Device {
   std::size_t n_;
 };
 
-// Every test runs in every order.
-class Sim : public testing::TestWithParam<Order> {
+// Every test runs in every order, with blocks in turn and with blocks that let others go on.
+class Sim : public testing::TestWithParam<cusim::Schedule> {
  protected:
   void SetUp() override {
-    cusim::set_schedule(cusim::Schedule{GetParam(), 7});
+    cusim::set_schedule(GetParam());
+    cusim::set_strict(false);
     succeed(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     succeed(cudaStreamCreateWithFlags(&other, cudaStreamNonBlocking));
     succeed(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
@@ -66,6 +72,7 @@ class Sim : public testing::TestWithParam<Order> {
     succeed(cudaEventDestroy(joined));
     EXPECT_EQ(cusim::leaks(), std::vector<std::string>());
     cusim::set_schedule(std::nullopt);
+    cusim::set_strict(std::nullopt);
   }
 
   // The graph of what `calls` queues in `stream`.
@@ -86,10 +93,17 @@ class Sim : public testing::TestWithParam<Order> {
   cudaEvent_t event = nullptr, joined = nullptr;
   std::size_t nodes = 0;
 };
-INSTANTIATE_TEST_SUITE_P(
-    Orders, Sim, testing::Values(Order::forward, Order::reverse, Order::random), [](const auto& p) {
-      return std::string(std::vector{"forward", "reverse", "random"}.at(static_cast<std::size_t>(p.param)));
-    });
+std::string name_of_schedule(const testing::TestParamInfo<cusim::Schedule>& info) {
+  constexpr const char *orders[] = {"forward", "reverse", "random"}, *blocks[] = {"", "_together", "_apart"};
+  return cat(orders[static_cast<int>(info.param.order)], blocks[static_cast<int>(info.param.blocks)]);
+}
+INSTANTIATE_TEST_SUITE_P(Orders, Sim,
+                         testing::Values(cusim::Schedule{Order::forward}, cusim::Schedule{Order::reverse},
+                                         cusim::Schedule{Order::random, 7},
+                                         cusim::Schedule{Order::forward, 1, Blocks::together},
+                                         cusim::Schedule{Order::reverse, 1, Blocks::apart},
+                                         cusim::Schedule{Order::random, 7, Blocks::apart}),
+                         name_of_schedule);
 
 // ---- Kernels -------------------------------------------------------------------------------------------------
 
@@ -114,8 +128,10 @@ TEST_P(Sim, ThreadsAndBlocksRunInTheOrderAskedFor) {
   launch("note_order", note_order, {4, 64, stream}, order.get(), count.get());
   std::vector<unsigned> got = order.read(), sorted(256);
   std::iota(sorted.begin(), sorted.end(), 0u);
-  EXPECT_EQ(got == sorted, GetParam() == Order::forward);
-  EXPECT_EQ(got == std::vector<unsigned>(sorted.rbegin(), sorted.rend()), GetParam() == Order::reverse);
+  if (GetParam().blocks == Blocks::in_turn) {
+    EXPECT_EQ(got == sorted, GetParam().order == Order::forward);
+    EXPECT_EQ(got == std::vector<unsigned>(sorted.rbegin(), sorted.rend()), GetParam().order == Order::reverse);
+  }
   std::sort(got.begin(), got.end());
   EXPECT_EQ(got, sorted);
 }
@@ -230,10 +246,155 @@ TEST_P(Sim, Atomics) {
   EXPECT_GE(locked.read().at(0), 1u);
 }
 
+// ---- Blocks among each other ---------------------------------------------------------------------------------
+
+// Nobody leaves before all have come.
+__global__ void wait_for_all_blocks(unsigned* come, unsigned* left) {
+  ELBO_SHARED(unsigned, seen, 1);
+  if (threadIdx.x == 0) {
+    atomicAdd(come, 1u);
+    while (atomicAdd(come, 0u) < gridDim.x) {
+    }
+    seen[0] = atomicAdd(left, 1u);
+  }
+  __syncthreads();
+  if (threadIdx.x + 1 == blockDim.x) atomicMax(left + 1, seen[0]);
+}
+
+TEST_P(Sim, ABarrierAmongBlocksNeedsThemTogether) {
+  const auto fault_of = [&](unsigned blocks) {
+    const Device<unsigned> come(std::vector<unsigned>{0}), left(std::vector<unsigned>{0, 0});
+    cusim::launch(wait_for_all_blocks, blocks, 256, stream, {come.get(), left.get()});
+    const bool failed = cudaStreamSynchronize(stream) != cudaSuccess;
+    const std::string what = failed ? cudaGetErrorString(cudaErrorLaunchFailure) : "";
+    cusim::reset();
+    if (!failed) {
+      EXPECT_EQ(left.read(), (std::vector<unsigned>{blocks, blocks - 1}));
+    }
+    return what;
+  };
+  const bool together = GetParam().blocks != Blocks::in_turn;
+  EXPECT_EQ(fault_of(1), "");
+  EXPECT_EQ(fault_of(4).find("a loop spins") != std::string::npos, !together);
+  const std::string what = fault_of(5);  // more threads than run together
+  EXPECT_NE(what.find("a loop spins"), std::string::npos);
+  EXPECT_NE(what.find("sim_test.cpp:"), std::string::npos) << what;
+  EXPECT_NE(what.find(together ? "4 blocks run at a time" : "one after another"), std::string::npos) << what;
+}
+
+// Each block counts in shared memory of its own, between barriers at which others go on; more blocks than run together.
+__global__ void count_in_shared(unsigned* out) {
+  ELBO_SHARED(unsigned, mine, 64);
+  ELBO_SHARED(unsigned, sum, 1);
+  mine[threadIdx.x] = blockIdx.x;
+  if (threadIdx.x == 0) sum[0] = 0;
+  __syncthreads();
+  atomicAdd(&sum[0], mine[63 - threadIdx.x]);
+  __syncthreads();
+  if (threadIdx.x == 0) out[blockIdx.x] = sum[0];
+}
+
+TEST_P(Sim, EveryBlockHasItsOwnSharedMemory) {
+  const Device<unsigned> out(100);
+  launch("count_in_shared", count_in_shared, {100, 64, stream}, out.get());
+  const std::vector<unsigned> got = out.read();
+  for (unsigned i = 0; i < got.size(); ++i) ASSERT_EQ(got[i], 64 * i);
+}
+
+// Block 0 tells block 1 that there is something to read.
+__global__ void tell(int* data, unsigned* told, int* got) {
+  if (threadIdx.x != 0) return;
+  if (blockIdx.x == 0) {
+    *data = 1;
+    __threadfence();
+    atomicExch(told, 1u);
+  } else {
+    while (atomicCAS(told, 1u, 1u) == 0) {
+    }
+    __threadfence();
+    *got = *data;
+  }
+}
+
+TEST_P(Sim, ApartABlockSeesWhatIsFencedOnBothSides) {
+  if (GetParam().blocks == Blocks::in_turn) GTEST_SKIP() << "a block that waits for another spins";
+  [[maybe_unused]] const bool apart = GetParam().blocks == Blocks::apart;
+  const auto got_without = [&](unsigned fence) {
+    cusim::plant({.without_fence = fence});
+    const Device<int> data(std::vector<int>{0}), got(std::vector<int>{-1});
+    const Device<unsigned> told(std::vector<unsigned>{0});
+    launch("tell", tell, {2, 32, stream}, data.get(), told.get(), got.get());
+    const int read = got.read().at(0);
+    EXPECT_EQ(data.read().at(0), 1) << "at the end everything is there";
+    cusim::plant({});
+    return read;
+  };
+  EXPECT_EQ(got_without(0), 1);
+#if !defined(__SANITIZE_THREAD__)  // the race that it is
+  // Neither of the two has its fence then: block 0 keeps its store to itself.
+  EXPECT_EQ(got_without(1), apart ? 0 : 1);
+#endif
+}
+
+// What a block has stored it sees itself, fenced or not, and an atomic operation of its own comes after it.
+__global__ void store_then_add(int* p, int* seen) {
+  p[blockIdx.x] = 5;
+  atomicAdd(p + blockIdx.x, 1);
+  seen[blockIdx.x] = p[blockIdx.x];
+  p[blockIdx.x] += 10;
+  __threadfence();
+  seen[blockIdx.x] += p[blockIdx.x];
+}
+
+TEST_P(Sim, ABlockSeesItsOwnStores) {
+  const Device<int> p(5), seen(5);
+  launch("store_then_add", store_then_add, {5, 1, stream}, p.get(), seen.get());
+  EXPECT_EQ(p.read(), std::vector<int>(5, 16));
+  EXPECT_EQ(seen.read(), std::vector<int>(5, 22));
+}
+
+__global__ void count_blocks(unsigned* count) {
+  if (threadIdx.x == 0) atomicInc(count, 1000u);
+}
+
+TEST_P(Sim, ApartAPlainIncrementLosesCounts) {
+  const auto counted = [&](bool plain) {
+    cusim::plant({.plain_atomics = plain});
+    const Device<unsigned> count(std::vector<unsigned>{0});
+    launch("count_blocks", count_blocks, {20, 32, stream}, count.get());
+    const unsigned all = count.read().at(0);
+    cusim::plant({});
+    return all;
+  };
+  EXPECT_EQ(counted(false), 20u);
+#if !defined(__SANITIZE_THREAD__)
+  if (GetParam().blocks == Blocks::apart) {
+    EXPECT_EQ(counted(true), 1u);
+  }
+#endif
+}
+
 TEST_P(Sim, ALaunchThatNoGpuWouldTakeIsRefused) {
   EXPECT_CUDA(cudaErrorInvalidConfiguration, cusim::launch(write_index, 1, 1025, stream, {nullptr}));
   EXPECT_CUDA(cudaErrorInvalidConfiguration, cusim::launch(write_index, 1, 0, stream, {nullptr}));
   EXPECT_THROW(launch("write_index", write_index, {1, 2048, stream}, nullptr), Error);
+}
+
+template <unsigned most>
+__global__ void promising(unsigned* out) {
+  CUSIM_LAUNCH_BOUNDS(promising<most>, (most, 2));
+  if (threadIdx.x == 0) *out = blockDim.x;
+}
+
+TEST_P(Sim, ALaunchKeepsTheKernelsBounds) {
+  const Device<unsigned> out(1);
+  launch("promising", promising<96>, {1, 96, stream}, out.get());
+  EXPECT_EQ(out.read().at(0), 96u);
+  EXPECT_CUDA(cudaErrorInvalidValue, cusim::launch(promising<96>, 1, 97, stream, {out.get()}, "promising"));
+  EXPECT_STREQ(cudaGetErrorString(cudaErrorInvalidValue),
+               "promising is launched with 97 threads a block; its launch bounds promise 96 at most");
+  launch("promising", promising<128>, {1, 97, stream}, out.get());
+  EXPECT_EQ(out.read().at(0), 97u);
 }
 
 // ---- Faults --------------------------------------------------------------------------------------------------
@@ -281,8 +442,8 @@ TEST_P(Sim, WorkWaitsUntilSomethingWaitsForIt) {
   const Device<int> a(std::vector<int>{1});
   std::atomic<int> ran = 0;
   EXPECT_CUDA(cudaSuccess, cusim::enqueue(stream, [&] { ++ran; }));
-  if (GetParam() != Order::random) {
-    EXPECT_EQ(ran, GetParam() == Order::forward ? 1 : 0);
+  if (GetParam().order != Order::random) {
+    EXPECT_EQ(ran, GetParam().order == Order::forward ? 1 : 0);
   }
   EXPECT_CUDA(cudaSuccess, cudaStreamSynchronize(stream));
   EXPECT_EQ(ran, 1);
@@ -327,7 +488,7 @@ TEST_P(Sim, PageableMemoryIsReadAtOnceAndPinnedMemoryLater) {
   const Device<int> a(1), b(1);
   int pageable = *pinned = 1;
   EXPECT_CUDA(cudaSuccess, cudaMemcpyAsync(a.get(), &pageable, sizeof(int), cudaMemcpyHostToDevice, stream));
-  if (GetParam() != Order::forward) {
+  if (GetParam().order != Order::forward) {
     EXPECT_CUDA(cudaSuccess, cudaMemcpyAsync(b.get(), pinned, sizeof(int), cudaMemcpyHostToDevice, stream));
 #if !defined(__SANITIZE_THREAD__)  // the race that it is
     pageable = *pinned = 2;
@@ -335,7 +496,7 @@ TEST_P(Sim, PageableMemoryIsReadAtOnceAndPinnedMemoryLater) {
   }
   EXPECT_EQ(a.read().at(0), 1);
 #if !defined(__SANITIZE_THREAD__)
-  if (GetParam() == Order::reverse) {
+  if (GetParam().order == Order::reverse) {
     EXPECT_EQ(b.read().at(0), 2);
   }
 #endif
@@ -473,6 +634,40 @@ TEST_P(Sim, ARelaxedCaptureAllowsAllocation) {
   EXPECT_CUDA(cudaSuccess, cudaFree(p));
 }
 
+// A strict device refuses in any mode what a GPU may allow, and is better done before.
+TEST_P(Sim, AStrictCaptureRefusesAllocationsAndFirstLaunches) {
+  cusim::set_strict(true);
+  const Device<int> a(std::vector<int>{0});
+  const auto capture_of = [&](const auto& call) {
+    cudaGraph_t graph = nullptr;
+    succeed(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed));
+    const cudaError_t error = call();
+    const std::string why = cudaGetErrorString(error);
+    EXPECT_CUDA(error ? cudaErrorStreamCaptureInvalidated : cudaSuccess, cudaStreamEndCapture(stream, &graph));
+    if (graph) succeed(cudaGraphDestroy(graph));
+    return std::pair{error, why};
+  };
+  void* p = nullptr;
+  const std::function<cudaError_t()> memory[] = {
+      [&] { return cudaMalloc(&p, 4); }, [&] { return cudaHostAlloc(&p, 4, 0); }, [&] { return cudaFree(a.get()); }};
+  for (const auto& call : memory) EXPECT_CUDA(cudaErrorStreamCaptureUnsupported, capture_of(call).first);
+  const auto launch_it = [&] { return cusim::launch(add_to, 1, 1, stream, {a.get(), 1}, "add_to"); };
+  const auto [error, why] = capture_of(launch_it);
+  EXPECT_CUDA(cudaErrorStreamCaptureUnsupported, error);
+  EXPECT_NE(why.find("add_to is used for the first time"), std::string::npos) << why;
+  EXPECT_CUDA(cudaErrorStreamCaptureUnsupported,  // wherever it would run
+              capture_of([&] {
+                return cusim::launch(add_to, 1, 1, other, {a.get(), 1}, "add_to");
+              }).first);
+  // Another thread is not concerned.
+  std::thread([&] { EXPECT_CUDA(cudaSuccess, cusim::use("a library's algorithm")); }).join();
+
+  EXPECT_CUDA(cudaSuccess, launch_it());
+  EXPECT_CUDA(cudaSuccess, capture_of(launch_it).first);
+  cusim::set_strict(false);
+  EXPECT_CUDA(cudaSuccess, capture_of([&] { return cusim::launch(copy_int, 1, 1, stream, {a.get(), a.get()}); }).first);
+}
+
 TEST_P(Sim, CapturesEndWhereTheyBeganAndWhole) {
   const Device<int> a(std::vector<int>{0});
   cudaGraph_t graph = nullptr;
@@ -527,6 +722,13 @@ TEST(Order, ComesFromTheEnvironment) {
   EXPECT_THROW(cusim::schedule(), std::invalid_argument);
   unsetenv("ELBO_SIM_ORDER");
   EXPECT_EQ(cusim::schedule().order, Order::forward);
+  EXPECT_EQ(cusim::schedule().blocks, Blocks::in_turn);
+  setenv("ELBO_SIM_BLOCKS", "apart", 1);
+  EXPECT_EQ(cusim::schedule().blocks, Blocks::apart);
+  setenv("ELBO_SIM_BLOCKS", "alone", 1);
+  EXPECT_THROW(cusim::schedule(), std::invalid_argument);
+  unsetenv("ELBO_SIM_BLOCKS");
+  EXPECT_EQ(cusim::schedule().blocks, Blocks::in_turn);
 }
 
 }  // namespace

@@ -96,6 +96,24 @@ TEST_P(Training, ARecordedStepDoesWhatItsCallsDo) {
   EXPECT_EQ(recorded.run(23), called.run(23));
 }
 
+// A trainer does a step before the first, so that a GPU has loaded what it then records.
+TEST_P(Training, AStepBeforeTheFirstMovesNothing) {
+  for (const char* residency : {"data.residency=device", "data.residency=stream"}) {
+    const Spec spec = small_spec({residency});
+    Job job(GetParam(), spec);
+    const OpenedDevice opened = open_device(GetParam());
+    Vae fresh(*opened.backend, spec, images().image_size());
+    EXPECT_EQ(hash_weights(job.trainer.vae), hash_weights(fresh));
+    for (const Tensor& t : {job.trainer.vae.first, job.trainer.vae.second, job.trainer.sums}) {
+      std::vector<std::uint8_t> bytes(static_cast<std::size_t>(t.bytes()));
+      job.opened.backend->download(bytes.data(), t);
+      EXPECT_EQ(bytes, std::vector<std::uint8_t>(bytes.size(), 0));
+    }
+    EXPECT_NO_THROW(job.trainer.check());
+    EXPECT_EQ(job.trainer.step(), 0u);
+  }
+}
+
 // What a step costs before it computes anything: launches that wait for each other, where there is a graph.
 TEST_P(Training, AStepOfAPerceptronIsSixteenNodes) {
   const std::string device = GetParam(), w1 = R"(model.decoder=[{"type":"dense","units":29,"activation":"relu"}])";

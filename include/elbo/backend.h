@@ -320,9 +320,11 @@ class Backend {
 
   // ---- Replay and streaming -------------------------------------------------------------------------
   // `calls` queues operations of this backend and nothing else; it may be called now, later, or never
-  // again, so everything it refers to must outlive the recording. At most `under_way` replays are not done at a time;
-  // one more waits for the oldest.
-  // Both are here as a device has them whose memory is the host's and whose work is done when a call returns.
+  // again, so everything it refers to must outlive the recording. The same operations, of the same shapes, must have
+  // been done once before: a GPU loads a kernel, and its libraries choose among theirs, at the first call, which
+  // belongs in no recording (the simulated device refuses it). At most `under_way` replays are not done at a time; one
+  // more waits for the oldest. Both are here as a device has them whose memory is the host's and whose work is done
+  // when a call returns.
   virtual std::unique_ptr<Recording> record(std::function<void()> calls, std::size_t under_way = 8);
   virtual std::unique_ptr<Ring> open_ring(std::int64_t slots, std::int64_t rows, std::int64_t pixels);
 

@@ -91,6 +91,22 @@ struct Problem {
   bool has_mask() const { return how.epilogue & 128; }
 };
 
+std::string name_of(const Problem& p) {
+  std::string name;
+  for (const std::uint64_t n :
+       {p.m, p.n, p.k, std::uint64_t{p.how.a}, std::uint64_t{p.how.b}, std::uint64_t{p.how.epilogue}})
+    name += (name.empty() ? "" : " ") + std::to_string(n);
+  return name;
+}
+
+// False, with the reason, in a strict device's capture that uses it for the first time.
+bool is_used(const std::string& what) {
+  reason.clear();
+  const cudaError_t e = cusim::use(what);
+  if (e != cudaSuccess) reason = cudaGetErrorString(e);
+  return e == cudaSuccess;
+}
+
 bool is_refused(const Problem& p) {
   const char* const word = p.how.epilogue == CUBLASLT_EPILOGUE_BGRADB ? "row_sums"
                            : p.has_drelu()                            ? "mask"
@@ -339,6 +355,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   Problem p;
   if (most <= 0) return invalid("no algorithm is asked for");
   if (const cublasStatus_t s = understand(desc, a, b, c, d, p)) return s;
+  if (!is_used("the choice of an algorithm for " + name_of(p))) return CUBLAS_STATUS_EXECUTION_FAILED;
   const bool plain = p.how.epilogue == CUBLASLT_EPILOGUE_DEFAULT;
   if (is_refused(p)) return refuse(CUBLAS_STATUS_NOT_SUPPORTED, "$ELBO_SIM_REFUSES names its epilogue");
   if (!plain && behaves("invalid_value")) return invalid("$ELBO_SIM_CUBLASLT is invalid_value");
@@ -425,6 +442,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
   const auto* const fb = static_cast<const float*>(b);
   auto *const fd = static_cast<float*>(d), *const parts = static_cast<float*>(workspace);
   const auto queue = [&](const char* name, std::function<void()> work) {
+    if (!is_used(std::string(name) + " by algorithm " + std::to_string(config.id))) return false;
     return cusim::enqueue(stream, std::move(work), {cusim::Label::Kind::kernel, name, 1, 1}) == cudaSuccess;
   };
   bool queued = true;
@@ -452,7 +470,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                finish(p, fb, fd);
              });
   }
-  return queued ? CUBLAS_STATUS_SUCCESS : refuse(CUBLAS_STATUS_EXECUTION_FAILED, "the launch failed");
+  return queued ? CUBLAS_STATUS_SUCCESS
+                : refuse(CUBLAS_STATUS_EXECUTION_FAILED, reason.empty() ? "the launch failed" : reason);
 }
 
 }  // extern "C"

@@ -16,9 +16,11 @@
 #define __device__
 #define __host__
 #define __constant__ static
-#define __launch_bounds__(...)
 #define __forceinline__ inline __attribute__((always_inline))
 #define __grid_constant__
+
+// Of the device's sources kernel_source.py makes this of __launch_bounds__, which is no name here.
+#define CUSIM_LAUNCH_BOUNDS(kernel, bounds) ::cusim::keep(::cusim::Promise<kernel, ::cusim::Bounds bounds>::made)
 
 // Storage of the block, filled with 0xFF. There is no `__shared__` here: kernels say ELBO_SHARED.
 #define ELBO_SHARED(T, name, n)                \
@@ -70,49 +72,59 @@ T __shfl_up_sync(unsigned mask, T v, unsigned distance, ::cusim::Place place = :
 
 // ---- Atomics ---------------------------------------------------------------------------------------------
 
-template <class T>
-T atomicAdd(T* p, std::type_identity_t<T> v) {
-  return std::atomic_ref<T>(*p).fetch_add(v, std::memory_order_relaxed);
-}
-inline unsigned atomicInc(unsigned* p, unsigned largest) {
-  std::atomic_ref<unsigned> at(*p);
-  unsigned old = at.load(std::memory_order_relaxed);
-  while (!at.compare_exchange_weak(old, old >= largest ? 0 : old + 1, std::memory_order_relaxed)) {
+namespace cusim {
+
+// *p = next(*p), in one; returns what it was.
+template <class T, class Next>
+T atomically(T* p, const Place& place, const Next& next) {
+  if (!begin_atomic(p, sizeof(T), place)) {
+    const T old = *p;
+    *p = next(old);
+    return old;
   }
-  return old;
-}
-template <class T>
-T atomicExch(T* p, std::type_identity_t<T> v) {
-  return std::atomic_ref<T>(*p).exchange(v, std::memory_order_relaxed);
-}
-template <class T>
-T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
-  std::atomic_ref<T>(*p).compare_exchange_strong(expected, v, std::memory_order_relaxed);
-  return expected;
-}
-template <class T>
-T atomicMin(T* p, std::type_identity_t<T> v) {
   std::atomic_ref<T> at(*p);
   T old = at.load(std::memory_order_relaxed);
-  while (v < old && !at.compare_exchange_weak(old, v, std::memory_order_relaxed)) {
+  while (!at.compare_exchange_weak(old, next(old), std::memory_order_relaxed)) {
   }
+  end_atomic(p, sizeof(T), !(next(old) == old));
   return old;
 }
+
+}  // namespace cusim
+
 template <class T>
-T atomicMax(T* p, std::type_identity_t<T> v) {
-  std::atomic_ref<T> at(*p);
-  T old = at.load(std::memory_order_relaxed);
-  while (old < v && !at.compare_exchange_weak(old, v, std::memory_order_relaxed)) {
-  }
-  return old;
+T atomicAdd(T* p, std::type_identity_t<T> v, ::cusim::Place place = ::cusim::Place::current()) {
+  return ::cusim::atomically(p, place, [v](T old) { return static_cast<T>(old + v); });
+}
+inline unsigned atomicInc(unsigned* p, unsigned largest, ::cusim::Place place = ::cusim::Place::current()) {
+  return ::cusim::atomically(p, place, [largest](unsigned old) { return old >= largest ? 0 : old + 1; });
+}
+template <class T>
+T atomicExch(T* p, std::type_identity_t<T> v, ::cusim::Place place = ::cusim::Place::current()) {
+  return ::cusim::atomically(p, place, [v](T) { return v; });
+}
+template <class T>
+T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v,
+            ::cusim::Place place = ::cusim::Place::current()) {
+  return ::cusim::atomically(p, place, [expected, v](T old) { return old == expected ? v : old; });
+}
+template <class T>
+T atomicMin(T* p, std::type_identity_t<T> v, ::cusim::Place place = ::cusim::Place::current()) {
+  return ::cusim::atomically(p, place, [v](T old) { return v < old ? v : old; });
+}
+template <class T>
+T atomicMax(T* p, std::type_identity_t<T> v, ::cusim::Place place = ::cusim::Place::current()) {
+  return ::cusim::atomically(p, place, [v](T old) { return old < v ? v : old; });
 }
 // A fence is a turn at one variable that all of them share, since ThreadSanitizer knows no other: who comes later sees
 // what was written before. That is a little more than CUDA promises.
-inline void __threadfence() {
+inline void __threadfence(::cusim::Place place = ::cusim::Place::current()) {
+  if (!::cusim::begin_fence(place)) return;
   static std::atomic<unsigned> turns;
   turns.fetch_add(1, std::memory_order_acq_rel);
+  ::cusim::end_fence();
 }
-inline void __threadfence_system() { __threadfence(); }
+inline void __threadfence_system(::cusim::Place place = ::cusim::Place::current()) { __threadfence(place); }
 
 // ---- Loads, stores and functions ---------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 // A stand-in for the part of CUPTI's activity API that cuda/ uses; cupti.cpp has the functions. Records hold the fields
-// that are read there, not in NVIDIA's order.
+// that are read there, where NVIDIA's have them (cuda/activity_records.h).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -31,30 +31,44 @@ enum CUpti_ActivityMemcpyKind {
   CUPTI_ACTIVITY_MEMCPY_KIND_DTOD = 8,
 };
 
-struct CUpti_Activity {
+struct alignas(8) CUpti_Activity {
   CUpti_ActivityKind kind;
 };
 struct CUpti_ActivityKernel9 {
   CUpti_ActivityKind kind;
+  std::uint8_t unread0[2];
   std::uint16_t registersPerThread;
+  std::uint8_t unread1[8];
   std::uint64_t start, end;
-  std::uint32_t streamId, correlationId;
+  std::uint8_t unread2[16];
+  std::uint32_t streamId;
   std::int32_t gridX, gridY, gridZ, blockX, blockY, blockZ, staticSharedMemory, dynamicSharedMemory;
+  std::uint8_t unread3[8];
+  std::uint32_t correlationId;
+  std::uint8_t unread4[8];
   const char* name;
+  std::uint8_t unread5[32];
   std::uint64_t graphNodeId;
+  std::uint8_t unread6[56];
 };
 struct CUpti_ActivityMemcpy5 {
   CUpti_ActivityKind kind;
   std::uint8_t copyKind;
   std::uint64_t bytes, start, end;
+  std::uint8_t unread0[8];
   std::uint32_t streamId, correlationId;
+  std::uint8_t unread1[16];
   std::uint64_t graphNodeId;
+  std::uint8_t unread2[16];
 };
 struct CUpti_ActivityMemset4 {
   CUpti_ActivityKind kind;
   std::uint64_t bytes, start, end;
+  std::uint8_t unread0[8];
   std::uint32_t streamId, correlationId;
+  std::uint8_t unread1[16];
   std::uint64_t graphNodeId;
+  std::uint8_t unread2[16];
 };
 struct CUpti_ActivityExternalCorrelation {
   CUpti_ActivityKind kind;

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "tests/sim/state.h"
+#include "tests/sim/views.h"
 
 namespace cusim {
 namespace {
@@ -114,6 +115,12 @@ cudaError_t set(void* p, int byte, std::size_t bytes, cudaStream_t stream) {
 }
 
 }  // namespace
+
+std::vector<Span> allocated() {
+  std::vector<Span> all;
+  for (const auto& [address, a] : state().allocations) all.push_back({reinterpret_cast<char*>(address), a.bytes});
+  return all;
+}
 
 Kind kind_of(const void* p, std::size_t bytes) {
   const State& s = state();

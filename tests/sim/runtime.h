@@ -8,12 +8,16 @@
 // - A kernel's fault (executor.h) is cudaErrorLaunchFailure, whose cudaGetErrorString is what happened and
 //   where. Like on a GPU it stays: every later call fails with it.
 // - To ThreadSanitizer each stream is a thread, ordered by events and synchronising calls alone.
+// - It is strict: while the calling thread captures, in whatever mode, it allocates and frees nothing, and what is used
+//   for the first time then is refused: a GPU would load a kernel's code, or choose a library's algorithm, in the
+//   middle of the capture. ELBO_SIM_STRICT=0 allows both, as a relaxed capture does.
 //
 // The memory that the device has is ELBO_SIM_MEMORY bytes, or 4 GiB.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -169,11 +173,35 @@ class Watcher {
 };
 void watch(Watcher*);  // null: nobody
 
+// Strict from now on, or not; without a word, ELBO_SIM_STRICT is read whenever it matters.
+void set_strict(std::optional<bool>);
+// Notes that `what` is used (a kernel: its name and function). Fails where a strict device is being captured and this
+// is its first use since the last of all streams was destroyed, so that one test does not load for another.
+cudaError_t use(const std::string& what, const void* function = nullptr);
+
+// The launch bounds of a kernel, known from when the program starts.
+struct Bounds {
+  unsigned threads;
+  constexpr Bounds(unsigned most_threads, unsigned /*least_blocks*/ = 1) : threads(most_threads) {}
+};
+bool promise(const void* kernel, Bounds);
+template <auto kernel, Bounds bounds>
+struct Promise {
+  static const bool made;
+};
+template <auto kernel, Bounds bounds>
+const bool Promise<kernel, bounds>::made = promise(reinterpret_cast<const void*>(kernel), bounds);
+inline void keep(const bool&) {}
+// cudaErrorInvalidValue for a block of more threads than the kernel's bounds promise.
+cudaError_t keep_bounds(const void* kernel, unsigned threads, const char* name);
+
 // Queues a kernel with a copy of its parameters.
 template <class... P>
 cudaError_t launch(void (*kernel)(P...), unsigned blocks, unsigned threads, cudaStream_t stream,
                    std::tuple<P...> parameters, const char* name = "") {
   if (blocks == 0 || threads == 0 || threads > 1024 || blocks > 0x7fffffffu) return cudaErrorInvalidConfiguration;
+  if (const cudaError_t e = keep_bounds(reinterpret_cast<const void*>(kernel), threads, name)) return e;
+  if (const cudaError_t e = use(name, reinterpret_cast<const void*>(kernel))) return e;
   return enqueue(stream, [=] { run_grid(blocks, threads, kernel, parameters); },
                  {Label::Kind::kernel, name, blocks, threads});
 }

@@ -8,9 +8,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "tests/sim/fiber.h"
@@ -61,7 +63,9 @@ struct State {
   std::set<CUevent_st*> events;
   std::set<CUgraph_st*> graphs;
   std::set<CUgraphExec_st*> execs;
-  std::vector<std::shared_ptr<Capture>> captures;  // under way
+  std::vector<std::shared_ptr<Capture>> captures;      // under way
+  std::optional<bool> strict;                          // as set; else ELBO_SIM_STRICT says
+  std::set<std::pair<std::string, const void*>> used;  // see use()
   Watcher* watcher = nullptr;
   std::uint32_t correlations = 0;  // of labelled work, handed out so far
   std::uint64_t nodes = 0;         // of all graphs

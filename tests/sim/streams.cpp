@@ -1,6 +1,7 @@
 // Streams, events and graphs of the simulated device: when queued work runs, and what may be recorded.
 // Built without ThreadSanitizer's instrumentation: a strand and its caller share what they hand over here.
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <utility>
 
@@ -134,6 +135,12 @@ void leave(Capture& c) {
   std::erase_if(state().captures, [&](const auto& other) { return other.get() == &c; });
 }
 
+bool is_strict() {
+  if (state().strict) return *state().strict;
+  const char* given = std::getenv("ELBO_SIM_STRICT");
+  return !given || std::string(given) != "0";
+}
+
 bool all_joined(const Capture& c) {
   std::set<const CUgraphNode_st*> found;
   std::vector<const CUgraphNode_st*> open(c.origin->tips.begin(), c.origin->tips.end());
@@ -206,12 +213,48 @@ bool is_capturing(cudaStream_t s) { return s && s->capture; }
 
 cudaError_t forbidden_in_capture(const char* call) {
   for (const auto& c : state().captures) {
-    if (c->mode == cudaStreamCaptureModeRelaxed) continue;
-    if (c->mode == cudaStreamCaptureModeThreadLocal && c->thread != std::this_thread::get_id()) continue;
+    if (c->mode == cudaStreamCaptureModeRelaxed && !is_strict()) continue;
+    if (c->mode != cudaStreamCaptureModeGlobal && c->thread != std::this_thread::get_id()) continue;
     return invalidate(*c, cudaErrorStreamCaptureUnsupported,
                       std::string(call) + " is not permitted while a stream is being captured");
   }
   return cudaSuccess;
+}
+
+void set_strict(std::optional<bool> strict) {
+  std::lock_guard lock(state().mutex);
+  state().strict = strict;
+}
+
+cudaError_t use(const std::string& what, const void* function) {
+  std::lock_guard lock(state().mutex);
+  std::pair key{what, function};
+  if (state().used.count(key)) return cudaSuccess;
+  for (const auto& c : state().captures)
+    if (is_strict() && c->thread == std::this_thread::get_id())
+      return invalidate(*c, cudaErrorStreamCaptureUnsupported,
+                        what +
+                            " is used for the first time while a stream is being captured: on a GPU it would be "
+                            "loaded or looked up now; do the calls once before they are recorded");
+  state().used.insert(std::move(key));
+  return cudaSuccess;
+}
+
+namespace {
+std::map<const void*, Bounds>& promises() {
+  static auto* all = new std::map<const void*, Bounds>;
+  return *all;
+}
+}  // namespace
+
+bool promise(const void* kernel, Bounds bounds) { return promises().insert_or_assign(kernel, bounds).second; }
+
+cudaError_t keep_bounds(const void* kernel, unsigned threads, const char* name) {
+  const auto promised = promises().find(kernel);
+  if (promised == promises().end() || threads <= promised->second.threads) return cudaSuccess;
+  return refuse(cudaErrorInvalidValue, std::string(name) + " is launched with " + std::to_string(threads) +
+                                           " threads a block; its launch bounds promise " +
+                                           std::to_string(promised->second.threads) + " at most");
 }
 
 void watch(Watcher* watcher) {
@@ -340,6 +383,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t s) {
   if (s->capture) leave(*std::shared_ptr(s->capture));
   finish(s);
   state().streams.erase(s);
+  if (state().streams.empty()) state().used.clear();
   delete s;
   return outcome();
 }
