@@ -827,7 +827,7 @@ TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
 // is noticed. (That its fences are needed, ThreadSanitizer sees: planted_bugs.cpp.)
 TEST_F(KernelTest, FinishStepEndsOnceInEveryOrderOfItsBlocks) {
   const Schedule schedule{.batches_per_epoch = 3, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f};
-  constexpr size_t count = 4 * 256 * 6 + 5;  // more blocks than run at a time
+  constexpr size_t count = 8 * 256 * 6 + 5;  // more blocks than run at a time
   const std::vector<float> p = gaussian_values(count, 41), g = gaussian_values(count, 42);
   const Array<float> p_d(count), g_d(g), m_d(count), v_d(count), nll_d(std::vector<float>(33, 1.0f)),
       kl_d(std::vector<float>(6, 1.0f));
@@ -841,7 +841,7 @@ TEST_F(KernelTest, FinishStepEndsOnceInEveryOrderOfItsBlocks) {
     sums_d.set({0, 0, 0, 0, 0}), state_d.set({some_state()}), fault_d.set({StepState::none});
     finish_step({nll_d.data(), kl_d.data(), state_d.data(), sums_d.data(), 33, 33, 1, 2, 3},
                 {p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), {}, count}, schedule, fault_d.data(),
-                stream_);
+                2, stream_);
     synchronize();
     cusim::plant({});
     const StepState after = state_d.get()[0];

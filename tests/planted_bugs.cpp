@@ -140,7 +140,7 @@ void total_by_the_last_block(const cusim::Planted& planted) {
 // enough that some start when others have ended.
 void end_of_step(const cusim::Planted& planted) {
   cusim::plant(planted);
-  constexpr std::int64_t count = 4 * 256 * 6, latent = 3;
+  constexpr std::int64_t count = 8 * 256 * 6, latent = 3;
   const Schedule schedule{.batches_per_epoch = 4, .beta1 = 0.9, .beta2 = 0.999};
   const Device<float> parameters = filled(count, 1.0f), gradients = filled(count, 0.5f), first = filled(count, 0.0f),
                       second = filled(count, 0.0f), nll = filled(33, 2.0f), kl = filled(2 * latent, 3.0f);
@@ -150,7 +150,7 @@ void end_of_step(const cusim::Planted& planted) {
   const kernels::Totals totals{nll.get(), kl.get(), state.get(), sums.get(), 33, 33, 1, 2, latent};
   const kernels::Update update{parameters.get(), gradients.get(),         first.get(), second.get(),
                                state.get(),      {.learning_rate = 0.1f}, count};
-  kernels::finish_step(totals, update, schedule, fault.get(), nullptr);
+  kernels::finish_step(totals, update, schedule, fault.get(), 2, nullptr);  // room for 8 blocks
   const StepState got = download(state, 1)[0], wanted = state_at(1, 7, schedule);
   expect<double>({double(got.step), double(got.epoch), double(got.batch), got.correction1, got.correction2,
                   double(got.bad_step), double(got.bad_update), double(got.blocks_done)},
