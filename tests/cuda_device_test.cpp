@@ -132,27 +132,33 @@ TEST_P(CudaDevice, AnErrorWhileRecordingLeavesAUsableDevice) {
   EXPECT_EQ(got, std::vector<std::uint8_t>(16, 3));
 }
 
-// A GPU would load the kernel in the middle of the capture, or take memory there.
+// A GPU would load the kernel in the middle of the capture, look up the product's algorithm, or take memory there.
 TEST_P(CudaDevice, ARecordingNeitherLoadsNorAllocates) {
   const auto device = create_cuda_backend({});
-  const Buffer memory(*device, 96, Memory::device, "floats");
-  device->fill({memory.data(), DType::u8, {96}}, 0);
-  float* const p = reinterpret_cast<float*>(memory.data());
-  const auto calls = [&] {
-    device->dense_forward({{p, DType::f32, {1, 2}},
-                           {p + 2, DType::f32, {1, 2}},
-                           {p + 4, DType::f32, {1}},
-                           Activation::tanh,
-                           {p + 5, DType::f32, {1, 1}},
-                           {}});
+  const Buffer memory(*device, 512, Memory::device, "floats");
+  device->fill({memory.data(), DType::u8, {512}}, 0);
+  const auto floats = [&](std::int64_t at, Shape shape) {
+    return Tensor{reinterpret_cast<float*>(memory.data()) + at, DType::f32, shape};
   };
-  const std::string refused = error_of([&] { device->record(calls); });
-  EXPECT_TRUE(contains(refused, "bias_add_activate")) << refused;
-  EXPECT_TRUE(contains(refused, "do the calls once before they are recorded")) << refused;
+  const Tensor state{memory.data() + 256, DType::u8, {sizeof(StepState)}};
+  const auto layer = [&] {
+    device->dense_forward(
+        {floats(0, {1, 2}), floats(2, {1, 2}), floats(4, {1}), Activation::tanh, floats(5, {1, 1}), {}});
+  };
+  const auto update = [&] {
+    device->optimizer_step({floats(8, {4}), floats(12, {4}), floats(16, {4}), floats(20, {4}), state, {}});
+  };
+  for (const std::function<void()>& calls : {std::function<void()>(layer), std::function<void()>(update)}) {
+    const std::string refused = error_of([&] { device->record(calls); });
+    EXPECT_TRUE(contains(refused, "do the calls once before they are recorded")) << refused;
+  }
+  EXPECT_TRUE(contains(error_of([&] { device->record(layer); }), "product"));
+  EXPECT_TRUE(contains(error_of([&] { device->record(update); }), "update_weights"));
   EXPECT_TRUE(contains(error_of([&] { device->record([&] { Buffer(*device, 16, Memory::device, "more"); }); }),
                        "cudaMalloc is not permitted while a stream is being captured"));
-  calls();
-  device->record(calls)->replay();
+  const auto both = [&] { layer(), update(); };
+  both();
+  device->record(both)->replay();
   device->synchronize();
 }
 

@@ -80,6 +80,7 @@ bool Gemm::multiply(const Product& p) {
   require(p.m > 0 && p.n > 0 && p.k > 0, "multiply: [", p.m, ", ", p.k, "] x [", p.k, ", ", p.n, "]");
   if (is_refused(p)) return false;
   const kernels::Range range("multiply");
+  check_cuda(cusim::use("the product"), "multiply");
   check_cuda(cusim::enqueue(library_->stream, [p] { product(p); }, {cusim::Label::Kind::kernel, "product", 1, 1}),
              "multiply");
   return true;
