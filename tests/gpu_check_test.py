@@ -181,6 +181,13 @@ class WithAStandIn(unittest.TestCase):
             timeout=200,
         )
 
+    def check_in_process(self, *arguments, **fakes):
+        """Exit status and output, where something of the check's own is to be another."""
+        words = ["gpu_check.sh", *map(str, self.command(*arguments)[1:])]
+        with mock.patch.dict(os.environ, self.environment(**fakes)), mock.patch.object(sys, "argv", words):
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                return gpu_check.main(), printed.getvalue()
+
     def results(self, *calls):
         """Of the calls, or of sections by themselves."""
         found = {}
@@ -300,6 +307,46 @@ class WithAStandIn(unittest.TestCase):
             self.assertIn(f"| {section} | {said} |", done.stdout)
         self.assertNotIn("there is no GPU", done.stdout)
 
+    def test_a_plug_in_that_crashes_or_hangs_leaves_a_call(self):
+        elbo = self.root / "build/elbo"
+        stand_in = elbo.read_text().splitlines()[1]
+        for does, said in (
+            ("kill -SEGV $$", "elbo devices: exit status -11: loading"),
+            ("exec sleep 100", "elbo devices: stopped after "),
+            ("exit 0", "loading"),
+        ):
+            elbo.write_text(f'#!/bin/sh\nif [ "$1" = devices ]; then echo loading; {does}; fi\n{stand_in}\n')
+            with mock.patch.object(gpu_check, "OPENING", 1):
+                code, printed = self.check_in_process("first", "--only", "machine")
+            self.assertEqual(code, 1, printed)
+            self.assertIn(f"cuda not available: {said}", printed)
+            about, _ = left_by("first", self.out)
+            self.assertEqual((about["version"], about["has_gpu"]), ("elbo 0.1.0", False))
+            with tarfile.open(self.out / "first.tar.gz") as archive:
+                self.assertIn("$ elbo devices\nloading", archive.extractfile("log.txt").read().decode())
+        done = self.check("second", "--only", "ncu")
+        why = "not run: elbo does not open GPU 0: NVIDIA H100 80GB HBM3: not available: loading"
+        self.assertIn(f"| ncu | {why} |", done.stdout)
+
+    def test_a_gpu_that_no_tool_lists_is_no_missing_gpu(self):
+        (self.root / "gpu0").touch()
+        for files, code, said in (
+            (["/not/found*"], 0, "not run: there is no GPU"),
+            ([f"{self.root}/gpu*"], 1, f"not run: elbo does not open the GPU of {self.root}/gpu0: not available lib"),
+        ):
+            with mock.patch.object(gpu_check, "GPU_FILES", files):
+                done = self.check_in_process("--only", "ncu", FAKE_LIBRARIES="/not/found", FAKE_FAIL="nvidia-smi")
+            self.assertEqual(done[0], code, done[1])
+            self.assertIn(f"| ncu | {said}", done[1])
+
+    def test_an_elbo_that_does_not_start_leaves_what_it_said(self):
+        (self.root / "build/elbo").write_text("#!/bin/sh\necho a wrong loader; exit 127\n")
+        done = self.check("first")
+        self.assertEqual(done.returncode, 1, done.stdout)
+        self.assertIn("gpu_check.sh: elbo --version: exit status 127: a wrong loader", done.stdout)
+        with tarfile.open(self.out / "first.tar.gz") as archive:
+            self.assertIn("a wrong loader", archive.extractfile("log.txt").read().decode())
+
     def test_libraries_of_python_are_for_elbo_alone(self):
         libraries = {"LD_LIBRARY_PATH": "/first", "FAKE_LIBRARIES": "/first:/nowhere/nvidia/cu13/lib"}
         done = self.check("--only", "tests", "ncu", "sanitizer", "graph", **libraries)
@@ -316,12 +363,11 @@ class WithAStandIn(unittest.TestCase):
         folder = self.root / "cuda-13.0/lib64"
         folder.mkdir(parents=True)
         patterns = [str(self.root / "cuda*/lib64")]
-        environment = {**self.environment(FAKE_LIBRARIES=f"/nowhere/nvidia/cu13/lib:{folder}"), "LD_LIBRARY_PATH": ""}
-        arguments = ["gpu_check.sh", *map(str, self.command("--only", "machine")[1:])]
-        with mock.patch.dict(os.environ, environment), mock.patch.object(gpu_check, "FOLDERS", patterns):
-            with mock.patch.object(sys, "argv", arguments), contextlib.redirect_stdout(io.StringIO()) as said:
-                self.assertEqual(gpu_check.main(), 0, said.getvalue())
-        self.assertIn("only: cuda available NVIDIA H100", said.getvalue())
+        libraries = {"LD_LIBRARY_PATH": "", "FAKE_LIBRARIES": f"/nowhere/nvidia/cu13/lib:{folder}"}
+        with mock.patch.object(gpu_check, "FOLDERS", patterns):
+            code, printed = self.check_in_process("--only", "machine", **libraries)
+        self.assertEqual(code, 0, printed)
+        self.assertIn("only: cuda available NVIDIA H100", printed)
 
     def test_tools_that_the_machine_refuses_are_not_failures(self):
         done = self.check("--only", "ncu", "sanitizer", FAKE_REFUSED="1")

@@ -11,7 +11,7 @@ figure, and met, missed or not run, and so does the output. --with judges what e
 one; `targets` does only that.
 
 Exit status: 0; 1 where a test failed, compute-sanitizer found something, all that a section tried failed, or elbo does
-not open the GPU that the driver lists; 130 where SIGINT ended it, 143 where SIGTERM did.
+not open the GPU that is there; 130 where SIGINT ended it, 143 where SIGTERM did.
 """
 
 import argparse
@@ -95,6 +95,8 @@ PACKAGES = (
 )
 FOLDERS = ["/usr/local/cuda*/lib64", "/usr/local/cuda*/extras/CUPTI/lib64", "/usr/local/nvidia/lib64"]
 TOOLS = ["/usr/local/cuda/bin", "/usr/local/nvidia/bin", "/opt/nvidia/nsight-compute/*"]
+GPU_FILES = ["/proc/driver/nvidia/gpus/*", "/dev/nvidia[0-9]*"]  # one of each for a GPU
+OPENING = 20  # seconds that elbo may take to open every device; it is tried twice
 LOGGED = 20000  # characters of what a program said
 # What NVIDIA's tools say where the machine does not let them work, and what that means.
 REFUSALS = {
@@ -156,23 +158,24 @@ class Check:
             signal.signal(number, self.stop)
         self.section_ends = time.monotonic() + 60
         self.environment = {**os.environ, "ELBO_PLUGINS": str(self.plugins)}
+        self.version, self.has_gpu, self.description = "", False, "elbo has not said yet which devices there are"
         self.python = options.python
         self.data = ["--data", pathlib.Path(options.data).resolve()] if options.data else []
         if options.data:
             self.environment["ELBO_DATA"] = str(self.data[1])
         self.specs = {"W1": self.w1(), **{n: SHARE / f"experiments/{n}.json" for n in ("mnist-2d", "freyface-8d")}}
-        self.version = self.run([self.elbo, "--version"], 20).strip()
-        self.open_device()
+        try:
+            self.version = self.run([self.elbo, "--version"], 20).strip()
+            self.save()
+            self.open_device()
+        finally:
+            self.save()
 
     def open_device(self):
         devices = self.devices()
         if not devices["cuda"][0]:
-            # Only where needed, and behind all others: profilers' libraries are among them, not of the version that ncu
-            # brings.
-            packages = self.run([self.python, "-c", PACKAGES], 20).splitlines()[-1:]
-            known = [os.environ.get("LD_LIBRARY_PATH"), *packages, *(f for p in FOLDERS for f in sorted(glob.glob(p)))]
-            folders = ":".join(filter(None, known))
-            self.environment |= {"LD_LIBRARY_PATH": folders} if folders else {}
+            # Only where needed: profilers' libraries are among them, not of the version that ncu brings.
+            self.environment |= self.with_more_folders()
             devices = self.devices()
         self.has_gpu, said = devices["cuda"]
         self.device = "cuda" if self.has_gpu else "sim" if (self.plugins / "libelbo_sim.so").exists() else "cpu"
@@ -181,17 +184,37 @@ class Check:
         self.no_gpu = f"elbo does not open {self.closed}: {said}" if self.closed else "there is no GPU"
 
     def devices(self):
-        """Of each device whether it is available, and what `elbo devices` says of it."""
-        said = re.findall(r"^(\w+) +((?:not )?available) +(.*)", self.run([self.elbo, "devices"], 60), re.M)
-        return {name: (how == "available", f"{how} {what}".replace("|", "/")) for name, how, what in said}
+        """Of each device whether it is available, and what `elbo devices` says of it: of `cuda` and `cpu` also where it
+        crashes, hangs or says something else."""
+        lines = []
+        try:
+            text = self.run([self.elbo, "devices"], OPENING)
+            lines = re.findall(r"^(\w+) +((?:not )?available) +(.*)", text, re.M)
+        except (Failed, OutOfTime) as why:
+            text = str(why)
+        unknown = False, f"not available: {' '.join(text.split())[-300:]}".replace("|", "/")
+        found = {name: (how == "available", f"{how} {what}".replace("|", "/")) for name, how, what in lines}
+        return {"cuda": unknown, "cpu": unknown, **found}
+
+    def with_more_folders(self):
+        """What to add to the environment of a program that lacks libraries of CUDA's: those known, behind all others."""
+        try:
+            packages = self.run([self.python, "-c", PACKAGES], 20).splitlines()[-1:]
+        except (Failed, OutOfTime, OSError):
+            packages = []
+        known = [os.environ.get("LD_LIBRARY_PATH"), *packages, *(f for p in FOLDERS for f in sorted(glob.glob(p)))]
+        folders = ":".join(filter(None, known))
+        return {"LD_LIBRARY_PATH": folders} if folders else {}
 
     def listed_gpu(self):
-        """The first that the driver knows, elbo or no elbo; None where there is none."""
+        """The first that the driver knows, elbo or no elbo; None where there is none. nvidia-smi may be missing, or
+        hang: then what the driver has put into /proc and /dev tells."""
         try:
             found = re.search(r"^GPU \d+: [^(\n]*[^(\s]", self.run([self.found("nvidia-smi"), "-L"], 20), re.M)
-        except (RuntimeError, OSError):
-            return None
-        return found and found[0]
+        except (RuntimeError, OutOfTime, OSError):
+            found = None
+        files = [file for pattern in GPU_FILES for file in sorted(glob.glob(pattern))]
+        return found[0] if found else f"the GPU of {files[0]}" if files else None
 
     def w1(self):
         """The spec of W1, with MNIST where Fashion-MNIST is not: the step is the same."""
@@ -212,7 +235,7 @@ class Check:
         """Standard output and errors; Failed with their end where it fails or takes too long."""
         limit = min(limit, self.section_ends - time.monotonic())
         if limit <= 0:
-            raise OutOfTime
+            raise OutOfTime("no time was left")
         # To a file, and in a session of its own: a program that hangs can then be left behind, with all it has started.
         with tempfile.TemporaryFile("w+", errors="replace") as said:
             streams = {"stdin": subprocess.DEVNULL, "stdout": said, "stderr": subprocess.STDOUT}
@@ -729,7 +752,7 @@ def main():
     names = options.only or [n for n, s in SECTIONS.items() if s.call == options.call]
     try:
         check = Check(options, earlier)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OutOfTime, OSError) as error:
         raise SystemExit(f"gpu_check.sh: {error}") from None
     limit = options.limit or CALLS.get(options.call, sum(CALLS.values())) - AROUND
     print("\n" + check.run_sections(names, limit))
