@@ -32,6 +32,8 @@ import tempfile
 import time
 import typing
 
+BEGAN = time.time()  # before the other modules are read
+
 HERE = pathlib.Path(__file__).resolve().parent
 IN_TREE = (HERE.parent / "CMakeLists.txt").exists()
 SHARE = HERE.parent  # experiments/, results/ and tools/ are here
@@ -71,6 +73,7 @@ SECTIONS = {
 }
 CALLS = {"first": 200, "second": 330}  # seconds, all in all
 AROUND = 10  # of them, before the first section and after the last
+AFTER = 6  # of these: what hangs in the driver is waited for, and the summary written
 
 LARGE, LARGEST = "65536x784", "512x3x218x178"  # shapes of losses
 NCU_SHAPE = 32768, 784  # more than a cache holds, and quickly made up
@@ -156,7 +159,9 @@ class Check:
         self.processes, self.stopped = set(), 0  # the exit status, once a signal has come
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.stop)
-        self.section_ends = time.monotonic() + 60
+        limit = options.limit or CALLS.get(options.call, sum(CALLS.values()))
+        self.deadline = time.monotonic() + limit - AFTER - max(0, time.time() - options.began)
+        self.section_ends = self.deadline
         self.environment = {**os.environ, "ELBO_PLUGINS": str(self.plugins)}
         self.version, self.has_gpu, self.description = "", False, "elbo has not said yet which devices there are"
         self.python = options.python
@@ -197,7 +202,7 @@ class Check:
         return {"cuda": unknown, "cpu": unknown, **found}
 
     def with_more_folders(self):
-        """What to add to the environment of a program that lacks libraries of CUDA's: those known, behind all others."""
+        """What to add to the environment of a program that lacks CUDA's libraries: where they may be, behind all else."""
         try:
             packages = self.run([self.python, "-c", PACKAGES], 20).splitlines()[-1:]
         except (Failed, OutOfTime, OSError):
@@ -316,14 +321,13 @@ class Check:
         print(f"  {label}: {gpu_summary.brief(result[label])} ({time.monotonic() - begin:.1f} s)", flush=True)
         self.save()
 
-    def run_sections(self, names, limit):
+    def run_sections(self, names):
         """The summary's text."""
         ends = time.monotonic()
-        deadline = ends + limit
         for name in names:
             begin = time.monotonic()
             ends += SECTIONS[name].seconds
-            self.section, self.section_ends = name, min(ends, deadline)
+            self.section, self.section_ends = name, min(ends, self.deadline)
             self.result = self.results[name] = {}
             self.attempts = []
             try:
@@ -732,6 +736,8 @@ def parse_arguments():
     parser.add_argument("--build", default=str(HERE.parent / "build"), help="of a source tree (default: build)")
     parser.add_argument("--python", default=sys.executable, help="with PyTorch and JAX (default: of this script)")
     parser.add_argument("--limit", type=seconds, help="seconds, all in all (default: 200 and 330)")
+    # Of what unpacks this before: then the call began earlier, in seconds since 1970.
+    parser.add_argument("--began", type=float, default=BEGAN, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.call == "targets" and not options.archives:
         parser.error("targets are judged by what calls left: --with ARCHIVE...")
@@ -754,8 +760,7 @@ def main():
         check = Check(options, earlier)
     except (RuntimeError, OutOfTime, OSError) as error:
         raise SystemExit(f"gpu_check.sh: {error}") from None
-    limit = options.limit or CALLS.get(options.call, sum(CALLS.values())) - AROUND
-    print("\n" + check.run_sections(names, limit))
+    print("\n" + check.run_sections(names))
     if check.stopped:
         return check.stopped
     wrong = any(p.startswith("failed") for p in check.problems.values())

@@ -52,8 +52,9 @@ for dataset in ${datasets[@]+"${datasets[@]}"}; do cp -r --no-preserve=mode "$(f
 cat > "$folder/check.sh" << 'END'
 #!/bin/sh
 # check.sh first|second OUT [ARGUMENT...]: unpacks elbo beside this file, once, and runs its tools/gpu_check.sh with the
-# data sets that lie here.
+# data sets that lie here. What that takes is of the call's time.
 set -eu
+began=$(date +%s)
 here=$(cd "$(dirname "$0")" && pwd)
 call=$1 out=$2
 shift 2
@@ -65,7 +66,7 @@ if [ ! -d "$here/elbo" ]; then
   mv "$here/unpacked"/elbo-* "$here/elbo"
   rmdir "$here/unpacked"
 fi
-exec "$here/elbo/share/elbo/tools/gpu_check.sh" "$call" --data "$here" --out "$out" "$@"
+exec "$here/elbo/share/elbo/tools/gpu_check.sh" "$call" --began "$began" --data "$here" --out "$out" "$@"
 END
 chmod +x "$folder/check.sh"
 
