@@ -4,9 +4,10 @@ it stands in for and that one's arguments.
 
 FAKE_SLOW=1: everything of elbo's takes 100 times as long. FAKE_HANG, FAKE_FAIL: a part of the command line of what
 hangs, or fails (elbo --version never does). FAKE_PID: a file for the number of a process that the hanging one has
-started; FAKE_PASSED: how many tests it passed before. FAKE_CUT=1: what measures losses fails on its way.
-FAKE_LIBRARIES: what LD_LIBRARY_PATH must begin with for elbo to open the GPU, and be with "=" in front. FAKE_REFUSED=1:
-the machine does not let NVIDIA's tools work.
+started, and its own command line; FAKE_PASSED: how many tests it passed before. FAKE_CUT=1: what measures losses fails
+on its way. FAKE_LIBRARIES: what LD_LIBRARY_PATH must begin with for elbo to open the GPU, and be with "=" in front.
+FAKE_CUPTI: a folder that must be in it for elbo to trace kernels. FAKE_UNSEEN: a part of the name of the kernels that
+ncu does not come to. FAKE_REFUSED=1: the machine does not let NVIDIA's tools work.
 """
 
 import argparse
@@ -249,7 +250,7 @@ def main():
     if os.environ.get("FAKE_HANG") and os.environ["FAKE_HANG"] in line:
         print(int(os.environ.get("FAKE_PASSED", 0)) * "[       OK ] a test\n", flush=True)
         child = subprocess.Popen(["sleep", "100"])  # holds on to the output
-        pathlib.Path(os.environ["FAKE_PID"]).write_text(str(child.pid))
+        pathlib.Path(os.environ["FAKE_PID"]).write_text(f"{child.pid} {line}")
         time.sleep(100)
     {
         "elbo": elbo,

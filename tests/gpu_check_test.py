@@ -157,6 +157,7 @@ class WithAStandIn(unittest.TestCase):
             path.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{HERE}/fake_gpu.py" {path.name} "$@"\n')
             path.chmod(0o755)
         (self.root / "data/mnist").mkdir(parents=True)  # nothing is read of it
+        (self.root / "temporary").mkdir()
 
     def command(self, *arguments):
         folders = ["--build", self.root / "build", "--out", self.out, "--data", self.root / "data"]
@@ -168,6 +169,7 @@ class WithAStandIn(unittest.TestCase):
             "PATH": f"{self.root}/bin:{os.environ['PATH']}",
             "PYTHON": sys.executable,
             "FAKE_PID": f"{self.root}/pid",
+            "TMPDIR": f"{self.root}/temporary",
             **fakes,
         }
 
@@ -407,11 +409,16 @@ class WithAStandIn(unittest.TestCase):
             self.assertIn("a made-up failure", done.stdout)
 
     def assert_nothing_is_left(self):
-        """The child of what hung is gone, or dead and not yet waited for."""
-        stat = pathlib.Path(f"/proc/{(self.root / 'pid').read_text()}/stat")
+        """The child of what hung is gone, or dead and not yet waited for, and so are the folders made for it."""
+        child, *words = (self.root / "pid").read_text().split()
+        stat = pathlib.Path(f"/proc/{child}/stat")
         deadline = time.monotonic() + 10
         while stat.exists() and stat.read_text().split()[2] != "Z":
             self.assertLess(time.monotonic(), deadline, "a process is left")
+            time.sleep(0.05)
+        runs = [pathlib.Path(word).parent for word in words if "/elbo-run-" in word]
+        while folders := [f for f in [*runs, *(self.root / "temporary").glob("elbo-*")] if f.exists()]:
+            self.assertLess(time.monotonic(), deadline, f"{folders} are left")
             time.sleep(0.05)
 
     def test_what_hangs_is_stopped_with_all_it_started(self):
@@ -472,11 +479,9 @@ class WithAStandIn(unittest.TestCase):
         self.assertIn("| machine | done |", summary)
         self.assertRegex(summary, r"\| mnist-2d in full \| .* \| met \|")
         self.assertEqual(sorted(path.name for path in self.out.iterdir()), ["first.md", "first.tar.gz"])
-        if number == signal.SIGKILL:  # then what it had started lives on; it is this test's to end
-            os.kill(int((self.root / "pid").read_text()), signal.SIGKILL)
-        else:
+        if number != signal.SIGKILL:
             self.assertIn("| training | stopped: by a signal; what it had measured is here |", summary)
-            self.assert_nothing_is_left()
+        self.assert_nothing_is_left()
 
 
 class WhatFrameworksAreTimedBy(unittest.TestCase):

@@ -108,6 +108,22 @@ REFUSALS = {
     "Device not supported": "compute-sanitizer does not work on this machine, as in some sandboxes",
 }
 
+# Outlives a check that is killed, and clears up: a line is a process group's number or a folder, and takes that back
+# where it comes again. What a check has started would else slow the next one, what it has written fill the memory.
+GUARD = """
+import os, shutil, signal, sys
+left = set()
+for line in sys.stdin:
+    left ^= {line.strip()}
+for group in filter(str.isdigit, left):
+    try:
+        os.killpg(int(group), signal.SIGKILL)
+    except OSError:
+        pass
+for folder in left:
+    shutil.rmtree(folder, ignore_errors=True)
+"""
+
 
 class NotRun(Exception):
     """A section that this machine cannot do; the words say why."""
@@ -149,7 +165,11 @@ class Check:
         self.name = options.call or "only"
         self.out = pathlib.Path(options.out).resolve()
         self.out.mkdir(parents=True, exist_ok=True)
-        self.folder = tempfile.TemporaryDirectory(prefix="elbo-gpu-check-")  # what will be in the archive
+        nothing = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.guard = subprocess.Popen(
+            [sys.executable, "-c", GUARD], stdin=subprocess.PIPE, start_new_session=True, **nothing
+        )
+        self.folder = self.temporary("elbo-gpu-check-")  # what will be in the archive
         self.kept = pathlib.Path(self.folder.name)
         self.earlier, self.text = earlier, ""  # what earlier calls left; the summary
         self.results, self.problems, self.seconds = {}, {}, {}
@@ -202,7 +222,7 @@ class Check:
         return {"cuda": unknown, "cpu": unknown, **found}
 
     def with_more_folders(self):
-        """What to add to the environment of a program that lacks CUDA's libraries: where they may be, behind all else."""
+        """What to add to the environment of a program that lacks CUDA's libraries: where they may be, behind all."""
         try:
             packages = self.run([self.python, "-c", PACKAGES], 20).splitlines()[-1:]
         except (Failed, OutOfTime, OSError):
@@ -236,6 +256,18 @@ class Check:
 
     # ---- Running programs, within their time -----------------------------------------------------------------------
 
+    def guarded(self, what):
+        """Says to the guard what to clear up should the check be killed, and when that is no more to be."""
+        try:
+            os.write(self.guard.stdin.fileno(), f"{what}\n".encode())
+        except BrokenPipeError:  # somebody has ended it
+            pass
+
+    def temporary(self, prefix, parent=None):
+        folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
+        self.guarded(folder.name)
+        return folder
+
     def run(self, command, limit, check=True, environment=None):
         """Standard output and errors; Failed with their end where it fails or takes too long."""
         limit = min(limit, self.section_ends - time.monotonic())
@@ -248,6 +280,7 @@ class Check:
             process = subprocess.Popen(
                 list(map(str, command)), cwd=SHARE, env=environment, start_new_session=True, **streams
             )
+            self.guarded(process.pid)
             self.processes.add(process)
             try:
                 code = None if self.stopped else process.wait(limit)
@@ -255,6 +288,7 @@ class Check:
                 code = None
             finally:
                 self.end(process)
+                self.guarded(process.pid)
             if self.stopped:
                 sys.exit(self.stopped)
             said.seek(0)
@@ -466,7 +500,7 @@ class Check:
 
     def train(self, name):
         device, few = (self.device, []) if self.has_gpu else ("cpu", ["--set", "train.epochs=1"])
-        with tempfile.TemporaryDirectory(prefix="elbo-run-", dir=memory_folder()) as parent:
+        with self.temporary("elbo-run-", memory_folder()) as parent:
             folder = pathlib.Path(parent) / name
             command = [self.elbo, "run", SHARE / f"experiments/{name}.json", "--out", folder, "--device", device]
             begin = time.monotonic()
