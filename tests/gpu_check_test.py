@@ -206,6 +206,7 @@ class WithAStandIn(unittest.TestCase):
         for done in self.both_calls():
             self.assertEqual(done.returncode, 0, done.stdout)
         self.assertEqual(len(list(self.out.iterdir())), 4)
+        self.assertEqual(next(iter(self.results("second")["rest"])), "ceilings")  # they decide on a design
         summary = (self.out / "second.md").read_text()
         for section in gpu_check.SECTIONS:
             self.assertIn(f"| {section} | done |", summary)
@@ -214,7 +215,7 @@ class WithAStandIn(unittest.TestCase):
         self.assertEqual(gpu_summary.errors(results), failed)
         verdicts = gpu_summary.targets(results, True)
         self.assertEqual({v[3] for v in verdicts}, {"met"}, summary)
-        self.assertEqual(len(verdicts), 1 + 5 + 7 + 2 + 4 + 4)
+        self.assertEqual(len(verdicts), 1 + 5 + 7 + 2 + 12 + 4)
         self.assertNotIn("missed", summary)
         # What was compared with what, and in which unit.
         self.assertIn("| 5.82 (1233.1 us and 211.9 us) | met |", summary)
@@ -271,7 +272,7 @@ class WithAStandIn(unittest.TestCase):
         # Figures of logits in f32 are not those of bf16.
         losses = {"losses": {"some": json.loads(json.dumps(everything["losses"]["65536x784, f32 target"]))}}
         for t in losses["losses"]["some"]["timings"]:
-            del t["output"]
+            t["output"] = "f32"
         verdicts = {v[0]: v[3] for v in gpu_summary.targets(losses, True)}
         self.assertEqual(verdicts["fused Bernoulli loss, f32, 65536x784"], "met")
         self.assertEqual(verdicts["fused Bernoulli loss, bf16 with u8 target, 65536x784"], "not run")
@@ -283,7 +284,7 @@ class WithAStandIn(unittest.TestCase):
         results = self.results(*gpu_check.CALLS)
         verdicts = gpu_summary.targets(results, True)
         self.assertEqual({v[3] for v in verdicts}, {"missed"}, verdicts)
-        self.assertEqual(len(verdicts), 1 + 5 + 7 + 2 + 4 + 4)
+        self.assertEqual(len(verdicts), 1 + 5 + 7 + 2 + 12 + 4)
         self.assertIn("| **missed** |", (self.out / "second.md").read_text())
         said = results["sanitizer"]["memcheck"]
         self.assertIn("at a_kernel", said["first"][2])
@@ -376,6 +377,13 @@ class WithAStandIn(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertIn("| ncu | not run: the driver lets only administrators read the GPU's counters", done.stdout)
         self.assertIn("| sanitizer | not run: compute-sanitizer does not work on this machine", done.stdout)
+
+    def test_kernels_that_ncu_did_not_come_to_are_said(self):
+        done = self.check("--only", "ncu", FAKE_UNSEEN="latent_gradient")
+        unseen = "| memory traffic of latent_gradient, {} dimensions | within 5% of its contract |  | not run |"
+        for latent in (20, 128):
+            self.assertIn(unseen.format(latent), done.stdout)
+            self.assertRegex(done.stdout, rf"memory traffic of sample_and_kl, {latent} dimensions .* met \|")
 
     def test_losses_that_are_cut_short_are_kept(self):
         done = self.check("--only", "losses", FAKE_CUT="1")
@@ -544,17 +552,13 @@ class Rules(unittest.TestCase):
     def test_traffic_of_a_second_pass_is_seen(self):
         name = "void elbo::kernels::<unnamed>::bernoulli_fused<true, float>(PixelLoss<float>)"
         count = 65536 * 784
-        ncu = {"rows": 65536, "pixels": 784, "kernels": {name: [{"read": 8 * count, "written": 4 * count}]}}
-        results = {"ncu": ncu}
-        self.assertEqual(gpu_summary.traffic(results)[0][5], True)
+        ncu = {"rows": 65536, "pixels": 784, "latents": [], "kernels": {}}
+        results, contract = {"ncu": ncu}, "bernoulli_fused, f32 target, f32"
+        ncu["kernels"][name] = [{"read": 8 * count, "written": 4 * count}]
+        self.assertEqual(gpu_summary.traffic(results)[contract][4], True)
         for read, written in ((12, 4), (8, 8), (4, 4), (8, 2)):
             ncu["kernels"][name] = [{"read": read * count, "written": written * count}]
-            self.assertEqual(gpu_summary.traffic(results)[0][5], False, (read, written))
-        # Of launches for the value alone there may be more; they are judged where there are no others.
-        value, both = ({"read": 8 * count, "written": n} for n in (4 * 65536, 4 * count))
-        for launches, met in (([value, both, value, value], True), ([value, value], False)):
-            ncu["kernels"][name] = launches
-            self.assertEqual(gpu_summary.traffic(results)[0][5], met, launches)
+            self.assertEqual(gpu_summary.traffic(results)[contract][4], False, (read, written))
 
     def test_a_spec_without_a_target_has_its_row(self):
         times = {"framework": "elbo", "form": "cuda", "precision": "tf32", "median_us": 1, "p10_us": 1, "p90_us": 1}
@@ -564,9 +568,10 @@ class Rules(unittest.TestCase):
     def test_a_kernel_that_is_not_fused_has_no_contract(self):
         for name in (
             "void scaled_gradients<true, Bernoulli, float>(Bernoulli, PixelLoss<float>)",
+            "void elbo::kernels::<unnamed>::bernoulli_fused_log<true, float, float>(PixelLoss<float>)",
             "cub::DeviceReduce<float>(x)",
         ):
-            self.assertEqual(gpu_summary.contracts(name, 10, 10, {20}), [])
+            self.assertIsNone(gpu_summary.with_contract(name))
 
 
 if __name__ == "__main__":

@@ -35,11 +35,9 @@ def step_times(results):
 
 
 def loss_times(results):
-    """Of elbo's loss kernels, each with the bytes a second of its program's copy. Logits and gradients are f32 where it
-    is not said; the latent variable has no pixels."""
-    unsaid = {"target": "", "output": "f32", "pixels": 0, "latent": 0}
+    """Of elbo's loss kernels, each with the bytes a second of its program's copy."""
     return [
-        {**unsaid, **t, "copy": program["copy_bytes_per_second"]}
+        {**t, "copy": program["copy_bytes_per_second"]}
         for program in everything(results)
         if "copy_bytes_per_second" in program
         for t in program.get("timings", [])
@@ -128,51 +126,57 @@ def time_to_elbo(epochs, batch, cpu):
 # ---- Memory traffic ------------------------------------------------------------------------------------------------
 
 
-def contracts(kernel, rows, pixels, latents):
-    """(what, bytes read, bytes written) by the contract in the kernel's header: one of a likelihood's fused kernel, one
-    for each size of the latent variable of its kernels, none of another kernel.
+def contracts(rows, pixels, latents):
+    """what -> (bytes read, written) by the contracts in the headers of the kernels that ncu is to look at."""
+    found = {}
+    for loss in ("bernoulli", "gaussian"):
+        for target, of_target in (("f32", 4), ("u8", 1)):
+            for output, of_output in (("f32", 4), ("bf16", 2)):
+                partial_sums = 4 * rows * -(-pixels // 4096)
+                read, written = (of_output + of_target) * rows * pixels, of_output * rows * pixels + partial_sums
+                found[f"{loss}_fused, {target} target, {output}"] = read, written
+    for latent in sorted(latents):
+        found[f"sample_and_kl, {latent} dimensions"] = 8 * rows * latent, 4 * (rows + -(-rows // 32)) * latent
+        found[f"latent_gradient, {latent} dimensions"] = 12 * rows * latent, 8 * rows * latent
+    return found
+
+
+def with_contract(kernel):
+    """How the names of its contracts begin: a likelihood's has one, a latent variable's one of each size; None of
+    another kernel.
 
     kernel: as ncu writes it, `void elbo::kernels::<unnamed>::bernoulli_fused<true, unsigned char, float>(...)`."""
     short = re.search(r"\w+<.*?>(?=\()", kernel)
     name = short[0] if short else kernel
-    if re.match(r"(bernoulli|gaussian)_fused", name):
-        output = 2 if re.search("bf(loat)?16", name, re.I) else 4
-        target = 1 if "unsigned char" in name else 4
-        partial_sums = 4 * rows * -(-pixels // 4096)
-        return [(name, (output + target) * rows * pixels, output * rows * pixels + partial_sums)]
-    found = []
-    for latent in sorted(latents):
-        if name.startswith("sample_and_kl"):
-            found.append((f"{name}, {latent} dimensions", 8 * rows * latent, 4 * (rows + -(-rows // 32)) * latent))
-        if name.startswith("latent_gradient"):
-            found.append((f"{name}, {latent} dimensions", 12 * rows * latent, 8 * rows * latent))
-    return found
+    if likelihood := re.match(r"(bernoulli|gaussian)_fused\b", name):
+        target = "u8" if "unsigned char" in name else "f32"
+        return f"{likelihood[0]}, {target} target, {'bf16' if re.search('bf(loat)?16', name, re.I) else 'f32'}"
+    latent = re.match(r"sample_and_kl\b|latent_gradient\b", name)
+    return latent and f"{latent[0]}, "
 
 
 def traffic(results):
-    """(kernel, bytes read, written, by contract read, written, whether within 5%) of every fused kernel.
-
-    What was written last is still in the L2 cache when the kernel ends: so much may be missing. two_pass launches the
-    fused kernels for the value alone, under the same name: launches that wrote less than half of what another of theirs
-    wrote are left out."""
-    ncu = results.get("ncu", {})
-    latents = ncu.get("latents", [])
+    """contract -> (bytes read, written, by contract read, written, whether within 5%), None of one of which ncu saw no
+    launch. What was written last is still in the L2 cache when the kernel ends: so much may be missing."""
+    ncu = results.get("ncu")
+    if not ncu or "kernels" not in ncu:
+        return {}
     cache = results.get("machine", {}).get("ceilings", {}).get("gpu", {}).get("l2_bytes", L2_BYTES)
-    launches = {}  # by what they should have done; of a latent size it is not known which, so the nearest
-    for kernel, each in ncu.get("kernels", {}).items():
-        for launch in each:
-            promised = contracts(kernel, ncu["rows"], ncu["pixels"], latents)
-            nearest = min(promised, key=lambda c: abs(math.log(max(launch["read"], 1) / c[1])), default=None)
-            if nearest:
-                launches.setdefault(nearest, []).append(launch)
-    rows = []
-    for (name, to_read, to_write), each in launches.items():
-        most = max(x["written"] for x in each)
-        each = [x for x in each if x["written"] >= most / 2]
-        read, written = (sorted(x[k] for x in each)[len(each) // 2] for k in ("read", "written"))
-        met = abs(read - to_read) <= 0.05 * to_read and 0.95 * to_write - cache <= written <= 1.05 * to_write
-        rows.append((name, read, written, to_read, to_write, met))
-    return rows
+    promised = contracts(ncu["rows"], ncu["pixels"], ncu["latents"])
+    launches = {what: [] for what in promised}
+    for kernel, each in ncu["kernels"].items():
+        begin = with_contract(kernel)
+        for launch in each if begin else []:  # of which size it was is not known: of the nearest
+            of = [what for what in promised if what.startswith(begin)]
+            launches[min(of, key=lambda w: abs(math.log(max(launch["read"], 1) / promised[w][0])))].append(launch)
+    found = dict.fromkeys(promised)
+    for what, each in launches.items():
+        if each:
+            to_read, to_write = promised[what]
+            read, written = (sorted(x[k] for x in each)[len(each) // 2] for k in ("read", "written"))
+            met = abs(read - to_read) <= 0.05 * to_read and 0.95 * to_write - cache <= written <= 1.05 * to_write
+            found[what] = read, written, to_read, to_write, met
+    return found
 
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
@@ -225,9 +229,10 @@ def targets(results, has_gpu):
         add(f"{name} in full", "the CPU's test ELBO, less its spread over the seeds", *reached(run))
 
     kernels = traffic(results)
-    for name, read, written, to_read, to_write, met in kernels:
-        said = f"read {1e-6 * read:.1f} MB of {1e-6 * to_read:.1f}, wrote {1e-6 * written:.1f} of {1e-6 * to_write:.1f}"
-        add(f"memory traffic of {name}", "within 5% of its contract", said, met)
+    for name, seen in kernels.items():
+        read, written, to_read, to_write = (1e-6 * bytes for bytes in (seen or 4 * [0])[:4])
+        said = f"read {read:.1f} MB of {to_read:.1f}, wrote {written:.1f} of {to_write:.1f}" if seen else None
+        add(f"memory traffic of {name}", "within 5% of its contract", said, seen and seen[4])
     if not kernels:
         add("memory traffic of the fused loss kernels", "within 5% of their contract")
 
