@@ -362,6 +362,13 @@ class WithAStandIn(unittest.TestCase):
         done = self.check("--only", "tests", LD_LIBRARY_PATH="/first", FAKE_LIBRARIES="=/first")
         self.assertIn("| tests on the GPU | all pass | 20 passed", done.stdout)
 
+    def test_a_cupti_among_pythons_packages_is_found(self):
+        done = self.check("--only", "steps", LD_LIBRARY_PATH="/first", FAKE_CUPTI="/first:/nowhere/nvidia/cu13/lib")
+        self.assertNotIn("no kernels in this trace", done.stdout)
+        self.assertIn("| all | 4 |  | 10.0, 60% of it at work |", done.stdout)
+        done = self.check("--only", "steps", LD_LIBRARY_PATH="/first", FAKE_CUPTI="/elsewhere")
+        self.assertIn("| no kernels in this trace, but ranges, issued call by call: libcupti.so.13", done.stdout)
+
     def test_libraries_elsewhere_are_tried(self):
         folder = self.root / "cuda-13.0/lib64"
         folder.mkdir(parents=True)
