@@ -8,6 +8,7 @@ import sys
 import time
 import types
 import unittest
+from unittest import mock
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools" / "compare"))
@@ -21,39 +22,44 @@ def options(device, **more):
 
 class Timing(unittest.TestCase):
     def setUp(self):
-        self.calls = []
+        self.calls, self.now = 0, 0.0
 
-    def block(self):
-        self.calls.append(time.perf_counter())
-        time.sleep(0.001)
+    def block(self, seconds=2**-10):
+        """As if it took so long."""
+        self.calls += 1
+        self.now += seconds
+
+    def by_its_own_clock(self):
+        return mock.patch.object(timing.time, "perf_counter", lambda: self.now)
 
     def test_a_warm_up_begins_after_the_first_block(self):
-        def compiles_at_first():
-            if not self.calls:
-                time.sleep(0.05)
-            self.block()
-
-        timing.warm_up(compiles_at_first, 0.02)
-        self.assertGreater(len(self.calls), 2)
-        self.assertGreater(self.calls[-1] - self.calls[0], 0.015)
-        self.calls = []
-        timing.warm_up(self.block, 0)
-        self.assertEqual(len(self.calls), 1)
+        with self.by_its_own_clock():
+            timing.warm_up(lambda: self.block(2**-10 if self.calls else 1), 20 * 2**-10)
+            self.assertEqual(self.calls, 1 + 20)
+            timing.warm_up(self.block, 0)
+            self.assertEqual(self.calls, 1 + 20 + 1)
 
     def test_what_is_timed_is_behind_the_warm_up(self):
-        figures = timing.measure(self.block, 4, options("cpu", warmup=0.1))
-        self.assertGreater(len(self.calls), figures["timings"] + 1)
-        self.assertGreater(figures["median_us"], 1000 / 4)
+        with self.by_its_own_clock():
+            figures = timing.measure(self.block, 4, options("cpu", warmup=100 * 2**-10))
+        self.assertEqual(self.calls, 1 + 100 + figures["timings"])
+        self.assertEqual(figures["median_us"], 1e6 * 2**-10 / 4)
         self.assertEqual(figures["steps_per_timing"], 4)
         self.assertNotIn("sm_clock_mhz", figures)
 
     def test_the_clock_stands_beside_the_figure(self):
-        figures = timing.measure(self.block, 1, options("cuda"))
+        def block():
+            self.calls += 1
+            time.sleep(0.001)
+
+        figures = timing.measure(block, 1, options("cuda", warmup=0))
+        untimed = self.calls - figures["timings"]
         if "DRIVER" in os.environ:
             self.assertEqual(figures["sm_clock_mhz"], 1755)
-            self.assertGreater(len(self.calls), figures["timings"] + 10)  # it is asked in blocks that are not timed
+            self.assertGreaterEqual(untimed, 1 + 2)  # it is asked in blocks that are not timed, before and after
         else:
             self.assertNotIn("sm_clock_mhz", figures)
+            self.assertEqual(untimed, 1)
 
     def test_options(self):
         parser = timing.options("A test.", ["form"])
