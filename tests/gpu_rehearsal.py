@@ -46,9 +46,35 @@ class Rehearsal(unittest.TestCase):
 
     def test_1_it_can_be_brought(self):
         self.assertLess(sum(path.stat().st_size for path in files_below(self.here)), MOST_BROUGHT)
+        self.assertEqual([path for path in self.here.rglob("*") if path.is_symlink()], [])
         self.assertEqual([line.split()[2] for line in LINES], list(SECONDS))
 
-    def test_2_each_call(self):
+    def test_2_a_folder_that_may_not_be_written_to(self):
+        """Twice: what the first has unpacked is the second's. Root may write everywhere, so it is somebody else."""
+        folder = self.here / FOLDER.name
+        with tempfile.TemporaryDirectory() as elsewhere:
+            os.chmod(elsewhere, 0o777)
+            os.chmod(self.here.parent, 0o755)
+            os.chmod(folder, 0o555)
+            other = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+            try:
+                for _ in range(2):
+                    done = subprocess.run(
+                        ["sh", folder / "check.sh", "first", elsewhere, "--help"],
+                        env={**self.environment, "TMPDIR": elsewhere},
+                        text=True,
+                        stdout=subprocess.PIPE,
+                        stderr=subprocess.STDOUT,
+                        **other,
+                    )
+                    self.assertEqual(done.returncode, 0, done.stdout)
+                    self.assertIn("usage: gpu_check.sh", done.stdout)
+                self.assertEqual([path.name for path in pathlib.Path(elsewhere).glob("*/*")], ["elbo"])
+                self.assertFalse((folder / "elbo").exists())
+            finally:
+                os.chmod(folder, 0o755)
+
+    def test_3_each_call(self):
         total = 0
         for call, line in zip(SECONDS, LINES):
             with self.subTest(call):
@@ -91,7 +117,7 @@ class Rehearsal(unittest.TestCase):
             self.assertEqual(json.load(archive.extractfile("about.json"))["call"], call)
         return len(files)
 
-    def test_3_a_call_that_is_cut_off_leaves_what_it_measured(self):
+    def test_4_a_call_that_is_cut_off_leaves_what_it_measured(self):
         out = self.out / "cut"
         process = subprocess.Popen(
             LINES[0],
@@ -114,7 +140,7 @@ class Rehearsal(unittest.TestCase):
             self.assertGreater(json.load(archive.extractfile("steps.json"))["W1 fp32"]["median_us"], 0)
         self.assertRegex((out / "first.md").read_text(), r"(?m)^\| W1 \| fp32 \| elbo, ")
 
-    def test_4_both_are_judged_together(self):
+    def test_5_both_are_judged_together(self):
         check = self.here / FOLDER.name / "elbo/share/elbo/tools/gpu_check.sh"
         archives = [self.out / f"{call}.tar.gz" for call in SECONDS]
         done = subprocess.run(

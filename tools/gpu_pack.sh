@@ -26,9 +26,12 @@ if [[ -e $folder && ! -e $folder/check.sh ]]; then
   exit 1
 fi
 
+given_data=${ELBO_DATA:-}
+[[ -z $given_data || $given_data == /* ]] || given_data=$started_in/$given_data
+
 find_data() {
   local from
-  for from in ${ELBO_DATA:+"$ELBO_DATA"} data /usr/share/datasets; do
+  for from in ${given_data:+"$given_data"} data /usr/share/datasets; do
     if [[ -d $from/$1 ]]; then
       echo "$from/$1"
       return
@@ -48,25 +51,33 @@ quietly cpack cpack --config build-package/CPackConfig.cmake -B build-package
 rm -rf "$folder"
 mkdir -p "$folder"
 cp build-package/elbo-*.tar.xz "$folder"
-for dataset in ${datasets[@]+"${datasets[@]}"}; do cp -r --no-preserve=mode "$(find_data "$dataset")" "$folder"; done
+for dataset in ${datasets[@]+"${datasets[@]}"}; do cp -rL --no-preserve=mode "$(find_data "$dataset")" "$folder"; done
 cat > "$folder/check.sh" << 'END'
 #!/bin/sh
 # check.sh first|second OUT [ARGUMENT...]: unpacks elbo beside this file, once, and runs its tools/gpu_check.sh with the
-# data sets that lie here. What that takes is of the call's time.
+# data sets that lie here. What that takes is of the call's time. Where nothing may be written beside it, elbo goes into
+# a folder of this user's below ${TMPDIR:-/tmp}.
 set -eu
 began=$(date +%s)
 here=$(cd "$(dirname "$0")" && pwd)
 call=$1 out=$2
 shift 2
-if [ ! -d "$here/elbo" ]; then
-  rm -rf "$here/unpacked"
-  mkdir "$here/unpacked"
-  # Where there is no xz, Python may know the format.
-  tar -xJf "$here"/elbo-*.tar.xz -C "$here/unpacked" || python3 -m tarfile -e "$here"/elbo-*.tar.xz "$here/unpacked"
-  mv "$here/unpacked"/elbo-* "$here/elbo"
-  rmdir "$here/unpacked"
+archive=$(echo "$here"/elbo-*.tar.xz)
+where=$here
+if [ ! -d "$here/elbo" ] && ! [ -w "$here" ]; then
+  where=${TMPDIR:-/tmp}/elbo-gpu-$(id -u)-$(cksum < "$archive" | cut -d ' ' -f 1)
+  mkdir -p -m 700 "$where"
+  [ -O "$where" ] || { echo "$where is somebody else's: name another folder in TMPDIR" >&2 && exit 1; }
 fi
-exec "$here/elbo/share/elbo/tools/gpu_check.sh" "$call" --began "$began" --data "$here" --out "$out" "$@"
+if [ ! -d "$where/elbo" ]; then
+  rm -rf "$where/unpacked"
+  mkdir "$where/unpacked"
+  # Where there is no xz, Python may know the format.
+  tar -xJf "$archive" -C "$where/unpacked" || python3 -m tarfile -e "$archive" "$where/unpacked"
+  mv "$where/unpacked"/elbo-* "$where/elbo"
+  rmdir "$where/unpacked"
+fi
+exec "$where/elbo/share/elbo/tools/gpu_check.sh" "$call" --began "$began" --data "$here" --out "$out" "$@"
 END
 chmod +x "$folder/check.sh"
 

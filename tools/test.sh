@@ -48,7 +48,12 @@ stage_package() {
     cd "$packed"
     root=$OLDPWD
     without=--without-data
-    if [[ -n ${ELBO_DATA:-} ]]; then without=; fi
+    if [[ -n ${ELBO_DATA:-} ]]; then  # as a folder of links, named from here
+      without=
+      mkdir linked
+      ln -s "$(cd "$root" && realpath "$ELBO_DATA")"/* linked
+      export ELBO_DATA=linked
+    fi
     "$root/tools/gpu_pack.sh" $without elbo-gpu > lines
   )
   unpacked=$(mktemp -d)
