@@ -263,6 +263,11 @@ class Check:
         except BrokenPipeError:  # somebody has ended it
             pass
 
+    def close(self):
+        self.folder.cleanup()
+        self.guard.stdin.close()
+        self.guard.wait()
+
     def temporary(self, prefix, parent=None):
         folder = tempfile.TemporaryDirectory(prefix=prefix, dir=parent)
         self.guarded(folder.name)
@@ -800,7 +805,10 @@ def main():
         check = Check(options, earlier)
     except (RuntimeError, OutOfTime, OSError) as error:
         raise SystemExit(f"gpu_check.sh: {error}") from None
-    print("\n" + check.run_sections(names))
+    try:
+        print("\n" + check.run_sections(names))
+    finally:
+        check.close()
     if check.stopped:
         return check.stopped
     wrong = any(p.startswith("failed") for p in check.problems.values())
