@@ -380,18 +380,14 @@ int run_experiment(const RunOptions& options) {
                machine.sessions.back().device_description, machine.sessions.back().version);
   machine.sessions.push_back(begin_session(options.command, info.name, info.description));
   keep_tuning(folder, options.backend.tuning);
-  const auto note_products = [&] {
-    if (const std::vector<ProductChoice> products = device.backend->products(); !products.empty())
-      machine.sessions.back().products = to_json(products).dump();
-    replace_file(machine_path(folder), to_json(machine));
-  };
-  note_products();
+  // Those of training and of evaluation: both have been through a batch.
+  if (const std::vector<ProductChoice> products = device.backend->products(); !products.empty())
+    machine.sessions.back().products = to_json(products).dump();
+  replace_file(machine_path(folder), to_json(machine));
 
   {
     const StopOnSignal signals;
-    const bool finished = run.train();
-    note_products();  // evaluation has some of its own
-    if (!finished) {
+    if (!run.train()) {
       fmt::print("stopped at step {} with a checkpoint; to go on: {}\n", run.trainer().step(),
                  resume_command(options, folder));
       return 130;

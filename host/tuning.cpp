@@ -271,7 +271,9 @@ void print_products(const std::vector<ProductChoice>& choices) {
 std::string use_tuning_of_run(Backend& device, const std::string& folder, const std::string& given) {
   namespace fs = std::filesystem;
   const std::string kept = tuning_path(folder);
-  const bool begun = !folder.empty() && fs::exists(machine_path(folder)), tuned = begun && fs::exists(kept);
+  // A process may have been killed between the two files: it is tuning.json that says how the run goes on.
+  const bool tuned = !folder.empty() && fs::exists(kept);
+  const bool begun = tuned || (!folder.empty() && fs::exists(machine_path(folder)));
   if (!given.empty()) {
     const Tuning t = read_tuning(given);
     require(!begun || tuned, "--tuning ", given, ": ", folder,

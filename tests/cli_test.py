@@ -957,6 +957,9 @@ class CommandLine(unittest.TestCase):
 
         # What a run was begun with is what it goes on with.
         self.assertEqual(train("parts", "--resume", "--tuning", "t.json").returncode, 0)
+        (self.cwd / "parts" / "machine.json").unlink()  # as where it was killed before it had written that
+        self.assertEqual(train("parts", "--resume", epochs=3).returncode, 0)
+        self.assertEqual({p["tuned"] for p in machine("parts")["products"]}, {True})
         # Those for another batch size are others.
         other = self.tune("--device", "sim", "--out", "other.json", "--set", "train.batch_size=10", env=slow)
         self.assertEqual(other.returncode, 0, other.stderr)
@@ -966,7 +969,7 @@ class CommandLine(unittest.TestCase):
             for word in (*words, "--out"):
                 self.assertIn(word, result.stderr)
         # On another device it makes its own choices.
-        result = program.run("run", self.spec, "--data", self.data, "--device", "cpu", "--set", "train.epochs=3", "--out",
+        result = program.run("run", self.spec, "--data", self.data, "--device", "cpu", "--set", "train.epochs=4", "--out",
                              "parts", "--resume", cwd=self.cwd)
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertIn("parts/tuning.json is for simulated GPU", result.stderr)

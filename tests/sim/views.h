@@ -2,18 +2,40 @@
 // time is shown: the memory itself then holds what that block sees, so that a kernel's plain loads and stores need no
 // help. Bytes in which it differs from what the block was given are the stores that it has not published.
 #pragma once
+#include <sys/mman.h>
+
 #include <cstddef>
+#include <new>
 #include <utility>
 #include <vector>
 
 namespace cusim {
+
+// Memory of the runtime's own, by pages. Whichever stream's work runs blocks opens the views; to ThreadSanitizer these
+// are threads that nothing orders, and it would see `new` and `delete` write.
+template <class T>
+struct Pages {
+  using value_type = T;
+  Pages() = default;
+  template <class U>
+  Pages(const Pages<U>&) {}
+  T* allocate(std::size_t n) {
+    void* p = mmap(nullptr, n * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    return static_cast<T*>(p);
+  }
+  void deallocate(T* p, std::size_t n) { munmap(p, n * sizeof(T)); }
+  bool operator==(const Pages&) const { return true; }
+};
+template <class T>
+using Unwatched = std::vector<T, Pages<T>>;
 
 struct Span {
   char* at = nullptr;
   std::size_t bytes = 0;
 };
 // All that is allocated, on the device and pinned.
-std::vector<Span> allocated();
+Unwatched<Span> allocated();
 
 class Views {
  public:
@@ -37,7 +59,7 @@ class Views {
 
  private:
   struct View {
-    std::vector<char> given, seen;  // `seen` while another block is shown
+    Unwatched<char> given, seen;  // `seen` while another block is shown
   };
   void hide();
   template <class Visit>
@@ -45,10 +67,10 @@ class Views {
   std::size_t offset_of(const void* p, std::size_t bytes) const;
 
   bool open_ = false;
-  std::vector<Span> memory_;
-  std::vector<char> shared_;
-  std::vector<View> views_;
-  std::vector<std::pair<std::size_t, char>> left_;  // unpublished by blocks that have ended
+  Unwatched<Span> memory_;
+  Unwatched<char> shared_;
+  Unwatched<View> views_;
+  Unwatched<std::pair<std::size_t, char>> left_;  // unpublished by blocks that have ended
   View* shown_ = nullptr;
 };
 
