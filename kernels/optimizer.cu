@@ -29,7 +29,10 @@ namespace {
 
 constexpr unsigned threads = 256;
 constexpr unsigned quads_per_thread = 2;  // at a time
-constexpr unsigned blocks_at_once = 4;    // of a multiprocessor, by the launch bounds: 1,024 threads fit on every one
+
+// Blocks that a multiprocessor holds at once, by the launch bounds: 1,024 threads fit on every one. Adagrad's, whose
+// registers do not suffice for that on sm_100, are fewer.
+constexpr unsigned blocks_at_once(Optimizer type) { return type == Optimizer::adagrad ? 3 : 4; }
 
 // An Update as the kernels take it.
 struct RunUpdate : Update {
@@ -185,7 +188,8 @@ __device__ __forceinline__ void move_on(StepState* state, const Schedule& schedu
 }
 
 template <bool aligned, Optimizer type>
-__global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_once)) update_weights(const RunUpdate u) {
+__global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_once(type)))
+    update_weights(const RunUpdate u) {
   ELBO_SHARED(math::AdamConstants<float>, step, 1);
   BlockUpdate<aligned, type> weights(u, blockIdx.x, gridDim.x);
   if (threadIdx.x == 0) step[0] = math::adam_constants(u.run, u.state->correction1, u.state->correction2);
@@ -203,7 +207,7 @@ __global__ void next_step(StepState* state, const Schedule schedule, std::uint64
 }
 
 template <bool aligned, Optimizer type>
-__global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_once))
+__global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_once(type)))
     end_of_step(const Totals t, const RunUpdate u, const Schedule schedule, std::uint64_t* fault) {
   ELBO_SHARED(math::AdamConstants<float>, step, 1);
   StepState* const state = u.state;
@@ -293,7 +297,7 @@ void finish_step(const Totals& a, const Update& u, const Schedule& schedule, std
   const Range range("finish_step");
   // One wave, and as many rounds of its loop for each block.
   const unsigned work = blocks_for("finish_step", u.count, 4 * quads_per_thread * threads);
-  const unsigned most = blocks_at_once * static_cast<unsigned>(multiprocessors) - 1;
+  const unsigned most = blocks_at_once(u.settings.type) * static_cast<unsigned>(multiprocessors) - 1;
   const unsigned rounds = std::max(1u, (work + most - 1) / most), blocks = 1 + (work + rounds - 1) / rounds;
   with_constants(u, [&](auto aligned, auto type) {
     launch("end_of_step", end_of_step<aligned(), type()>, {blocks, threads, stream}, a, RunUpdate(u), schedule, fault);
