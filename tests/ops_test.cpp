@@ -523,7 +523,9 @@ TEST_P(Ops, SampleLatent) {
         d->sample_latent(a);
         const std::string which = cat("posterior ", static_cast<int>(posterior), ", kernels ",
                                       static_cast<int>(kernels), ", latent ", c.latent);
-        expect_close(d.get(a.z), z, 4e-7, "z, " + which);  // exp within 2 ulp, two more roundings
+        // What arithmetic.h allows a GPU: sigma errs by 3e-7 + |s| 2^-24, |s| below 6 here; and a rounding. In the KL
+        // it counts for a part of the magnitude; the rest is the sum over a tile's rows.
+        expect_close(d.get(a.z), z, 1e-6, "z, " + which);
         expect_close(d.get(a.kl_partial), kl, 1e-6, "kl, " + which);
       }
     }
@@ -590,7 +592,8 @@ TEST_P(Ops, SampleLatentBackward) {
         a.dstats = d.make({c.rows, 2 * c.latent});
         a.scratch = scratch_for(d, kernels, c.rows, c.samples, c.latent);
         d->sample_latent_backward(a);
-        expect_close(d.get(a.dstats), dstats, 1e-6,  // exp within 2 ulp, a few sums
+        // sigma as above, by 7e-7 at most; seven roundings of products and sums, of 6e-8 each.
+        expect_close(d.get(a.dstats), dstats, 1.2e-6,
                      cat("posterior ", static_cast<int>(posterior), ", kernels ", static_cast<int>(kernels)));
       }
     }
