@@ -70,8 +70,8 @@ ELBO_HD float root_from_reciprocal(float a, float y) {
 }
 
 // 1 / b to half an ulp and 2^-46, from a y within an ulp of it. Correctly rounded, but where b's significand is all
-// ones and y is the power of two below 1 / b: halfway between two floats to the last bit that is computed, it stays y. No such y comes
-// from rcp.approx.ftz.f32, as long as nvcc makes the correctly rounded __frcp_rn of it by these two steps (13.0 does).
+// ones and y is the power of two below 1 / b: halfway between two floats to the last bit that is computed, it stays y.
+// No such y comes from a GPU for which nvcc makes the correctly rounded __frcp_rn by these two steps (sm_90 in 13.0).
 ELBO_HD float nearer_reciprocal(float b, float y) { return fma(fma(-b, y, 1.0f), y, y); }
 
 // a / b from such a reciprocal of b, correctly rounded: P. Markstein, «Computation of elementary functions on the IBM
