@@ -521,7 +521,7 @@ TEST(Approximations, ValueOfOnePixelKeepsItsAccuracy) {
                      want = bernoulli(double{l}, double{x}).value;
         // Two numbers that are not negative, each with its own error: e and the polynomial; a rounding of the product
         // and of the sum.
-        const double allowed = (exp_error(l) + 2.1e-7) * softplus + 1.2e-7 * want + 1e-37;
+        const double allowed = (exp_error(l) + 2.2e-7) * softplus + 1.2e-7 * want + 1e-37;
         ASSERT_NEAR(bernoulli(l, x, bent).value, want, allowed) << l << ", target " << x;
       }
     }
@@ -571,6 +571,11 @@ TEST(Approximations, LogarithmIsWithinTwoAndAHalfUlps) {
   const auto log1p = [](double e) { return std::log1p(e); };
   EXPECT_LE(largest_ulps(log1p_polynomial, log1p, 0.0f, 1.0f), 2.5);
   EXPECT_LE(largest_ulps(log1p_polynomial, log1p, 1e-30f, 1e-7f), 2.5);
+  // In parts of the result it errs most near 1: 2.159e-7, at 0.96695894.
+  double worst = 0;
+  for (float e = 0.9f; e <= 1; e = std::nextafter(e, 2.0f))
+    worst = std::max(worst, std::abs(log1p_polynomial(e) / log1p(double{e}) - 1));
+  EXPECT_LE(worst, 2.2e-7);
 }
 
 // The CPU, and the simulated device with it, computes what it always did.
