@@ -54,8 +54,9 @@ MUST_CATCH = {
 
 def alarm(program, bug, order, blocks="in_turn"):
     """What was noticed, in a word; empty: nothing."""
-    environment = dict(os.environ, ELBO_SIM_ORDER=order, ELBO_SIM_BLOCKS=blocks, ASAN_OPTIONS="exitcode=99:detect_leaks=0",
-                       UBSAN_OPTIONS="halt_on_error=1:exitcode=99", TSAN_OPTIONS="exitcode=99:halt_on_error=1")
+    environment = dict(os.environ, ELBO_SIM_ORDER=order, ELBO_SIM_BLOCKS=blocks,
+                       ASAN_OPTIONS="exitcode=99:detect_leaks=0", UBSAN_OPTIONS="halt_on_error=1:exitcode=99",
+                       TSAN_OPTIONS="exitcode=99:halt_on_error=1")
     run = subprocess.run([program, bug], env=environment, capture_output=True, text=True, errors="replace", timeout=300)
     return {0: "", 1: "wrong", 2: "refused", 99: "sanitizer"}.get(run.returncode, f"exit {run.returncode}")
 
