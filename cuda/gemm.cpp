@@ -110,8 +110,6 @@ ProductShape shape_of(const Product& p) {
           epilogue,
           {alignment(p.a), alignment(p.b), alignment(p.c), alignment(vector_of(p)), alignment(mask_of(p))}};
 }
-bool has_vector(Epilogue e) { return e != Epilogue::none && e != Epilogue::drelu; }
-bool has_mask(Epilogue e) { return e == Epilogue::relu_aux_bias || e == Epilogue::drelu; }
 
 // ---- Algorithms --------------------------------------------------------------------------------------------
 
@@ -178,10 +176,22 @@ struct Gemm::Library {
 
   Plan& plan_for(const ProductShape& shape) {
     if (const auto found = plans.find(shape); found != plans.end()) return found->second;
+    return plans.emplace(shape, own_plan(shape)).first->second;
+  }
+
+  // By the library's own choice.
+  Plan own_plan(const ProductShape& shape) const {
     Plan plan = describe(shape);
     const std::vector<cublasLtMatmulHeuristicResult_t> best = ask(plan, 1);
     if (!best.empty()) plan.take(best[0]);
-    return plans.emplace(shape, std::move(plan)).first->second;
+    return plan;
+  }
+
+  // What was asked for stays so.
+  void replace(Plan plan) {
+    Plan& kept = plans[plan.choice.product];
+    plan.asked = kept.asked;
+    kept = std::move(plan);
   }
 
   Plan describe(const ProductShape& s) const {
@@ -313,9 +323,9 @@ void Gemm::use(const ProductChoice& choice) {
   checked.algo = algorithm;  // cublasLtMatmulAlgoCheck leaves it alone
   plan.take(checked);
   plan.choice.tuned = true;
-  Plan& kept = library_->plans[choice.product];
-  plan.asked = kept.asked;
-  kept = std::move(plan);
+  library_->replace(std::move(plan));
 }
+
+void Gemm::forget(const ProductShape& shape) { library_->replace(library_->own_plan(shape)); }
 
 }  // namespace elbo

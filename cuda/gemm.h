@@ -49,6 +49,8 @@ class Gemm {
   std::vector<ProductChoice> candidates(const ProductShape&, int most) const;
   // From now on its product is done so. Throws Error where the library does not take it.
   void use(const ProductChoice&);
+  // From now on the product is done by the library's own choice, as if use() had never been called for it.
+  void forget(const ProductShape&);
 
  private:
   struct Library;

@@ -25,11 +25,9 @@ constexpr std::size_t shortest_graph = 20;
 std::array<std::size_t, 5> sizes_of(const ProductShape& s) {
   const auto floats = [](std::int64_t n) { return sizeof(float) * static_cast<std::size_t>(n); };
   const Epilogue e = s.epilogue;
-  const bool vector = e != Epilogue::none && e != Epilogue::drelu;
-  const bool mask = e == Epilogue::relu_aux_bias || e == Epilogue::drelu;
   return {floats(s.m * s.k), floats(s.k * s.n), floats(s.m * s.n),
-          vector ? floats(e == Epilogue::bgradb ? s.m : s.n) : 0,
-          mask ? static_cast<std::size_t>(s.m * mask_bytes(s.n)) : 0};
+          has_vector(e) ? floats(e == Epilogue::bgradb ? s.m : s.n) : 0,
+          has_mask(e) ? static_cast<std::size_t>(s.m * mask_bytes(s.n)) : 0};
 }
 
 std::size_t bytes_of(const ProductShape& s) {
@@ -160,15 +158,16 @@ class Bench {
 
 std::vector<Tuning::Product> tune_products(Gemm& gemm, cudaStream_t stream, std::size_t cache_bytes, double seconds,
                                            const std::function<void(const Tuning::Product&)>& each) {
-  std::vector<ProductShape> shapes;
+  std::vector<ProductChoice> before;
   std::size_t step_bytes = 0;
   for (const ProductChoice& c : gemm.choices()) {
     if (!c.refusal.empty()) continue;
-    shapes.push_back(c.product);
+    before.push_back(c);
     step_bytes += bytes_of(c.product);
   }
   std::vector<Tuning::Product> tuned;
-  for (const ProductShape& shape : shapes) {
+  for (const ProductChoice& was : before) {
+    const ProductShape& shape = was.product;
     const std::size_t copies = std::min(step_bytes, 2 * cache_bytes) / bytes_of(shape);
     Bench bench(gemm, shape, std::clamp<std::size_t>(copies, 1, 64), stream);
     const std::vector<ProductChoice> choices = gemm.candidates(shape, most_algorithms);
@@ -180,15 +179,17 @@ std::vector<Tuning::Product> tune_products(Gemm& gemm, cudaStream_t stream, std:
       has_own |= i == 0;
       candidates.push_back(std::move(*c));
     }
-    if (candidates.empty()) continue;
-    bench.time(*candidates[0].products, seconds / 2);  // the clocks rise
+    if (!candidates.empty()) bench.time(*candidates[0].products, seconds / 2);  // the clocks rise
     for (std::size_t round = 0; round < rounds; ++round)
       for (Candidate& c : candidates)
         c.microseconds.push_back(
             bench.time(*c.products, seconds / 2 / static_cast<double>(rounds * candidates.size())));
     const double own = has_own ? candidates[0].median() : 0;
     std::erase_if(candidates, [](const Candidate& c) { return !c.one_launch; });
-    if (candidates.empty()) continue;
+    if (candidates.empty()) {  // the last one tried is in use
+      was.tuned ? gemm.use(was) : gemm.forget(shape);
+      continue;
+    }
     const Candidate& best = *std::ranges::min_element(candidates, {}, &Candidate::median);
     gemm.use(best.choice);
     tuned.push_back({best.choice, best.median(), own, static_cast<std::int64_t>(candidates.size())});

@@ -13,14 +13,12 @@
 //   (`elbo bench loss`). On a GPU they have not been measured yet.
 // Instructions, counted in the machine code for sm_90, aligned, one sample, log variance, 65536 x 128 (tools/kernels/
 //   sass.py): sample_latent 61 lane slots an element, latent_gradient 69; nothing calls a slow path. To issue them
-//   takes 17 and 19 us of an H200, its memory 23 and 39. Of the slots of an element
-//     noise            40  Philox's products and exclusive ors 9, logarithm 11, root 3, sine and cosine 6, angle and
-//     signs
-//                          5, round keys 2 (4): what its bits are made of, and no more
-//     sample, KL       11  sigma 2, KL 5, z 1, the KL's way through shared memory and its sum 4 (half of the warps do
-//     it) gradient         17  two exponentials 4, slope, products and sums 13 loads, stores, addresses, what a thread
-//     sets up   10 (12)
-//   A thread takes four rows (two) so that they share the round keys, Philox's first rounds and the set-up.
+//   takes 17 and 20 us of an H200, its memory 23 and 39. Of the slots of an element, noise takes 40: Philox's products
+//   and exclusive ors 9, the logarithm 11, the root 3, sine and cosine 6, angle and signs 5, round keys 2 (backward 4);
+//   that is what its bits are made of, and no more. Sample and KL take 11: sigma 2, KL 5, z 1, the KL's way through
+//   shared memory and its sum 4 (half of the warps do it). The gradient takes 17: two exponentials 4, the slope,
+//   products and sums 13. Loads, stores, addresses and what a thread sets up take 10 (backward 12). A thread takes four
+//   rows (two) so that they share the round keys, Philox's first rounds and the set-up.
 // Arithmetic: math::Approximate; epsilon has the same bits on every device.
 // Deterministic: sums run over rows and over samples in their order; fused and unfused give the same bits.
 #include "kernels/latent.h"
@@ -63,7 +61,7 @@ template <bool aligned, Posterior posterior, unsigned n>
 __global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n == many_rows ? 3 : 5))
     sample_and_kl(const LatentSample a, const SampleBlocks blocks) {
   constexpr unsigned max_width = 4 * max_threads * n / tile_rows;
-  ELBO_SHARED(float, kl, tile_rows* max_width);  // [row of the tile][dimension of the strip]
+  ELBO_SHARED(float4, kl_quads, tile_rows * max_width / 4);  // [row of the tile][quad of the strip]
   const StepState state = *a.state;
   const unsigned quads = 1u << blocks.log2_quads, width = 4 * quads;
   const unsigned line = blocks.of_ranges.quotient(blockIdx.x), range = blockIdx.x - line * blocks.ranges;
@@ -99,7 +97,7 @@ __global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n ==
         q.z = math::gaussian_kl(posterior, mu[r][2], s[r][2], sigma[r].v[2], Approximate{});
         q.w = math::gaussian_kl(posterior, mu[r][3], s[r][3], sigma[r].v[3], Approximate{});
       }
-      *reinterpret_cast<float4*>(kl + (tile_row + static_cast<unsigned>(r)) * max_width + column) = q;
+      kl_quads[((tile_row + static_cast<unsigned>(r)) * max_width + column) / 4] = q;
     }
   }
 
@@ -122,6 +120,7 @@ __global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n ==
   __syncthreads();
   const unsigned summed = strip * width + threadIdx.x;
   if (threadIdx.x < width && summed < latent) {
+    const float* const kl = reinterpret_cast<const float*>(kl_quads);
     float sum = 0.0f;
 #pragma unroll
     for (unsigned r = 0; r < tile_rows; ++r) sum += kl[r * max_width + threadIdx.x];

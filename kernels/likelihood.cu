@@ -232,7 +232,7 @@ void launch_fused(const char* launcher, Likelihood likelihood, const PixelLoss<T
         }
         break;
       case Likelihood::gaussian:
-        require(a.variance > 0, launcher, ": a variance of ", a.variance);
+        check_variance(launcher, a.variance);
         launch("gaussian_fused", gaussian_fused<aligned, Target, Output>, grid, GaussianLoss(a.variance), a, parts);
         break;
     }

@@ -39,11 +39,15 @@ struct Gaussian {
   }
 };
 
+inline void check_variance(const char* launcher, float variance) {
+  require(variance > 0, launcher, ": a variance of ", variance);
+}
+
 // Calls f(loss), a Bernoulli or a Gaussian.
 template <class Arithmetic, class Target, class Output, class F>
 void with_loss(const char* launcher, Likelihood likelihood, const PixelLoss<Target, Output>& a, const F& f) {
   if (likelihood == Likelihood::bernoulli) return f(Bernoulli<Arithmetic>{});
-  require(a.variance > 0, launcher, ": a variance of ", a.variance);
+  check_variance(launcher, a.variance);
   f(Gaussian<Arithmetic>(a.variance));
 }
 

@@ -18,6 +18,7 @@
 #include "kernels/optimizer.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/launcher.h"
 #include "kernels/loaded_quad.h"

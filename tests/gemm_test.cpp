@@ -24,9 +24,6 @@ namespace {
 constexpr Epilogue epilogues[] = {Epilogue::none,          Epilogue::bias,  Epilogue::relu_bias,
                                   Epilogue::relu_aux_bias, Epilogue::drelu, Epilogue::bgradb};
 
-bool has_vector(Epilogue e) { return e != Epilogue::none && e != Epilogue::drelu; }
-bool has_mask(Epilogue e) { return e == Epilogue::relu_aux_bias || e == Epilogue::drelu; }
-
 // An environment variable, for as long as this lives.
 class Setting {
  public:
@@ -443,6 +440,26 @@ TEST_F(GemmTest, WhatIsRefusedIsNotTuned) {
   ASSERT_EQ(tuned.size(), 1u);
   EXPECT_EQ(tuned[0].choice.product.epilogue, Epilogue::none);
   wait();
+}
+
+// Whether that was the library's own choice or one of a tuning before.
+TEST_F(GemmTest, AProductWithoutAnAlgorithmOfOneLaunchStaysAsItWas) {
+  for (const bool tuned_before : {false, true}) {
+    Gemm gemm(Precision::fp32, stream_.get());
+    const Case c({8, 12, 16}, false, true, Epilogue::bias);
+    ASSERT_TRUE(gemm.multiply(c.product));
+    if (tuned_before) gemm.use(gemm.candidates(gemm.choices()[0].product, 32)[1]);
+    const ProductChoice before = gemm.choices()[0];
+    {
+      const Setting setting("ELBO_SIM_CUBLASLT", "split_alone");
+      EXPECT_TRUE(tune_products(gemm, stream_.get(), 1 << 12, 0, nullptr).empty());
+    }
+    const ProductChoice after = gemm.choices()[0];
+    EXPECT_EQ(after.tuned, tuned_before);
+    EXPECT_EQ(after.algorithm.id, tuned_before ? before.algorithm.id : 7) << "all that the library had to offer";
+    EXPECT_EQ(after.algorithm == before.algorithm, tuned_before);
+    wait();
+  }
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-"""What the loss kernels promise is in their machine code: no more lane slots an element than tests/sass_budget.csv allows, all
-loads of a lane under way before the first use, accesses as wide as they can be, no spills and no slow paths; and the page of
-results/ that shows their floors is theirs.
+"""What the loss kernels promise is in their machine code: no more lane slots an element than tests/sass_budget.csv
+allows, all loads of a lane under way before the first use, accesses as wide as they can be, no spills and no slow
+paths; and the page of results/ that shows their floors is theirs.
 
 Usage: sass_test.py NVCC. Exits with 77 where there is no such compiler or no nvdisasm.
 
@@ -57,7 +57,8 @@ class ThePath(unittest.TestCase):
             issued(code)
 
     def test_leaves_out_slow_paths(self):
-        code = "MOV R0, R1\n@!P0 BRA `(.L_b)\nMOV R4, R0\nCALL.REL.NOINC `(.L_slow)\n.L_b:\nEXIT\n.L_slow:\nFADD R0, R0, R1\nRET"
+        code = ("MOV R0, R1\n@!P0 BRA `(.L_b)\nMOV R4, R0\nCALL.REL.NOINC `(.L_slow)\n.L_b:\nEXIT\n"
+                ".L_slow:\nFADD R0, R0, R1\nRET")
         self.assertEqual(issued(code), 3)
         self.assertEqual(kernel_of(code).count("CALL"), 1)
         self.assertEqual(issued("BRA.DIV UR4, `(.L_a)\nFADD R0, R0, R1\nEXIT\n.L_a:\nNOP\nNOP\nNOP\nEXIT"), 3)
@@ -65,7 +66,8 @@ class ThePath(unittest.TestCase):
     def test_ends_where_all_lanes_do(self):
         self.assertEqual(issued("@P0 EXIT\nFADD R0, R0, R1\nEXIT"), 3)
         self.assertEqual(issued("@P0 EXIT\nFADD R0, R0, R1\nEXIT", issues={"FADD": 0}), 1)
-        self.assertEqual(issued("BSSY B0, `(.L_a)\n@P0 BRA `(.L_b)\nFADD R0, R0, R1\n.L_b:\nBSYNC B0\nNOP\n.L_a:\nEXIT"), 5)
+        joined = "BSSY B0, `(.L_a)\n@P0 BRA `(.L_b)\nFADD R0, R0, R1\n.L_b:\nBSYNC B0\nNOP\n.L_a:\nEXIT"
+        self.assertEqual(issued(joined), 5)
 
     def test_sees_what_uses_a_load(self):
         def loads(*lines):

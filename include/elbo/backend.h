@@ -138,6 +138,8 @@ enum class Epilogue : std::uint8_t {
   drelu,          // elements become 0 where such a mask says so
   bgradb,         // the sums of op(A)'s rows are made, too
 };
+constexpr bool has_vector(Epilogue e) { return e != Epilogue::none && e != Epilogue::drelu; }
+constexpr bool has_mask(Epilogue e) { return e == Epilogue::relu_aux_bias || e == Epilogue::drelu; }
 
 // All that an algorithm may depend on: C [m, n] = op(A) op(B), row-major. op transposes where its flag is set.
 struct ProductShape {
@@ -351,7 +353,8 @@ class Backend {
   // GPU, library or precision, or the library does not take one. What was recorded before stays as it is.
   virtual void use(const Tuning&);
   // Times up to 32 algorithms for each product that was asked for so far, for about `seconds` a product, and leaves the
-  // fastest in use that takes one launch. `each` (null: nobody) is told of every product as it is done.
+  // fastest in use that takes one launch; a product that has none stays as it was. `each` (null: nobody) is told of
+  // every product as it is done.
   virtual Tuning tune(double seconds, const std::function<void(const Tuning::Product&)>& each);
 
   // ---- Profiling -------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@
 //   invalid_value  it objects to a product with an epilogue
 //   unlaunched     it has an algorithm, but does not launch it for a product with an epilogue
 //   split          it likes algorithm 7 best
+//   split_alone    it offers no other
 //   slow           algorithm 21 takes half a millisecond longer
 #include <cublasLt.h>
 
@@ -185,6 +186,7 @@ std::vector<Config> algorithms() {
       .id = 7, .tile = CUBLASLT_MATMUL_TILE_64x32, .split_k = 2, .scheme = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE};
   for (Config& c : all) c.slow = c.id == 21 && behaves("slow") ? 500 : 0;
   if (behaves("split")) std::rotate(all.begin(), all.end() - 1, all.end());
+  if (behaves("split_alone")) all.erase(all.begin(), all.end() - 1);
   return all;
 }
 

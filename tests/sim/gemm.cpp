@@ -74,6 +74,7 @@ Gemm::~Gemm() = default;
 std::string Gemm::library() { return ""; }
 std::vector<ProductChoice> Gemm::choices() const { return {}; }
 std::vector<ProductChoice> Gemm::candidates(const ProductShape&, int) const { return {}; }
+void Gemm::forget(const ProductShape&) { fail("the simulated device's products have no library"); }
 void Gemm::use(const ProductChoice&) { fail("the simulated device's products have no library"); }
 
 bool Gemm::multiply(const Product& p) {

@@ -84,12 +84,16 @@ void warm_up(cudaStream_t stream, double seconds, const Work& work) {
 // In MHz, of the measurement under way; 0: unknown.
 double sm_clock_mhz = 0;
 
-// Asks for it while `work` is under way.
+const elbo::SmClock& sm_clock() {
+  static const elbo::SmClock clock(0);  // NVML takes its time for this
+  return clock;
+}
+
+// Asks for it while `work` is under way; right after it where that is shorter than the question.
 template <class Work>
 void ask_for_clock(cudaStream_t stream, const Work& work) {
-  static const elbo::SmClock clock(0);
   work();
-  sm_clock_mhz = clock.mhz();
+  sm_clock_mhz = sm_clock().mhz();
   check(cudaStreamSynchronize(stream), "the work on the GPU");
 }
 
@@ -288,9 +292,12 @@ void launch_nothing(int times, cudaStream_t stream) {
   check(cudaGetLastError(), "an empty kernel");
 }
 
+// Of `nodes` nodes that do nothing.
 struct Graph : Owner<cudaGraph_t, cudaGraphDestroy> {
   Graph(int nodes, cudaStream_t stream)
       : Owner("the capture of a graph", [=](cudaGraph_t* graph) {
+          launch_nothing(1, stream);  // a kernel is loaded by its first launch, which no capture may be
+          check(cudaStreamSynchronize(stream), "an empty kernel");
           const cudaError_t begun = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
           if (begun != cudaSuccess) return begun;
           for (int i = 0; i < nodes; ++i) nothing<<<1, 1, 0, stream>>>();
@@ -856,6 +863,7 @@ void measure_all(const Options& options) {
   std::string figures;
   const std::string begin = "{\n  \"gpu\": " + describe(gpu) + ",\n  \"figures\": [", end = "\n  ]\n}\n";
   if (!options.file.empty()) write(options.file, begin + end);
+  sm_clock();  // before anything is timed
   if (options.warmup > 0) warm_gpu(options.warmup);
   for (const Measurement& m : chosen) {
     figures += (figures.empty() ? "\n    " : ",\n    ") + figure(m);

@@ -3,25 +3,25 @@
 
     sass.py [--nvcc NVCC] [--nvdisasm NVDISASM] [--csv FILE] [--table FILE] [--path KERNEL]
 
-Each source of kernels/ that has cases is compiled for sm_90 (H100, H200) as the build does, and disassembled; CASES says which
-kernel does what. --csv writes what tests/sass_budget.csv is, --table the page of results/, --path the instructions that
-were counted of a kernel.
+Each source of kernels/ that has cases is compiled for sm_90 (H100, H200) as the build does, and disassembled; CASES
+says which kernel does what. --csv writes what tests/sass_budget.csv is, --table the page of results/, --path the
+instructions that were counted of a kernel.
 
 The path. Counted is the longest way through the code from its entry to an EXIT (one that some lanes may pass, only if
-none other will do), an instruction once for each time that a warp issues it. It is an upper bound for every warp, divided
-or not: of an `if` the longer side is taken, a predicated instruction counts whether or not any lane executes it, and what
-one warp of a block does for the others counts for all.
+none other will do), an instruction once for each time that a warp issues it. It is an upper bound for every warp,
+divided or not: of an `if` the longer side is taken, a predicated instruction counts whether or not any lane executes
+it, and what one warp of a block does for the others counts for all.
   - A loop (a branch back) counts as often as the case says, in `trips`, by the order of the loops in the code; what it
     covers is the code between the branch and its target. A loop of which a case does not know is an error.
-  - How far into unrolled code a warp gets, and which side of a branch that all its lanes take alike, is said by `issues`:
-    how many of an opcode are on the path.
+  - How far into unrolled code a warp gets, and which side of a branch that all its lanes take alike, is said by
+    `issues`: how many of an opcode are on the path.
   - Off the path is what a full warp with ordinary numbers does not do: a block that calls a subroutine (CALL.REL: the
     slow way of a division, a root, an exp), and BRA.DIV's way for a divided warp. Calls are counted by themselves.
 
-Lane slots an element: instructions issued x 32 lanes x warps / elements, so that idle lanes count. The issue floor is the
-time in which the four schedulers of each multiprocessor issue them, one a cycle each; a special function (MUFU: ex2, rcp,
-lg2, ...) holds its unit for 8 cycles, so that no kernel is faster than 8 slots for each either. Loads before use: how many
-global loads are issued before the first instruction that reads what one of them loaded.
+Lane slots an element: instructions issued x 32 lanes x warps / elements, so that idle lanes count. The issue floor is
+the time in which the four schedulers of each multiprocessor issue them, one a cycle each; a special function (MUFU:
+ex2, rcp, lg2, ...) holds its unit for 8 cycles, so that no kernel is faster than 8 slots for each either. Loads before
+use: how many global loads are issued before the first instruction that reads what one of them loaded.
 """
 
 import argparse
@@ -268,18 +268,22 @@ def latent_cases():
     backward 2."""
     rows, latent = 65536, 128
     for posterior in ("(Posterior)0", "(Posterior)1"):  # log variance, sigma
-        yield Case(f"sample_and_kl<true, {posterior}, 4u>", "65536x128", "sample and KL", rows * latent, rows // 32 * 8, 12,
-                   trips=(1,))
+        yield Case(f"sample_and_kl<true, {posterior}, 4u>", "65536x128", "sample and KL", rows * latent,
+                   rows // 32 * 8, 12, trips=(1,))
         yield Case(f"latent_gradient<true, {posterior}, 2u>", "65536x128", "gradient", rows * latent,
                    rows // 2 * latent // 4 // 32, 20, trips=(1,))
 
 
 def optimizer_cases():
-    """kernels/optimizer.cu, the parameters of experiments/aevb-mnist-20.json: 2 quads a thread. end_of_step is the same code."""
+    """kernels/optimizer.cu, the parameters of experiments/aevb-mnist-20.json: 2 quads a thread. Of end_of_step a block
+    that updates: a thread looks at one partial sum of either kind, and none is odd. What block 0 and the last to end
+    do is one block's work each."""
     parameters = 815_824
     for type, size in (("(Optimizer)0", 28), ("(Optimizer)1", 20), ("(Optimizer)2", 20)):  # Adam, Adagrad, SGD
-        yield Case(f"update_weights<true, {type}>", str(parameters), "update", parameters, -(-parameters // 2048) * 8, size,
-                   trips=(1,))
+        work = parameters, -(-parameters // 2048) * 8, size
+        yield Case(f"update_weights<true, {type}>", str(parameters), "update", *work, trips=(1,))
+        yield Case(f"end_of_step<true, {type}>", str(parameters), "update", *work,
+                   {"STG.E.128": 2 * (size - 4) // 8, "ATOMS": 0, "ATOMG.E.MIN": 0, "DADD": 0}, trips=(1,) * 10)
 
 
 # Source in kernels/ -> its cases. The pages and budgets have them in this order.
@@ -326,8 +330,8 @@ def rows(nvcc, nvdisasm):
 
 def page(found, nvcc, date):
     """The page of results/ that shows rows."""
-    version = re.search(r"release [\d.]+, (V[\d.]+)", subprocess.run([nvcc, "--version"], stdout=subprocess.PIPE, text=True,
-                                                                     check=True).stdout)[1]
+    told = subprocess.run([nvcc, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    version = re.search(r"release [\d.]+, (V[\d.]+)", told)[1]
     h100, h200 = GPUS
     lines = [
         "# The loss kernels on paper",
@@ -335,21 +339,27 @@ def page(found, nvcc, date):
         "**Computed from the machine code, not measured: no GPU was used.** Made by",
         "`tools/kernels/sass.py --table results/computed/DATE/loss-kernels.md`, " f"{date}, nvcc {version}, for sm_90.",
         "",
-        f"Lane slots an element: what a warp issues x 32 lanes / its elements, idle lanes and the work around the loop",
-        f"included (the module's comment says how they are counted). Issue floor: {h100.slots / 1e12:.2f} T slots a second (132",
-        "multiprocessors x 4 schedulers x 32 lanes x 1.755 GHz, for an H200 too). Memory floor: the bytes that the kernel's contract",
-        f"reads and writes, at a copy's {h100.bandwidth / 1e12} TB/s (H100) and {h200.bandwidth / 1e12} TB/s (H200). Share: issue floor / memory floor; below 1",
-        "memory is what holds the kernel back, if latency is hidden. In a likelihood's name stand: aligned, target, output.",
+        "Lane slots an element: what a warp issues x 32 lanes / its elements, idle lanes and the work around the loop",
+        "included (the module's comment says how they are counted). Issue floor: "
+        f"{h100.slots / 1e12:.2f} T slots a second",
+        "(132 multiprocessors x 4 schedulers x 32 lanes x 1.755 GHz, for an H200 too). "
+        "Memory floor: the bytes that the",
+        f"kernel's contract reads and writes, at a copy's {h100.bandwidth / 1e12} TB/s (H100) and",
+        f"{h200.bandwidth / 1e12} TB/s (H200). Share: issue floor / memory floor; below 1",
+        "memory is what holds the kernel back, if latency is hidden. In a likelihood's name stand: aligned, target,",
+        "output. Of `end_of_step` it is a block that updates.",
     ]
     for source, rows_of in itertools.groupby(found, key=lambda row: row.kernel.source):
         lines += ["", f"## {source}", "",
-                  "| kernel | does | shape | bytes | slots | loads under way | issue floor us | memory floor us, H100 (share) | H200 (share) |",
+                  "| kernel | does | shape | bytes | slots | loads under way | issue floor us "
+                  "| memory floor us, H100 (share) | H200 (share) |",
                   "|---|---|---|---|---|---|---|---|---|"]
         for row in rows_of:
             case, budget = row.case, row.budget()
             memory = [f"{row.memory_us(g):.1f} ({row.issue_us(g) / row.memory_us(g):.2f})" for g in GPUS]
             lines.append(f"| `{case.kernel}` | {case.does} | {case.shape} | {case.bytes:g} | {budget['slots']} | "
-                         f"{budget['before_use']} of {budget['loads']} | {row.issue_us(h100):.1f} | {' | '.join(memory)} |")
+                         f"{budget['before_use']} of {budget['loads']} | {row.issue_us(h100):.1f} "
+                         f"| {' | '.join(memory)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -359,7 +369,7 @@ def main():
     parser.add_argument("--nvdisasm")
     parser.add_argument("--csv", help="write the budget here")
     parser.add_argument("--table", help="write the page of results/ here")
-    parser.add_argument("--path", metavar="KERNEL", help="print what was counted of the kernels with this in their names")
+    parser.add_argument("--path", metavar="KERNEL", help="print what was counted of kernels with this in their names")
     options = parser.parse_args()
     nvdisasm = find_nvdisasm(options.nvcc, options.nvdisasm)
     if not nvdisasm:
@@ -375,12 +385,14 @@ def main():
                     print(f"  {n:>4} {i}")
         return
     width = max(len(row.case.kernel) for row in found)
-    print(f"{'kernel':<{width}}  {'does':<20}{'shape':<16}{'slots':>7}{'special':>9}{'loads':>7}{'before use':>12}{'calls':>7}"
-          f"  {'load bits':<11}{'store bits':<12}{'issue us':>9}" + "".join(f"{g.name + ' memory us':>16}" for g in GPUS))
+    print(f"{'kernel':<{width}}  {'does':<20}{'shape':<16}{'slots':>7}{'special':>9}{'loads':>7}{'before use':>12}"
+          f"{'calls':>7}  {'load bits':<11}{'store bits':<12}{'issue us':>9}"
+          + "".join(f"{g.name + ' memory us':>16}" for g in GPUS))
     for row in found:
         b = row.budget()
-        print(f"{b['kernel']:<{width}}  {b['does']:<20}{b['shape']:<16}{b['slots']:>7}{row.special:>9.1f}{b['loads']:>7}"
-              f"{b['before_use']:>12}{row.kernel.count('CALL'):>7}  {b['load_bits']:<11}{b['store_bits']:<12}"
+        print(f"{b['kernel']:<{width}}  {b['does']:<20}{b['shape']:<16}{b['slots']:>7}{row.special:>9.1f}"
+              f"{b['loads']:>7}{b['before_use']:>12}{row.kernel.count('CALL'):>7}"
+              f"  {b['load_bits']:<11}{b['store_bits']:<12}"
               f"{row.issue_us(GPUS[0]):>9.1f}" + "".join(f"{row.memory_us(g):>16.1f}" for g in GPUS))
     if options.csv:
         with open(options.csv, "w", newline="") as file:

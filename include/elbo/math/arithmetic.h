@@ -71,7 +71,7 @@ ELBO_HD float log1p_polynomial(float e) {
 //                        rounding, change it
 //   reciprocal           a step of Newton's method squares the error: half an ulp and 2^-44
 //   multiply_add         one rounding instead of two
-//   log1p                2.5 ulp, 2.1e-7 of the result
+//   log1p                2.5 ulp, 2.2e-7 of the result
 //   exp, exp_of_half     3.0e-7 of the result and |x| 2^-23 (2^-24) of it, as above
 //   log_of_abs           lg2.approx.ftz.f32: 2^-22 of the result, or 2^-22 where |x| is in [1/2, 2], besides 2^-24 of
 //                        the result for the product; -infinity below 2^-126, as log is on the host

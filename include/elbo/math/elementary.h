@@ -69,42 +69,61 @@ ELBO_HD float root_from_reciprocal(float a, float y) {
   return fma(fma(-nearer, nearer, a), fma(h, e, h), nearer);
 }
 
-// 1 / b to half an ulp and 2^-46, from a y within an ulp of it.
+// 1 / b to half an ulp and 2^-46, from a y within an ulp of it. Correctly rounded, but where b's significand is all
+// ones and y is the power of two below 1 / b: halfway between two floats to the last bit that is computed, it stays y.
+// No such y comes from a GPU for which nvcc makes the correctly rounded __frcp_rn by these two steps (sm_90 in 13.0).
 ELBO_HD float nearer_reciprocal(float b, float y) { return fma(fma(-b, y, 1.0f), y, y); }
 
 // a / b from such a reciprocal of b, correctly rounded: P. Markstein, «Computation of elementary functions on the IBM
 // RISC System/6000 processor», IBM J. R&D 34 (1990). For normal numbers whose quotient, and a's last place, are far
-// from the range's ends.
+// from the range's ends. From the y that stays, a power of two a gives a y, an ulp too little.
 ELBO_HD float quotient_from_reciprocal(float a, float b, float y) {
   float q = mul(a, y);
   q = fma(fma(-b, q, a), y, q);
   return fma(fma(-b, q, a), y, q);
 }
 
-// The square root. On a GPU without a branch; there infinity gives NaN.
-ELBO_HD float sqrt(float a) {
-#if defined(__CUDA_ARCH__)
+// The square root without a branch, where reciprocal_root(x) is 1 / sqrt(x) within 2^-22.9. Infinity gives NaN.
+template <class F>
+ELBO_HD float root_by(float a, const F& reciprocal_root) {
   const bool tiny = a < 7.8886090522101181e-31f;              // 2^-100
   const float x = tiny ? mul(a, 7.9228162514264338e28f) : a;  // times 2^96
-  float y;                                                    // 2^-126: nothing beside such an x, and finite for x = 0
-  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(add(x, 1.1754943508222875e-38f)));
-  const float root = root_from_reciprocal(x, y);
+  // 2^-126: nothing beside such an x, and finite for x = 0
+  const float root = root_from_reciprocal(x, reciprocal_root(add(x, 1.1754943508222875e-38f)));
   return tiny ? mul(root, 3.5527136788005009e-15f) : root;  // times 2^-48
+}
+
+// a / b without a branch, where reciprocal(b) is 1 / b within an ulp: for b in [2^-80, 2^80], with NaN for b = 0 and +0
+// for a = -0, and a quotient below 2^-126 rounded twice. One that overflows gives infinity or NaN.
+template <class F>
+ELBO_HD float quotient_by(float a, float b, const F& reciprocal) {
+  const bool tiny = ::fabsf(a) < 9.0949470177292824e-13f;     // 2^-40
+  const float x = tiny ? mul(a, 1.2089258196146292e24f) : a;  // times 2^80
+  const float q = quotient_from_reciprocal(x, b, nearer_reciprocal(b, reciprocal(b)));
+  return tiny ? mul(q, 8.2718061255302767e-25f) : q;  // times 2^-80
+}
+
+// The square root. On a GPU root_by.
+ELBO_HD float sqrt(float a) {
+#if defined(__CUDA_ARCH__)
+  return root_by(a, [](float x) {
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+  });
 #else
   return __builtin_sqrtf(a);
 #endif
 }
 
-// a / b. On a GPU without a branch: for b in [2^-80, 2^80], with NaN for b = 0, and a quotient below 2^-126 rounded
-// twice.
+// a / b. On a GPU quotient_by.
 ELBO_HD float divide(float a, float b) {
 #if defined(__CUDA_ARCH__)
-  const bool tiny = ::fabsf(a) < 9.0949470177292824e-13f;     // 2^-40
-  const float x = tiny ? mul(a, 1.2089258196146292e24f) : a;  // times 2^80
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
-  const float q = quotient_from_reciprocal(x, b, nearer_reciprocal(b, y));
-  return tiny ? mul(q, 8.2718061255302767e-25f) : q;  // times 2^-80
+  return quotient_by(a, b, [](float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+  });
 #else
   return a / b;
 #endif
