@@ -1,5 +1,5 @@
 """Rehearses what tools/gpu_pack.sh says to run on a borrowed machine with a GPU, in the folder that it made, moved to
-an empty directory, with nothing in the environment but PATH and OUT. Without a GPU the calls do what they can on a CPU.
+an empty directory, with nothing in the environment but PATH and RESULTS. Without a GPU the calls do what they can on a CPU.
 
     tools/gpu_pack.sh FOLDER > LINES; gpu_rehearsal.py FOLDER LINES
 
@@ -38,7 +38,7 @@ class Rehearsal(unittest.TestCase):
         cls.here.mkdir()
         cls.out.mkdir()
         shutil.move(FOLDER, cls.here / FOLDER.name)
-        cls.environment = {"PATH": os.environ["PATH"], "OUT": str(cls.out)}
+        cls.environment = {"PATH": os.environ["PATH"], "RESULTS": str(cls.out)}
 
     @classmethod
     def tearDownClass(cls):
@@ -123,7 +123,7 @@ class Rehearsal(unittest.TestCase):
             LINES[0],
             shell=True,
             cwd=self.here,
-            env={**self.environment, "OUT": str(out)},
+            env={**self.environment, "RESULTS": str(out)},
             start_new_session=True,
             text=True,
             stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ MEMORY_BOUND = {"bernoulli_fused": 0.85, "gaussian_fused": 0.85, "sample_and_kl"
                 "update_weights": 0.85}
 # Kernels that may call a subroutine, and how often; no other may.
 SLOW_PATHS = {"add_to_sums": 2,  # a division of integers and one in double, by one block; in end_of_step by block 0
-              **{f"end_of_step<{aligned}, (Optimizer){type}>": 2 for aligned in ("false", "true") for type in range(3)}}
+              **{f"end_of_step<{aligned}, {type}>": 2 for aligned in ("false", "true") for type in ("adam", "adagrad", "sgd")}}
 
 
 def kernel_of(text):

@@ -4,7 +4,7 @@
 #
 #   tools/gpu_pack.sh [--without-data] [FOLDER]     FOLDER: made anew (default: elbo-gpu)
 #
-# What to run is on standard output, a line a call; $OUT is the folder to take home. docs/first-gpu.md says the rest.
+# What to run is on standard output, a line a call; $RESULTS is the folder to take home. docs/first-gpu.md says the rest.
 set -euo pipefail
 started_in=$PWD
 cd "$(dirname "$0")/.."
@@ -87,4 +87,4 @@ if ((bytes > most_bytes)); then
   exit 1
 fi
 printf '%s: %d MB. Bring it along, and run there:\n\n' "$name" $((bytes / 1000000)) >&2
-for call in first second; do printf 'sh %q/check.sh %s "$OUT"\n' "$name" "$call"; done
+for call in first second; do printf 'sh %q/check.sh %s "$RESULTS"\n' "$name" "$call"; done

@@ -39,13 +39,21 @@ def assemble(nvcc, ptx, cubin, arch="sm_90"):
                           stderr=subprocess.STDOUT, text=True, check=True).stdout
 
 
+def enumerators():
+    """Posterior -> ["log_variance", "sigma"], and so on, as include/elbo/types.h has them."""
+    text = re.sub(r"//.*", "", (ROOT / "include" / "elbo" / "types.h").read_text())
+    return {name: re.findall(r"\w+", body) for name, body in re.findall(r"enum class (\w+)[^{]*\{([^}]*)\}", text)}
+
+
 def demangle(names):
-    """`bernoulli_fused<true, unsigned char>`: without namespaces and parameters."""
+    """`bernoulli_fused<true, unsigned char>`: without namespaces and parameters, enumerators by their names."""
+    words = enumerators()
     text = subprocess.run(["c++filt"], input="\n".join(names), stdout=subprocess.PIPE, text=True, check=True).stdout
     short = []
     for name in text.splitlines():
         name = re.sub(r"\(anonymous namespace\)::|_GLOBAL__N__\w+::|elbo::kernels::|elbo::", "", name)
         name = re.sub(r"^void ", "", name)
+        name = re.sub(r"\((\w+)\)(\d+)", lambda m: words[m[1]][int(m[2])] if m[1] in words else m[0], name)
         depth, end = 0, len(name)
         for i, c in enumerate(name):  # the parameter list begins at the first ( outside of <>
             depth += (c == "<") - (c == ">")

@@ -267,7 +267,7 @@ def latent_cases():
     """kernels/latent.cu, one sample: a block of 8 warps has 32 rows (and half of them sum its KL), a thread 4 of them;
     backward 2."""
     rows, latent = 65536, 128
-    for posterior in ("(Posterior)0", "(Posterior)1"):  # log variance, sigma
+    for posterior in ("log_variance", "sigma"):
         yield Case(f"sample_and_kl<true, {posterior}, 4u>", "65536x128", "sample and KL", rows * latent,
                    rows // 32 * 8, 12, trips=(1,))
         yield Case(f"latent_gradient<true, {posterior}, 2u>", "65536x128", "gradient", rows * latent,
@@ -279,7 +279,7 @@ def optimizer_cases():
     that updates: a thread looks at one partial sum of either kind, and none is odd. What block 0 and the last to end
     do is one block's work each."""
     parameters = 815_824
-    for type, size in (("(Optimizer)0", 28), ("(Optimizer)1", 20), ("(Optimizer)2", 20)):  # Adam, Adagrad, SGD
+    for type, size in (("adam", 28), ("adagrad", 20), ("sgd", 20)):
         work = parameters, -(-parameters // 2048) * 8, size
         yield Case(f"update_weights<true, {type}>", str(parameters), "update", *work, trips=(1,))
         yield Case(f"end_of_step<true, {type}>", str(parameters), "update", *work,
