@@ -7,7 +7,8 @@ hangs, or fails (elbo --version never does). FAKE_PID: a file for the number of 
 started, and its own command line; FAKE_PASSED: how many tests it passed before. FAKE_CUT=1: what measures losses fails
 on its way. FAKE_LIBRARIES: what LD_LIBRARY_PATH must begin with for elbo to open the GPU, and be with "=" in front.
 FAKE_CUPTI: a folder that must be in it for elbo to trace kernels. FAKE_UNSEEN: a part of the name of the kernels that
-ncu does not come to. FAKE_REFUSED=1: the machine does not let NVIDIA's tools work.
+ncu does not come to. FAKE_REFUSED=1: the machine does not let NVIDIA's tools work. FAKE_OBJECTS=1: cuBLASLt objects to
+epilogues.
 """
 
 import argparse
@@ -92,6 +93,8 @@ def elbo():
             write(value_of("--json"), {"device": "cuda", "copy_bytes_per_second": COPY, "timings": timings})
         if "FAKE_CUT" in os.environ:
             sys.exit("cut short")
+    elif "FAKE_OBJECTS" in os.environ and "--no-epilogues" not in sys.argv:
+        sys.exit("elbo: the product [100, 500]: CUBLAS_STATUS_INVALID_VALUE; --no-epilogues does without")
     elif command == "bench step":
         name = json.loads(pathlib.Path(sys.argv[3]).read_text())["name"]
         if "--tuning" in sys.argv:

@@ -416,6 +416,18 @@ class WithAStandIn(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout)
         self.assertIn("| compute-sanitizer racecheck | no error |  | not run |", done.stdout)
 
+    def test_an_objection_to_an_epilogue_leaves_the_figures_without(self):
+        done = self.check("--only", "steps", "training", FAKE_OBJECTS="1")
+        results = self.results()
+        step = results["steps"]["W1 tf32"]
+        self.assertEqual((step["median_us"], step["graph_nodes"]), (35.0, 26))
+        self.assertGreater(results["steps"]["W1 kernels"]["us_a_step"], 0)
+        self.assertEqual(results["training"]["mnist-2d"]["epochs"], 20)
+        for kept in (step, results["steps"]["W1 kernels"], results["training"]["mnist-2d"]):
+            self.assertIn("CUBLAS_STATUS_INVALID_VALUE", kept["objection"])
+        self.assertRegex(done.stdout, r"\| steps: W1 tf32[^|]* \| .*CUBLAS_STATUS_INVALID_VALUE")
+        self.assertIn("| nodes in the graph of W1's step | at most 16 | 26", done.stdout)
+
     def test_a_section_of_failures_failed(self):
         for section, fail in (("steps", ".json --device cuda"), ("training", "elbo run"), ("graph", "bench_")):
             done = self.check("--only", section, FAKE_FAIL=fail)

@@ -450,18 +450,28 @@ class Check:
             return "tf32", ["--steps", 2000], ["--steps", 40]
         return "fp32", ["--steps", 2, "--warmup", 0], ["--steps", 1, "--warmup", 0]
 
+    def or_without_epilogues(self, measure):
+        """measure([]); where cuBLASLt objects to an epilogue, measure(["--no-epilogues"]), with what it said: the
+        figures behind that objection are worth having."""
+        try:
+            return measure([])
+        except Failed as failed:
+            if "--no-epilogues" not in failed.said:
+                raise
+            said = next(line for line in failed.said.splitlines() if "--no-epilogues" in line)
+        return {**measure(["--no-epilogues"]), "objection": said}
+
     def bench_step(self, name, precision, *how):
         command = [self.elbo, "bench", "step", self.specs[name], "--device", self.device, *self.steps_and_kernels()[1]]
-        measured = self.json_of(
-            [*command, "--set", f"train.precision={precision}", *how, *self.data, "--json", "FILE"], 40
-        )
+        command += ["--set", f"train.precision={precision}", *how, *self.data, "--json", "FILE"]
+        measured = self.or_without_epilogues(lambda more: self.json_of([*command, *more], 40))
         return {"framework": "elbo", "form": self.device, "precision": precision, **measured}
 
-    def kernels_of(self, name, precision):
+    def kernels_of(self, name, precision, more):
         """Every kernel of a step, by CUPTI; where CUPTI is not to be had, the operations, and why."""
         trace = self.kept / f"{name}-trace.json"
         command = [self.elbo, "profile", self.specs[name], "--device", self.device, *self.steps_and_kernels()[2]]
-        command += ["--set", f"train.precision={precision}", "--trace", trace, *self.data]
+        command += ["--set", f"train.precision={precision}", "--trace", trace, *self.data, *more]
         without = r"(?m)^no kernels in this trace.*"
         said = self.run(command, 40)
         if self.has_gpu and re.search(without, said):
@@ -481,7 +491,8 @@ class Check:
         precision = self.steps_and_kernels()[0]
         for name in self.specs:
             self.attempt(f"{name} {precision}", lambda: self.bench_step(name, precision))
-            self.attempt(f"{name} kernels", lambda: self.kernels_of(name, precision))
+            traced = lambda more: self.kernels_of(name, precision, more)
+            self.attempt(f"{name} kernels", lambda: self.or_without_epilogues(traced))
 
     def bench_loss(self, shape, *which, seconds=0.2, limit=60):
         command = [self.elbo, "bench", "loss", "--device", self.device, "--shape", shape, "--seconds", seconds, *which]
@@ -506,15 +517,15 @@ class Check:
         if not names:
             raise NotRun(f"there is none of the data sets {', '.join(TRAINED_ON_CPU.values())}")
         for name in names:
-            self.attempt(name, lambda: self.train(name))
+            self.attempt(name, lambda: self.or_without_epilogues(lambda more: self.train(name, more)))
 
-    def train(self, name):
+    def train(self, name, more):
         device, few = (self.device, []) if self.has_gpu else ("cpu", ["--set", "train.epochs=1"])
         with self.temporary("elbo-run-", memory_folder()) as parent:
             folder = pathlib.Path(parent) / name
             command = [self.elbo, "run", SHARE / f"experiments/{name}.json", "--out", folder, "--device", device]
             begin = time.monotonic()
-            self.run([*command, *few, *self.data], 60)
+            self.run([*command, *few, *self.data, *more], 60)
             seconds = time.monotonic() - begin
             epochs = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
             batch = json.loads((folder / "spec.json").read_text())["train"]["batch_size"]

@@ -77,13 +77,13 @@ def copy_ceiling(results):
 
 
 def errors(results):
-    """(where, what) of everything that was tried and failed."""
+    """(where, what) of everything that was tried and failed, or took a way round what failed."""
     found, left = [], [(name, results[name]) for name in results]
     while left:
         where, item = left.pop(0)
-        if isinstance(item, dict) and "error" in item:
+        if isinstance(item, dict) and (said := item.get("error", item.get("objection"))):
             form = " ".join(str(item[k]) for k in ("name", "form", "precision", "rows") if k in item)
-            found.append((f"{where}: {form}" if form else where, " ".join(str(item["error"]).split())))
+            found.append((f"{where}: {form}" if form else where, " ".join(str(said).split())))
         elif isinstance(item, dict):
             left += [(f"{where}: {key}", value) for key, value in item.items()]
         elif isinstance(item, list):
