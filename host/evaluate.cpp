@@ -6,6 +6,7 @@
 #include "host/trainer.h"
 
 namespace elbo {
+
 std::int64_t Evaluator::choose_batch(const Vae& vae, const Spec& spec, std::int64_t images) {
   constexpr std::int64_t most = 2048, most_bytes = std::int64_t{256} << 20;
   std::int64_t rows = rows_outside_training(spec, 512);

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -21,6 +20,7 @@
 #include "host/report/collect.h"
 #include "host/report/picture.h"
 #include "host/run_folder.h"
+#include "host/timing.h"
 #include "host/trainer.h"
 #include "host/tuning.h"
 #include "host/writer.h"
@@ -29,7 +29,6 @@ namespace elbo {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
 
 // ---- Signals: a run asked to stop finishes its step and writes a checkpoint --------------------------------------
 
@@ -318,9 +317,6 @@ class TrainingRun {
   Progress progress_now() const { return {trainer_.step(), seconds(), progress_.best_elbo, images_}; }
 
   double seconds() const { return progress_.seconds + seconds_since(start_); }
-  static double seconds_since(Clock::time_point moment) {
-    return std::chrono::duration<double>(Clock::now() - moment).count();
-  }
 
   const Spec& spec_;
   const double checkpoint_seconds_;
