@@ -16,6 +16,7 @@
 #include "host/timing.h"
 #include "host/trainer.h"
 #include "host/tuning.h"
+#include "host/tuning_file.h"
 
 namespace elbo {
 namespace {

@@ -9,7 +9,7 @@
 #include "cpu/backend.h"
 #include "elbo/plugin_symbol.h"
 #include "host/missing_library.h"
-#include "host/tuning.h"
+#include "host/tuning_file.h"
 
 namespace elbo {
 namespace {

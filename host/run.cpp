@@ -23,6 +23,7 @@
 #include "host/timing.h"
 #include "host/trainer.h"
 #include "host/tuning.h"
+#include "host/tuning_file.h"
 #include "host/writer.h"
 
 namespace elbo {

@@ -1,22 +1,11 @@
-// Which algorithms the matrix products of a GPU have: found by timing them, kept in a file, told of a run.
+// Which algorithms the matrix products of a GPU have: found by timing them, and kept with a run.
 #pragma once
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
 #include "elbo/backend.h"
 
 namespace elbo {
-
-// A tuning file: JSON, with the GPU, the library and the precision that it holds for, and a checksum, since the library
-// is handed its algorithms as they stand. Reading it is strict; an Error names file, line and field.
-std::string to_json(const Tuning&);
-Tuning parse_tuning(const std::string& text, const std::string& file);
-Tuning read_tuning(const std::string& path);
-
-// What a device's products have, for machine.json and for figures: a list with an object each.
-nlohmann::ordered_json to_json(const std::vector<ProductChoice>&);
-void print_products(const std::vector<ProductChoice>&);
 
 // ---- The tuning of a run: its folder keeps what it was begun with ------------------------------------------
 

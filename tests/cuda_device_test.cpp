@@ -17,11 +17,13 @@
 #include "cuda/handles.h"
 #include "cuda/kernel_name.h"
 #include "host/loss_case.h"
+#include "tests/errors.h"
 
 namespace elbo {
 namespace {
 
 using cusim::Order;
+using test::error_of;
 
 class ScheduledTest : public testing::Test {
  protected:
@@ -57,15 +59,6 @@ INSTANTIATE_TEST_SUITE_P(Orders, CudaDevice,
                          testing::Values(cusim::Schedule{Order::forward}, cusim::Schedule{Order::reverse},
                                          cusim::Schedule{Order::random, 1}, cusim::Schedule{Order::random, 2}),
                          name_of_order);
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 

@@ -16,6 +16,7 @@
 #include "host/sha256.h"
 #include "tests/allocations.h"
 #include "tests/data_files.h"
+#include "tests/errors.h"
 #include "tests/temporary_folder.h"
 
 namespace elbo {
@@ -25,17 +26,6 @@ using namespace elbo::test;
 using testing::AllOf;
 using testing::HasSubstr;
 using testing::Not;
-
-// What an Error says; empty where there is none.
-template <class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-    return "";
-  } catch (const Error& e) {
-    return e.what();
-  }
-}
 
 std::vector<std::uint8_t> numbers(const Bytes& bytes) {
   std::vector<std::uint8_t> values(bytes.size());

@@ -17,9 +17,13 @@
 #include "cuda/handles.h"
 #include "cuda/tune.h"
 #include "elbo/math/random.h"
+#include "tests/errors.h"
 
 namespace elbo {
 namespace {
+
+using test::error_of;
+using test::expect_words;
 
 constexpr Epilogue epilogues[] = {Epilogue::none,          Epilogue::bias,  Epilogue::relu_bias,
                                   Epilogue::relu_aux_bias, Epilogue::drelu, Epilogue::bgradb};
@@ -35,19 +39,6 @@ class Setting {
  private:
   const char* name_;
 };
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-
-void expect_words(const std::string& text, const std::vector<std::string>& words) {
-  for (const std::string& word : words) EXPECT_NE(text.find(word), std::string::npos) << word << " in: " << text;
-}
 
 // Elements in device memory, `offset` of them behind an address of 256 bytes; what lies around them is watched.
 template <class T>

@@ -9,12 +9,12 @@
 
 #include <cstring>
 #include <filesystem>
-#include <functional>
 
 #include "host/files.h"
 #include "host/safetensors.h"
 #include "tests/allocations.h"
 #include "tests/data_files.h"
+#include "tests/errors.h"
 #include "tests/temporary_folder.h"
 
 namespace elbo {
@@ -50,15 +50,6 @@ void expect_equal(const TensorFile& a, const TensorFile& b) {
 }
 
 TensorFile parse(const Bytes& bytes) { return parse_safetensors(bytes.data(), bytes.size(), "the/file"); }
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-    return "";
-  } catch (const Error& e) {
-    return e.what();
-  }
-}
 
 // A file made by hand: the length of its header, the header, and n bytes.
 Bytes file_of(const std::string& header, std::size_t n) {

@@ -6,7 +6,6 @@
 
 #include <bit>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <set>
 #include <string>
@@ -16,18 +15,12 @@
 #include "host/bench_loss.h"
 #include "host/devices.h"
 #include "host/parallel.h"
+#include "tests/errors.h"
 
 namespace elbo {
 namespace {
 
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
+using test::error_of;
 
 TEST(WarmUp, LastsAsLongAsItShould) {
   int calls = 0;

@@ -1,5 +1,5 @@
 // Tuning files, and what a tuned device does: on the simulated one, over the stand-in for cuBLASLt.
-#include "host/tuning.h"
+#include "host/tuning_file.h"
 
 #include <gtest/gtest.h>
 
@@ -12,25 +12,15 @@
 #include "host/checkpoint.h"
 #include "host/devices.h"
 #include "host/trainer.h"
+#include "tests/errors.h"
 #include "tests/synthetic.h"
 
 namespace elbo {
 namespace {
 
+using test::error_of;
+using test::expect_words;
 using test::small_spec;
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "no error";
-}
-
-void expect_words(const std::string& text, const std::vector<std::string>& words) {
-  for (const std::string& word : words) EXPECT_NE(text.find(word), std::string::npos) << word << " in: " << text;
-}
 
 class Behaviour {
  public:

@@ -6,7 +6,6 @@
 #include <signal.h>
 
 #include <chrono>
-#include <functional>
 #include <future>
 #include <memory>
 #include <new>
@@ -14,19 +13,12 @@
 #include <thread>
 #include <vector>
 
-#include "elbo/error.h"
+#include "tests/errors.h"
 
 namespace elbo {
 namespace {
 
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const Error& e) {
-    return e.what();
-  }
-  return "";
-}
+using test::error_of;
 
 TEST(Writer, DoesEverythingInOrderInAThreadOfItsOwn) {
   std::vector<int> done;
@@ -73,16 +65,16 @@ TEST(Writer, AfterAnErrorNothingMoreIsDoneAndItIsToldEachTime) {
   });
   writer.add([&] { more = true; });  // was waiting when the error came
   go.set_value();
-  while (message_of([&] { writer.check(); }).empty()) std::this_thread::yield();  // as one that trains meanwhile
-  EXPECT_EQ(message_of([&] { writer.finish(); }), "the disk is full");
+  while (error_of([&] { writer.check(); }).empty()) std::this_thread::yield();  // as one that trains meanwhile
+  EXPECT_EQ(error_of([&] { writer.finish(); }), "the disk is full");
   writer.add([&] { more = true; });  // came later
-  EXPECT_EQ(message_of([&] { writer.check(); }), "the disk is full");
-  EXPECT_EQ(message_of([&] { writer.finish(); }), "the disk is full");
+  EXPECT_EQ(error_of([&] { writer.check(); }), "the disk is full");
+  EXPECT_EQ(error_of([&] { writer.finish(); }), "the disk is full");
   EXPECT_FALSE(more);
 
   Writer other;
   other.add([] { throw std::bad_alloc(); });
-  EXPECT_EQ(message_of([&] { other.finish(); }), std::bad_alloc().what()) << "not only our own";
+  EXPECT_EQ(error_of([&] { other.finish(); }), std::bad_alloc().what()) << "not only our own";
 }
 
 TEST(Writer, ItsEndDoesWhatWasAdded) {

@@ -24,7 +24,7 @@ headline_of() {
     no-cuda) echo "build as without nvcc, quick tests" ;;
     asan) echo "AddressSanitizer and UndefinedBehaviorSanitizer, quick tests, three thread orders" ;;
     tsan) echo "ThreadSanitizer, every kernel, the CUDA device and the writing thread, three thread orders" ;;
-    fuzz) echo "every reader of files fuzzed for a minute" ;;
+    fuzz) echo "the readers of specs, tunings, data and checkpoints fuzzed, 45 s each" ;;
     *) return 1 ;;
   esac
 }
