@@ -20,8 +20,8 @@ def run(*arguments, cwd, env=None, **options):
 
 
 def start(*arguments, cwd, **options):
-    """Starts the program and reads along: its output is a pipe that soon is full, so it gets no further than some 100
-    lines beyond those that were read, however busy the machine is."""
+    """Starts the program. Its output is a pipe that soon is full, so it gets no further than some 100 lines beyond those
+    that were read, however busy the machine is."""
     return subprocess.Popen([os.path.abspath(ELBO), *map(str, arguments)], cwd=cwd, text=True, stdout=subprocess.PIPE,
                             stdin=subprocess.DEVNULL, pipesize=4096, **options)
 
