@@ -1,8 +1,12 @@
 #include "host/spec.h"
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <cstdio>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -12,12 +16,12 @@
 #include "elbo/error.h"
 #include "host/files.h"
 #include "host/json.h"
+#include "host/words.h"
 
 namespace elbo {
 namespace {
 
 using nlohmann::ordered_json;
-using Words = std::vector<std::string>;
 
 // ---- The table ------------------------------------------------------------------------------------------
 
@@ -222,15 +226,6 @@ double as_decimal(float value) {
 
 // ---- Words ------------------------------------------------------------------------------------------------
 
-// "a", "b" or "c"
-std::string any_of(const Words& words) {
-  std::string text;
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    text += (i == 0 ? "" : i + 1 < words.size() ? ", " : " or ") + in_quotes(words[i]);
-  }
-  return text;
-}
-
 std::string expected(const Field& f) {
   if (const auto* c = target<Choice>(f)) return any_of(c->words);
   if (target<std::string*>(f))
@@ -240,38 +235,6 @@ std::string expected(const Field& f) {
   const char* up_to = !r.high_included ? " to below " : r.low_included ? " to " : " and at most ";
   return cat(is_integer(f) ? "an integer" : "a number", r.low_included ? " from " : " above ", number_text(r.low),
              up_to, number_text(r.high));
-}
-
-// How many characters must be inserted, removed, replaced or swapped with the next to make b of a.
-std::size_t edit_distance(const std::string& a, const std::string& b) {
-  std::vector<std::size_t> before(b.size() + 1), last(b.size() + 1), row(b.size() + 1);
-  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    before = std::exchange(last, row);
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      row[j] = std::min({last[j] + 1, row[j - 1] + 1, last[j - 1] + (a[i - 1] != b[j - 1])});
-      const bool swapped = i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1];
-      if (swapped) row[j] = std::min(row[j], before[j - 2] + 1);
-    }
-  }
-  return row[b.size()];
-}
-
-// `; did you mean "x"?` where one of `words` is near, else nothing.
-std::string suggestion(const std::string& meant, const Words& words) {
-  std::string best;
-  std::size_t least = std::string::npos;
-  for (const std::string& w : words) {
-    const std::size_t longer = std::max(w.size(), meant.size()), shorter = std::min(w.size(), meant.size());
-    if (longer - shorter > longer / 3) continue;
-    const std::size_t d = edit_distance(meant, w);
-    if (d <= longer / 3 && d < least) {
-      least = d;
-      best = w;
-    }
-  }
-  return best.empty() ? "" : "; did you mean " + in_quotes(best) + "?";
 }
 
 // ---- Reading ----------------------------------------------------------------------------------------------
@@ -308,6 +271,7 @@ class Reader {
     const Override o{text, text.substr(0, equals)};
     try {
       require(equals != text.npos && equals > 0, "expected path=value, like train.epochs=5");
+      require(("." + o.path + ".").find("..") == std::string::npos, "expected names between dots, like train.epochs=5");
       place(root, o.path) = value(text.substr(equals + 1));
       overrides_.push_back(o);
     } catch (const Error& e) {
@@ -331,6 +295,9 @@ class Reader {
       }
     }
   }
+
+  // Where each field that was given was given: Spec::given.
+  const std::map<std::string, std::string>& given() const { return given_; }
 
   // Throws what was found wrong, in the order of the file.
   void finish() {
@@ -357,10 +324,21 @@ class Reader {
 
   template <class... Args>
   void problem(const std::string& path, Place place, const Args&... args) {
+    problem_of(path, path, place, args...);
+  }
+
+  // shown: the path as a message has it, with odd names in quotes.
+  template <class... Args>
+  void problem_of(const std::string& path, const std::string& shown, Place place, const Args&... args) {
     if (is_full()) return;
-    const std::string* given = overridden(path, place);
-    const std::string where = given ? "--set " + *given : place.line ? cat(file_, ":", place.line) : file_;
-    problems_.push_back({given ? after_the_file : place, cat(where, ": ", path, path.empty() ? "" : ": ", args...)});
+    problems_.push_back({overridden(path, place) ? after_the_file : place,
+                         cat(where(path, place), ": ", shown, shown.empty() ? "" : ": ", args...)});
+  }
+
+  // "spec.json:3", or "--set train.epochs=5" where that gave the value.
+  std::string where(const std::string& path, Place place) const {
+    if (const std::string* given = overridden(path, place)) return "--set " + *given;
+    return place.line ? cat(file_, ":", place.line) : file_;
   }
 
   // Whether enough has been told; if so, one more is left out.
@@ -402,6 +380,7 @@ class Reader {
         read_section(m.value, base, f->path + ".", fields, seen);
       } else {
         seen[f->path] = {m.place, read_value(m.value, base + f->path, *f)};
+        given_[base + f->path] = where(base + f->path, m.value.place);
       }
     }
   }
@@ -416,7 +395,7 @@ class Reader {
     std::string help = suggestion(m.name, here);
     if (help.empty())
       help = elsewhere.empty() ? "; known here: " + any_of(here) : "; did you mean " + any_of(elsewhere) + "?";
-    problem(base + section + path_name(m.name), m.place, "unknown field", help);
+    problem_of(base + section + m.name, base + section + path_name(m.name), m.place, "unknown field", help);
   }
 
   void missing(const std::string& base, const Field& f, const Seen& seen) {
@@ -520,6 +499,7 @@ class Reader {
   std::vector<Override> overrides_;
   std::vector<Problem> problems_;
   std::size_t left_out_ = 0;  // problems beyond the most that are told
+  std::map<std::string, std::string> given_;
 };
 
 // ---- Writing ----------------------------------------------------------------------------------------------
@@ -626,11 +606,27 @@ ordered_json schema_of(const Table& fields, const std::string& section) {
 
 }  // namespace
 
+std::string Spec::where(const std::string& field) const {
+  const auto found = given.find(field);
+  return found == given.end() ? field : found->second + ": " + field;
+}
+
 Spec load_spec(const std::string& path, const std::vector<std::string>& overrides) {
   constexpr std::uint64_t largest = 1 << 20;
+  std::string text;
+  if (path == "-") {
+    std::array<char, 4096> chunk;
+    while (const std::size_t n = std::fread(chunk.data(), 1, chunk.size(), stdin)) {
+      text.append(chunk.data(), n);
+      require(text.size() <= largest, "standard input: an experiment has at most ", largest, " bytes");
+    }
+    const int reason = errno;
+    require(!std::ferror(stdin), "standard input: cannot be read: ", std::strerror(reason));
+    return parse_spec(text, "standard input", overrides);
+  }
   const InputFile file(path);
   require(file.size() <= largest, path, ": has ", file.size(), " bytes; an experiment has at most ", largest);
-  std::string text(file.size(), '\0');
+  text.resize(file.size());
   file.read(0, text.data(), text.size());
   return parse_spec(text, path, overrides);
 }
@@ -645,6 +641,7 @@ Spec parse_spec(const std::string& text, const std::string& file, const std::vec
   spec.optimizer.epsilon = not_given;
   reader.read(json, "", table(spec));
   reader.finish();
+  spec.given = reader.given();
   if (spec.optimizer.epsilon == not_given) {  // PyTorch's defaults
     spec.optimizer.epsilon = spec.optimizer.type == Optimizer::adagrad ? 1e-10f : 1e-8f;
   }

@@ -2,6 +2,7 @@
 // table that parses (host/spec.cpp).
 #pragma once
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -61,10 +62,15 @@ struct Spec {
     std::int64_t checkpoint_epochs = 0;  // keep one every so many epochs; 0: only last and best
     std::int64_t checkpoint_steps = 0;   // also write `last` every so many steps; 0: every 30 s
   } train;
+
+  // Where a field was given, and its name, for the beginning of an error: "spec.json:21: train.epochs",
+  // "--set train.epochs=5: train.epochs"; "train.epochs" where it has its default.
+  std::string where(const std::string& field) const;
+  std::map<std::string, std::string> given;  // the first part of that, by field
 };
 
-// Reads and checks a spec. `overrides` are "path.to.field=value". Throws one Error that lists every
-// mistake, each with file, line, path, what was expected and, where one is near, the name that was meant.
+// Reads and checks a spec; "-" is standard input. `overrides` are "path.to.field=value". Throws one Error that lists
+// every mistake, each with file, line, path, what was expected and, where one is near, the name that was meant.
 Spec load_spec(const std::string& path, const std::vector<std::string>& overrides = {});
 Spec parse_spec(const std::string& text, const std::string& file, const std::vector<std::string>& overrides = {});
 

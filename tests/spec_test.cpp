@@ -76,6 +76,16 @@ std::vector<fs::path> experiments() {
 
 // ---- What is read -----------------------------------------------------------------------------------------
 
+TEST(Spec, KnowsWhereAFieldWasGiven) {
+  const Spec s = parse_spec(smallest, "x.json", {"train.epochs=5", "optimizer={\"type\":\"sgd\",\"learning_rate\":1}"});
+  EXPECT_EQ(s.where("train.batch_size"), "x.json:16: train.batch_size");
+  EXPECT_EQ(s.where("model.encoder"), "x.json:6: model.encoder");
+  EXPECT_EQ(s.where("train.epochs"), "--set train.epochs=5: train.epochs");
+  EXPECT_EQ(s.where("optimizer.learning_rate"),
+            "--set optimizer={\"type\":\"sgd\",\"learning_rate\":1}: optimizer.learning_rate");
+  EXPECT_EQ(s.where("objective.beta"), "objective.beta") << "its default";
+}
+
 TEST(Spec, DefaultsFillInWhatIsNotGiven) {
   const Spec s = parse_spec(smallest, "x.json");
   EXPECT_EQ(s.name, "tiny");
