@@ -430,7 +430,8 @@ TEST(Dataset, DirectoriesInOrder) {
   const char* before = std::getenv("ELBO_DATA");
   const std::optional<std::string> saved = before ? std::optional<std::string>(before) : std::nullopt;
   ::setenv("ELBO_DATA", "/from/variable", 1);
-  EXPECT_EQ(data_directories("/given"), std::vector<std::string>{"/given"});
+  EXPECT_EQ(data_directories("/usr"), std::vector<std::string>{"/usr"});
+  EXPECT_THROW(data_directories("/given"), Error) << "is not there";
   EXPECT_EQ(data_directories(""), (std::vector<std::string>{"/from/variable", "data", "/usr/share/datasets"}));
   ::unsetenv("ELBO_DATA");
   EXPECT_EQ(data_directories(""), (std::vector<std::string>{"data", "/usr/share/datasets"}));

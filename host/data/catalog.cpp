@@ -23,7 +23,8 @@ std::set<std::string> own_sets(const std::vector<std::string>& directories) {
     std::error_code unreadable;
     for (const fs::directory_entry& entry : fs::directory_iterator(directory, unreadable)) {
       const std::string name = entry.path().filename().string();
-      if (!find_known(name) && !find_file(entry.path().string(), "train-images-idx3-ubyte").empty()) names.insert(name);
+      for (const char* file : {"train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"})
+        if (!find_known(name) && fs::exists(fs::symlink_status(entry.path() / file, unreadable))) names.insert(name);
     }
   }
   return names;
@@ -39,6 +40,7 @@ std::string heading(const std::string& set, const std::string& folder) { return 
 
 // Why the file is not the known one; empty where it is.
 std::string difference(const std::string& path, const KnownFile& known) {
+  if (path.empty()) return known.name + ": missing";
   try {
     const std::vector<std::byte> bytes = read_file(path);
     ByteReader reader(bytes, path.ends_with(".gz") ? Encoding::gzip : Encoding::plain, path);
@@ -63,8 +65,13 @@ std::string list_known(const KnownSet& set, const std::string& folder) {
   std::string text = heading(set.name, folder);
   bool whole = true;
   for (const KnownFile& file : set.files) {
-    const std::string path = find_file(folder, file.name);
-    text += "    " + (path.empty() ? file.name + "  missing" : fs::path(path).filename().string()) + "\n";
+    std::string path, wrong = file.name + "  missing";
+    try {
+      path = find_file(folder, file.name);
+    } catch (const Error& e) {
+      wrong = e.what();
+    }
+    text += "    " + (path.empty() ? wrong : fs::path(path).filename().string()) + "\n";
     whole = whole && !path.empty();
   }
   return whole ? text : text + indented(where_to_get(set.name));
@@ -74,8 +81,13 @@ std::string verify_known(const KnownSet& set, const std::string& folder, bool& o
   std::string text = heading(set.name, folder);
   bool right = true;
   for (const KnownFile& file : set.files) {
-    const std::string path = find_file(folder, file.name);
-    const std::string wrong = path.empty() ? file.name + ": missing" : difference(path, file);
+    std::string path, wrong;
+    try {
+      path = find_file(folder, file.name);
+      wrong = difference(path, file);
+    } catch (const Error& e) {
+      wrong = e.what();
+    }
     text += "    " + (wrong.empty() ? fs::path(path).filename().string() + "  ok" : "WRONG  " + wrong) + "\n";
     right = right && wrong.empty();
   }
@@ -86,8 +98,8 @@ std::string verify_known(const KnownSet& set, const std::string& folder, bool& o
 std::string verify_own(const std::string& set, const std::string& folder, bool& ok) {
   std::string text = heading(set, folder);
   for (const std::string part : {"train", "t10k"}) {
-    const std::string images = find_file(folder, part + "-images-idx3-ubyte");
     try {
+      const std::string images = find_file(folder, part + "-images-idx3-ubyte");
       require(!images.empty(), part, "-images-idx3-ubyte: missing");
       const ImageSet s = read_idx_images(images, find_file(folder, part + "-labels-idx1-ubyte"));
       text += cat("    ", fs::path(images).filename().string(), "  readable: ", s.count, " images of ", s.height, " x ",
@@ -98,12 +110,6 @@ std::string verify_own(const std::string& set, const std::string& folder, bool& 
     }
   }
   return text;
-}
-
-std::string places(const std::vector<std::string>& directories) {
-  std::string text = "looked in";
-  for (const std::string& directory : directories) text += (&directory == &directories[0] ? " " : ", ") + directory;
-  return text + "\n";
 }
 
 std::string missing(const KnownSet& set) { return heading(set.name, "not here") + indented(where_to_get(set.name)); }
@@ -173,42 +179,73 @@ std::string where_to_get(const std::string& set) {
   return text;
 }
 
+bool is_there(const std::string& path) {
+  std::error_code error, ignored;
+  const fs::file_type type = fs::status(path, error).type();
+  if (type != fs::file_type::not_found) {
+    require(type != fs::file_type::none, path, ": ", error.message());
+    return true;
+  }
+  if (fs::is_symlink(fs::symlink_status(path, ignored)))
+    fail(path, ": is a link to ", fs::read_symlink(path, ignored).string(), ", which is not there");
+  return false;
+}
+
+std::string places(const std::vector<std::string>& directories) {
+  std::string text;
+  for (const std::string& directory : directories) {
+    std::error_code error;
+    text += (text.empty() ? "" : ", ") + directory;
+    if (fs::is_directory(directory, error)) continue;
+    const bool absent = !error || error == std::errc::no_such_file_or_directory;
+    text += " (" + (absent ? "no such folder" : error.message()) + ")";
+  }
+  return text;
+}
+
 std::string find_set(const std::string& set, const std::vector<std::string>& directories) {
   for (const std::string& directory : directories) {
-    const fs::path folder = fs::path(directory) / set;
-    std::error_code unreadable;
-    if (fs::is_directory(folder, unreadable)) return folder.string();
+    const std::string folder = (fs::path(directory) / set).string();
+    if (is_there(folder) && fs::is_directory(folder)) return folder;
   }
   return "";
 }
 
 std::string find_file(const std::string& folder, const std::string& name) {
   for (const char* suffix : {"", ".gz"}) {
-    const fs::path path = fs::path(folder) / (name + suffix);
-    std::error_code unreadable;
-    if (fs::exists(path, unreadable)) return path.string();
+    const std::string path = (fs::path(folder) / (name + suffix)).string();
+    if (is_there(path)) return path;
   }
   return "";
 }
 
 std::string list_data(const std::vector<std::string>& directories) {
-  std::string text = places(directories);
+  std::string text = "looked in " + places(directories) + "\n";
   for (const KnownSet& set : known_sets()) {
-    const std::string folder = find_set(set.name, directories);
-    text += folder.empty() ? missing(set) : list_known(set, folder);
+    try {
+      const std::string folder = find_set(set.name, directories);
+      text += folder.empty() ? missing(set) : list_known(set, folder);
+    } catch (const Error& e) {
+      text += heading(set.name, e.what());
+    }
   }
   for (const std::string& name : own_sets(directories)) text += heading(name, find_set(name, directories));
   return text;
 }
 
 std::string verify_data(const std::vector<std::string>& directories, bool& ok) {
-  std::string text = places(directories);
+  std::string text = "looked in " + places(directories) + "\n";
   ok = true;
   bool any = false;
   for (const KnownSet& set : known_sets()) {
-    const std::string folder = find_set(set.name, directories);
-    text += folder.empty() ? missing(set) : verify_known(set, folder, ok);
-    any = any || !folder.empty();
+    try {
+      const std::string folder = find_set(set.name, directories);
+      text += folder.empty() ? missing(set) : verify_known(set, folder, ok);
+      any = any || !folder.empty();
+    } catch (const Error& e) {
+      text += heading(set.name, e.what());
+      ok = false;
+    }
   }
   for (const std::string& name : own_sets(directories)) {
     text += verify_own(name, find_set(name, directories), ok);

@@ -34,10 +34,17 @@ std::vector<std::string> class_names(const std::string& set);
 // How to get a set: its origin, its files and their checksums. Text for the end of an error.
 std::string where_to_get(const std::string& set);
 
-// The folder `set` of the first directory that has one; empty where none has.
+// Whether there is something of that name, a link followed. Throws Error with the reason where that cannot be seen, or
+// a link leads nowhere.
+bool is_there(const std::string& path);
+
+// "data (no such folder), /usr/share/datasets"
+std::string places(const std::vector<std::string>& directories);
+
+// The folder `set` of the first directory that has one; empty where none has. Throws as is_there().
 std::string find_set(const std::string& set, const std::vector<std::string>& directories);
 
-// `name` or `name`.gz in the folder, whichever is there first; empty where neither is.
+// `name` or `name`.gz in the folder, whichever is there first; empty where neither is. Throws as is_there().
 std::string find_file(const std::string& folder, const std::string& name);
 
 // `elbo data list`: every known set, and every other one in IDX form, where it is or how to get it.

@@ -1,6 +1,7 @@
 #include "host/data/dataset.h"
 
 #include <cstdlib>
+#include <filesystem>
 
 #include "elbo/error.h"
 #include "host/data/catalog.h"
@@ -57,7 +58,11 @@ std::string describe_images(const Dataset& data) {
 }
 
 std::vector<std::string> data_directories(const std::string& given) {
-  if (!given.empty()) return {given};
+  if (!given.empty()) {
+    require(is_there(given), "--data ", given, ": there is no such folder");
+    require(std::filesystem::is_directory(given), "--data ", given, ": is not a folder");
+    return {given};
+  }
   std::vector<std::string> directories;
   if (const char* variable = std::getenv("ELBO_DATA"); variable && *variable) directories.emplace_back(variable);
   directories.emplace_back("data");
@@ -71,9 +76,7 @@ Dataset load_dataset(const Spec::Data& spec, std::uint64_t seed, const std::vect
           "': expected the name of a folder below the data directories");
   const std::string folder = find_set(name, directories);
   if (folder.empty()) {
-    std::string places;
-    for (const std::string& directory : directories) places += (places.empty() ? "" : ", ") + directory;
-    fail("data set '", name, "': there is no folder of that name in ", places, "\n", where_to_get(name));
+    fail("data set '", name, "': there is no folder of that name in ", places(directories), "\n", where_to_get(name));
   }
   if (name == "freyface") return load_freyface(need_file(name, folder, "frey_rawface.mat"), spec.split, seed);
   return load_idx(name, spec.split, folder);

@@ -23,7 +23,7 @@ struct Dataset {
 };
 
 // Where data are looked for, in order: `given` (--data) alone if it is not empty, else $ELBO_DATA,
-// ./data, /usr/share/datasets.
+// ./data, /usr/share/datasets. Throws Error where `given` is no folder.
 std::vector<std::string> data_directories(const std::string& given);
 
 // "60000 x 28 x 28 x 1 and 10000 x 28 x 28 x 1, SHA-256 d3ad..." of the pixels of both: whether two are the same
