@@ -22,8 +22,7 @@ BatchStream::BatchStream(Backend& device, const ImageSet& images, std::int64_t b
       batch_size_(batch_size),
       batches_per_epoch_(static_cast<std::uint32_t>(images.count / batch_size)),
       seed_(seed) {
-  require(batches_per_epoch_ > 0, "train.batch_size is ", batch_size, ", but there are only ", images.count,
-          " training images");
+  require(batches_per_epoch_ > 0, "a batch of ", batch_size, " images cannot be made of ", images.count);
   if (keep_on_device(residency, device.info(), images.pixels.size())) {
     memory_ = Buffer(device, images.pixels.size(), Memory::device,
                      "the training images (data.residency \"stream\" needs less)");

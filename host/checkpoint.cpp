@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <vector>
 
@@ -16,6 +18,25 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* format = "elbo-checkpoint-2";
+
+template <class T>
+bool all_finite(const std::vector<std::byte>& bytes) {
+  for (std::size_t i = 0; i < bytes.size(); i += sizeof(T)) {
+    T value;
+    std::memcpy(&value, &bytes[i], sizeof value);
+    if (!std::isfinite(value)) return false;
+  }
+  return true;
+}
+
+// Reads and verifies; an Error, too, where there is NaN or infinity: no training leaves that.
+TensorFile read_finite(const std::string& path) {
+  TensorFile file = read_safetensors(path);
+  for (const NamedTensor& t : file.tensors)
+    require(t.dtype == DType::f64 ? all_finite<double>(t.bytes) : t.dtype != DType::f32 || all_finite<float>(t.bytes),
+            path, ": ", t.name, " holds NaN or infinity");
+  return file;
+}
 
 std::vector<std::byte> read_back(Backend& device, const Tensor& t) {
   std::vector<std::byte> bytes(t.bytes());
@@ -221,21 +242,23 @@ bool CheckpointFolder::holds(const std::string& name, std::int64_t step) const {
   }
 }
 
-TensorFile CheckpointFolder::read(const std::string& name) const {
-  const std::string file = name.find('/') == std::string::npos && !name.ends_with(".safetensors") ? path(name) : name;
+std::string CheckpointFolder::file(const std::string& name) const {
+  return name.find('/') == std::string::npos && !name.ends_with(".safetensors") ? path(name) : name;
+}
+
+TensorFile CheckpointFolder::read(const std::string& name, const std::string& option) const {
   try {
-    return read_safetensors(file);
+    return read_finite(file(name));
   } catch (const Error& e) {
-    for (const char* other : {"previous", "best"}) {
-      if (name == other) continue;
+    for (const char* other : {"last", "previous", "best"}) {
+      if (file(name) == path(other)) continue;
       std::uint32_t step = 0;
       try {
-        step = read_progress(read_safetensors(path(other)), path(other)).step;
+        step = read_progress(read_finite(path(other)), path(other)).step;
       } catch (const Error&) {
         continue;
       }
-      fail(e.what(), "; the checkpoint ", other, ", of step ", step, ", is whole: --resume ", other,
-           " goes on from there");
+      fail(e.what(), "; the checkpoint ", other, ", of step ", step, ", is whole (", option, " ", other, ")");
     }
     throw;
   }

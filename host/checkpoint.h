@@ -73,9 +73,12 @@ class CheckpointFolder {
   bool has(const std::string& name) const;
   // "previous, best, epoch-4": those that are there.
   std::string names() const;
-  // Reads and verifies. A damaged one is an Error that names another to go on from, if that is whole.
-  TensorFile read(const std::string& name) const;
+  // Reads and verifies; all numbers must be finite. One that is damaged or not there is an Error that names another,
+  // if that is whole, as what follows `option` on the command line: "--resume".
+  TensorFile read(const std::string& name, const std::string& option) const;
   std::string path(const std::string& name) const { return folder_ + "/" + name + ".safetensors"; }
+  // The file that a user means by a name ("last") or a path.
+  std::string file(const std::string& name) const;
 
  private:
   void link(const std::string& from, const std::string& to) const;

@@ -1,6 +1,7 @@
 #include "host/evaluate.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "host/batch_stream.h"
 #include "host/trainer.h"
@@ -59,7 +60,12 @@ Figures Evaluator::run() {
   }
   std::vector<double> sums(static_cast<std::size_t>(sums_.count()));
   device.download(sums.data(), sums_);
-  return make_figures(sums, spec_.objective.beta);
+  const Figures f = make_figures(sums, spec_.objective.beta);
+  const auto text = [](double x) { return std::isnan(x) ? "NaN" : std::isinf(x) ? "infinity" : cat(x); };
+  if (!std::isfinite(f.objective + f.elbo))
+    throw Diverged(cat("the figures of ", images_.count, " images are not finite: reconstruction ",
+                       text(f.reconstruction), ", KL ", text(f.kl)));
+  return f;
 }
 
 // The calls are made once before they are recorded: a library chooses its algorithms and a kernel is loaded when it is

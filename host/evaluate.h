@@ -20,7 +20,7 @@ class Evaluator {
   // `images` must outlive the evaluator. Device memory for everything is taken here, none later.
   Evaluator(Vae&, const Spec&, const ImageSet& images);
 
-  // Waits once, for the sums.
+  // Waits once, for the sums. Throws Diverged where they are not finite: what was trained has come to nothing.
   Figures run();
 
   std::size_t graph_nodes() const { return whole_batch_->nodes(); }  // of a whole batch; 0 where it is no graph

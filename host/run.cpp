@@ -33,13 +33,13 @@ namespace fs = std::filesystem;
 
 // ---- Signals: a run asked to stop finishes its step and writes a checkpoint --------------------------------------
 
-volatile std::sig_atomic_t stop_requested = 0;
+volatile std::sig_atomic_t stop_requested = 0;  // the signal's number
 
 class StopOnSignal {
  public:
   StopOnSignal() {
     struct sigaction action {};
-    action.sa_handler = [](int) { stop_requested = 1; };
+    action.sa_handler = [](int signal) { stop_requested = signal; };
     action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second signal ends the program at once
     for (std::size_t i = 0; i < signals.size(); ++i) {
       sigaction(signals[i], nullptr, &before_[i]);
@@ -101,16 +101,29 @@ std::string resume_command(const RunOptions& options, const std::string& folder)
 
 std::uint32_t total_steps(const Spec& spec, const Trainer& trainer) {
   const std::uint64_t total = static_cast<std::uint64_t>(spec.train.epochs) * trainer.batches_per_epoch();
-  require(total < ~std::uint32_t{0}, "train.epochs: ", spec.train.epochs, " epochs are ", total,
+  require(total < ~std::uint32_t{0}, spec.where("train.epochs"), ": ", spec.train.epochs, " epochs are ", total,
           " steps; at most 2^32 - 2 are possible");
   return static_cast<std::uint32_t>(total);
 }
 
+// A table in 80 columns, up to 100,000 epochs: its head and its lines. Reconstruction and KL are the test set's.
+constexpr const char* epoch_columns = "{:>13}{:>13}{:>16}{:>10}{:>10}\n";
+
+std::string epoch_label(std::int64_t epoch, std::int64_t epochs) {
+  const std::string last = fmt::format("{}", epochs);
+  return fmt::format("epoch {:>{}}/{}", epoch, std::max<std::size_t>(last.size(), 3), last);
+}
+
+void print_epoch_head(std::int64_t epochs) {
+  fmt::print("{:{}}", "", epoch_label(1, epochs).size());
+  fmt::print(epoch_columns, "train ELBO", "test ELBO", "reconstruction", "KL", "images/s");
+}
+
 void print_epoch(const EpochMetrics& m, std::int64_t epochs) {
-  fmt::print(
-      "epoch {:>3}/{}  train ELBO {:9.3f}  test ELBO {:9.3f}  reconstruction {:8.3f}  KL {:7.3f}  {:>8.0f} images/s\n",
-      m.epoch, epochs, m.train.elbo, m.test.elbo, m.test.reconstruction, m.test.kl, m.images_per_second);
-  std::fflush(stdout);
+  const auto number = [](double x) { return std::abs(x) < 1e6 ? fmt::format("{:.3f}", x) : fmt::format("{:.4g}", x); };
+  fmt::print("{}", epoch_label(m.epoch, epochs));
+  fmt::print(epoch_columns, number(m.train.elbo), number(m.test.elbo), number(m.test.reconstruction), number(m.test.kl),
+             fmt::format("{:.0f}", m.images_per_second));
 }
 
 class TrainingRun {
@@ -149,13 +162,14 @@ class TrainingRun {
       fmt::print("{}: no checkpoint yet, so the run starts from the beginning\n", folder);
       return false;
     }
-    const TensorFile file = checkpoints_.read(name);
-    check_same_experiment(spec_, stored_spec(file, name), name);
-    progress_ = elbo::restore(trainer_, file, name);
-    require(progress_.images == images_, name, ": this run was trained on other images (", progress_.images,
+    const TensorFile file = checkpoints_.read(name, "--resume");
+    const std::string path = checkpoints_.file(name);
+    check_same_experiment(spec_, stored_spec(file, path), path);
+    progress_ = elbo::restore(trainer_, file, path);
+    require(progress_.images == images_, path, ": this run was trained on other images (", progress_.images,
             "); these are ", images_);
-    require(progress_.step <= total_, "train.epochs: the run has done ", progress_.step, " steps, and ",
-            spec_.train.epochs, " epochs are only ", total_);
+    require(progress_.step <= total_, spec_.where("train.epochs"), ": the run has done ", progress_.step,
+            " steps, and ", spec_.train.epochs, " epochs are only ", total_);
     epochs_ = read_metrics(folder_, progress_.step);
     // What can be wrong has been found; from here on, `last` is where the run stands, and only then are the metrics
     // cut. `previous` stays: it may be the only other one that is whole.
@@ -175,12 +189,12 @@ class TrainingRun {
     // is found before an hour was spent.
     if (!checkpoints_.has("last")) write_checkpoint();
     last_written_ = Clock::now();
+    if (trainer_.step() < total_) print_epoch_head(spec_.train.epochs);
     bool finished = false;
     try {
       finished = train_to_the_end();
     } catch (const Diverged& e) {
-      keep_best_of_diverged(e.what());
-      throw;
+      throw Diverged(e.what() + keep_best_of_diverged());
     }
     writer_.finish();
     line_.clear();
@@ -229,7 +243,7 @@ class TrainingRun {
     m.epoch = epoch + 1;
     m.step = trainer_.step();
     m.train = trainer_.figures();
-    m.test = evaluator_.run();
+    m.test = evaluate();
     m.images_per_second = images_per_second;
     m.seconds = seconds();
     trainer_.reset_figures();
@@ -248,6 +262,16 @@ class TrainingRun {
       best_waits_ = true;
     }
     return !stop;
+  }
+
+  Figures evaluate() {
+    try {
+      return evaluator_.run();
+    } catch (const Diverged& e) {
+      const std::uint32_t step = trainer_.step();
+      throw Diverged(cat("training diverged at step ", step, " (epoch ", step / trainer_.batches_per_epoch(),
+                         "): in the test after it, ", e.what(), remedies(spec_, step, Fault::Place::loss)));
+    }
   }
 
   // Whether `last` is to be written at this step.
@@ -303,15 +327,19 @@ class TrainingRun {
   }
 
   // The weights of now are no good. The newest that are known to be good may be the best, if they are not written yet.
-  void keep_best_of_diverged(const std::string& what) {
+  // What to say of it.
+  std::string keep_best_of_diverged() {
     try {
       if (best_waits_) {
         writer_.finish();
         hand_over(best_.read(spec_), {}, {"best"});
       }
       writer_.finish();
+      const std::string path = checkpoints_.path("last");
+      return cat("; the last good checkpoint is ", path, ", of step ", read_progress(read_safetensors(path), path).step,
+                 "; --resume would go the same way again from there: other settings need a new run, in another folder");
     } catch (const Error& e) {
-      throw Diverged(what + "; moreover, " + e.what());
+      return cat("; moreover, ", e.what());
     }
   }
 
@@ -354,7 +382,6 @@ int run_experiment(const RunOptions& options) {
              device.reason.empty() ? "" : " (" + device.reason + ")");
   fmt::print("{} training images, {} test images; effective beta {}\n", data.train.count, data.test.count,
              spec.objective.beta);
-  std::fflush(stdout);
 
   std::optional<FolderLock> lock;  // held until all is written
   TrainingRun run(spec, data, *device.backend, options.checkpoint_seconds);
@@ -387,7 +414,7 @@ int run_experiment(const RunOptions& options) {
     if (!run.train()) {
       fmt::print("stopped at step {} with a checkpoint; to go on: {}\n", run.trainer().step(),
                  resume_command(options, folder));
-      return 130;
+      return 128 + stop_requested;
     }
   }
 
@@ -398,7 +425,6 @@ int run_experiment(const RunOptions& options) {
                last.test.reconstruction, last.test.kl);
     fmt::print("time       {} for {} epochs on {}\n", format_seconds(last.seconds), last.epoch, info.name);
   }
-  std::fflush(stdout);
   make_report(folder, spec, run.trainer().vae, data, run.epochs());
   fmt::print("report     {}/report.html\n", folder);
   return 0;
@@ -418,18 +444,29 @@ struct OpenedRun {
     device = open_device(q.device, options);
     use_tuning_of_run(*device.backend, q.folder, "");
     vae = std::make_unique<Vae>(*device.backend, spec, data.train.image_size());
-    const TensorFile file = CheckpointFolder(q.folder).read(q.checkpoint);
-    load_weights(*vae, file, q.checkpoint);
-    progress = read_progress(file, q.checkpoint);
+    const CheckpointFolder checkpoints(q.folder);
+    const TensorFile file = checkpoints.read(q.checkpoint, "--checkpoint");
+    checkpoint = checkpoints.file(q.checkpoint);
+    load_weights(*vae, file, checkpoint);
+    progress = read_progress(file, checkpoint);
     if (const std::string images = describe_images(data); images != progress.images)
-      fmt::print(stderr, "note: {} was trained on other images ({}); these are {}\n", q.folder, progress.images,
-                 images);
+      std::fprintf(stderr, "note: %s was trained on other images (%s); these are %s\n", q.folder.c_str(),
+                   progress.images.c_str(), images.c_str());
+  }
+
+  Figures evaluate(const ImageSet& images) const {
+    try {
+      return Evaluator(*vae, spec, images).run();
+    } catch (const Diverged& e) {
+      fail(checkpoint, ": its weights have diverged: ", e.what());
+    }
   }
 
   Spec spec;
   Dataset data;
   OpenedDevice device;
   std::unique_ptr<Vae> vae;
+  std::string checkpoint;  // its path
   Progress progress;
 };
 
@@ -440,27 +477,28 @@ int evaluate_run(const RunQuery& query) {
   EpochMetrics m;
   m.step = run.progress.step;
   m.seconds = run.progress.seconds;
-  m.train = Evaluator(*run.vae, run.spec, run.data.train).run();
-  m.test = Evaluator(*run.vae, run.spec, run.data.test).run();
+  m.train = run.evaluate(run.data.train);
+  m.test = run.evaluate(run.data.test);
   m.epoch = m.step / std::max<std::int64_t>(1, run.data.train.count / run.spec.train.batch_size);
   fmt::print("{}\n", to_json_line(m));
   return 0;
 }
 
 int sample_run(const RunQuery& query, std::int64_t count, std::uint64_t seed, const std::string& out) {
-  require(count >= 1 && count <= 65536, "--count ", count, ": 1 to 65536 samples are possible");
   OpenedRun run(query);
   const auto columns = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
-  replace_file(
-      out, contact_sheet(draw_samples(*run.vae, run.data.test, count, seed, std::numeric_limits<std::int64_t>::max()),
-                         0, count, columns, 2)
-               .png());
+  const ImageStrip samples =
+      draw_samples(*run.vae, run.data.test, count, seed, std::numeric_limits<std::int64_t>::max());
+  require(std::ranges::all_of(samples.pixels, [](float x) { return std::isfinite(x); }), run.checkpoint,
+          ": its weights have diverged: samples hold NaN or infinity");
+  replace_file(out, contact_sheet(samples, 0, count, columns, 2).png());
   fmt::print("{} samples: {}\n", count, out);
   return 0;
 }
 
 int report_run(const RunQuery& query) {
   OpenedRun run(query);
+  run.evaluate(run.data.test);
   make_report(query.folder, run.spec, *run.vae, run.data, read_metrics(query.folder, run.progress.step));
   fmt::print("report     {}/report.html\n", query.folder);
   return 0;

@@ -24,14 +24,16 @@ struct RunOptions {
   double checkpoint_seconds = 30;     // that may pass until the last checkpoint is written again
 };
 
-// Trains. Returns the exit status: 0, or 130 when SIGINT or SIGTERM stopped it after a checkpoint. Everything that
-// can be wrong with spec, data, device and folder is found before anything is written.
+// Trains. Returns the exit status: 0, or 128 + the signal's number (130, 143, 129) when SIGINT, SIGTERM or SIGHUP
+// stopped it after a checkpoint. Everything that can be wrong with spec, data, device and folder is found before
+// anything is written.
 //
 // `last` is written at the beginning, at the end, on a signal, when checkpoint_seconds have passed, and as often as
-// train.checkpoint_epochs and train.checkpoint_steps ask for it; where the run diverges, the best state becomes `last`
-// if it is newer. What is written is written by a thread of its own, first the lines of metrics.jsonl that a
-// checkpoint has behind it, then the checkpoint: killed at any moment, a run goes on from `last`, drops the lines
-// beyond it, and ends with the same bits as one that never was.
+// train.checkpoint_epochs and train.checkpoint_steps ask for it; where the run diverges, or its figures are not finite
+// at the end of an epoch, that state gets no name, and the best becomes `last` if it is newer. What is written is
+// written by a thread of its own, first the lines of metrics.jsonl that a checkpoint has behind it, then the
+// checkpoint: killed at any moment, a run goes on from `last`, drops the lines beyond it, and ends with the same bits
+// as one that never was.
 int run_experiment(const RunOptions&);
 
 // What eval, sample and report do with a finished (or interrupted) run.
@@ -43,6 +45,7 @@ struct RunQuery {
   std::string data;
 };
 
+// Each throws Error where the model's figures or pictures are not finite.
 int evaluate_run(const RunQuery&);  // prints train and test figures as JSON
 int sample_run(const RunQuery&, std::int64_t count, std::uint64_t seed, const std::string& out);  // writes a PNG
 int report_run(const RunQuery&);  // writes report.html and figures/ anew

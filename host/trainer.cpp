@@ -4,9 +4,19 @@
 #include <cmath>
 
 namespace elbo {
+namespace {
+
+// The same spec, if there are enough images for it.
+const Spec& fitting(const Spec& spec, const ImageSet& images) {
+  require(spec.train.batch_size <= images.count, spec.where("train.batch_size"), " is ", spec.train.batch_size,
+          ", but there are only ", images.count, " training images");
+  return spec;
+}
+
+}  // namespace
 
 Trainer::Trainer(Backend& device, const Spec& spec, const ImageSet& images)
-    : vae(device, spec, images.image_size()),
+    : vae(device, fitting(spec, images), images.image_size()),
       device_(device),
       spec_(spec),
       stream_(device, images, spec.train.batch_size, spec.data.residency, spec.seed),
@@ -143,9 +153,34 @@ void Trainer::throw_if_diverged() {
   const std::uint64_t bad = *static_cast<const volatile std::uint64_t*>(fault_.as<std::uint64_t>());
   if (bad == StepState::none) return;
   device_.synchronize();
-  const std::string where = find_fault(bad);
-  throw Diverged(cat("training diverged at step ", bad + 1, " (epoch ", bad / batches_per_epoch() + 1, "): ", where,
-                     "; a smaller optimizer.learning_rate may help"));
+  const Fault fault = find_fault(bad);
+  throw Diverged(cat("training diverged at step ", bad + 1, " (epoch ", bad / batches_per_epoch() + 1,
+                     "): ", fault.what, remedies(spec_, bad, fault.place)));
+}
+
+std::string remedies(const Spec& spec, std::uint64_t step, Fault::Place place) {
+  using Place = Fault::Place;
+  if (place == Place::state) return "";
+  // A loss comes before the first gradient, and a gradient before the first update.
+  const bool after_update = step > 0 || place == Place::update, after_gradient = step > 0 || place >= Place::gradient;
+  std::vector<std::string> all;
+  const auto change = [&](bool is_cause, const char* how, const char* field, double value) {
+    if (is_cause) all.push_back(cat("a ", how, " ", field, " (it is ", value, ")"));
+  };
+  change(after_update, "smaller", "optimizer.learning_rate", spec.optimizer.learning_rate);
+  change(after_update && spec.optimizer.weight_decay > 1, "smaller", "optimizer.weight_decay",
+         spec.optimizer.weight_decay);
+  change(after_gradient && spec.objective.beta > 1, "smaller", "objective.beta", spec.objective.beta);
+  change(spec.model.likelihood == Likelihood::gaussian && spec.model.variance < 1, "larger", "model.variance",
+         spec.model.variance);
+  change(spec.model.initialization == Initialization::normal && spec.model.initialization_std > 0.1, "smaller",
+         "model.initialization.std", spec.model.initialization_std);
+  if (place == Place::kl && spec.model.posterior == Posterior::sigma)
+    all.emplace_back("model.posterior log_variance (a sigma of 0 has no KL; an image without contrast may give one)");
+  std::string text;
+  for (std::size_t i = 0; i < all.size(); ++i)
+    text += (i == 0 ? "; what may help is " : i + 1 < all.size() ? ", " : " or ") + all[i];
+  return text;
 }
 
 namespace {
@@ -172,7 +207,8 @@ float largest(Backend& device, const Tensor& t) {
 // Looks where numbers stopped being finite. The optimiser has stood still since the faulty step, so it can be run again
 // (if it was its update that failed, with those weights moved that could be), whatever was queued behind it has left in
 // the pass; its tensors are looked through in the order in which they are computed.
-std::string Trainer::find_fault(std::uint64_t bad) {
+Fault Trainer::find_fault(std::uint64_t bad) {
+  using Place = Fault::Place;
   const auto name_layer = [&](std::size_t i) {
     const std::string& weight = vae.layout()[2 * i].name;
     return weight.substr(0, weight.rfind('.'));
@@ -182,34 +218,37 @@ std::string Trainer::find_fault(std::uint64_t bad) {
   };
   for (const Parameter& p : vae.layout())
     if (const std::string what = not_finite(device_, view(vae.parameters, p)); !what.empty())
-      return "the weights " + p.name + " hold " + what;
+      return {"the weights " + p.name + " hold " + what, Place::state};
   for (const Parameter& p : vae.layout())
     for (const Tensor& moment : {vae.first, vae.second})
       if (const std::string what = not_finite(device_, view(moment, p)); !what.empty())
-        return "the optimiser's state of " + p.name + " holds " + what;
+        return {"the optimiser's state of " + p.name + " holds " + what, Place::state};
 
   queue_idle_step(static_cast<std::uint32_t>(bad), bad);
 
-  const auto at = [&](const Tensor& t, const std::string& name) {
-    const std::string what = not_finite(device_, t);
-    return what.empty() ? "" : what + " in " + name;
+  struct Stage {
+    Tensor tensor;
+    std::string name;
+    Place place;
   };
-  std::vector<std::pair<Tensor, std::string>> trail;
+  std::vector<Stage> trail;
   const std::size_t encoders = vae.encoder().size(), layers = encoders + vae.decoder().size();
-  for (std::size_t i = 0; i < encoders; ++i) trail.emplace_back(pass_.encoded[i], "the output of " + name_layer(i));
-  trail.emplace_back(pass_.kl_partial, "the KL divergence");
-  trail.emplace_back(pass_.z, "the sampled z");
+  for (std::size_t i = 0; i < encoders; ++i)
+    trail.push_back({pass_.encoded[i], "the output of " + name_layer(i), Place::loss});
+  trail.push_back({pass_.kl_partial, "the KL divergence", Place::kl});
+  trail.push_back({pass_.z, "the sampled z", Place::loss});
   for (std::size_t i = encoders; i < layers; ++i)
-    trail.emplace_back(pass_.decoded[i - encoders], "the output of " + name_layer(i));
-  trail.emplace_back(pass_.nll_partial, "the reconstruction loss");
+    trail.push_back({pass_.decoded[i - encoders], "the output of " + name_layer(i), Place::loss});
+  trail.push_back({pass_.nll_partial, "the reconstruction loss", Place::loss});
   for (std::size_t i = vae.layout().size(); i-- > 0;)
-    trail.emplace_back(view(vae.gradients, vae.layout()[i]), "the gradient of " + vae.layout()[i].name);
-  for (const auto& [tensor, name] : trail)
-    if (std::string found = at(tensor, name); !found.empty()) return found;
+    trail.push_back({view(vae.gradients, vae.layout()[i]), "the gradient of " + vae.layout()[i].name, Place::gradient});
+  for (const Stage& stage : trail)
+    if (const std::string found = not_finite(device_, stage.tensor); !found.empty())
+      return {found + " in " + stage.name, stage.place};
   for (const Parameter& p : vae.layout())
     if (const float most = largest(device_, view(vae.gradients, p)); !std::isfinite(most * most))
-      return cat("the gradient of ", p.name, " is too large (", most, ")");
-  return "a weight's update was not finite";
+      return {cat("the gradient of ", p.name, " is too large (", most, ")"), Place::gradient};
+  return {"a weight's update was not finite", Place::update};
 }
 
 Figures make_figures(const std::vector<double>& sums, double beta) {

@@ -12,13 +12,25 @@
 
 namespace elbo {
 
-// A loss, gradient or weight that is not finite. No weight has changed since the step that is named, and none of those
-// at fault in it. Where relu is part of a product (DenseForward) it turns NaN into 0, so that infinite activations that
-// cancel within a layer are a dead unit and no fault.
+// A loss, gradient, weight or figure that is not finite. Where training says so, no weight has changed since the step
+// that is named, and none of those at fault in it. Where relu is part of a product (DenseForward) it turns NaN into 0,
+// so that infinite activations that cancel within a layer are a dead unit and no fault.
 class Diverged : public Error {
  public:
   using Error::Error;
 };
+
+// What was not finite, and what it can come from.
+struct Fault {
+  enum class Place : std::uint8_t { state, kl, loss, gradient, update };  // state: weights before any of it
+
+  std::string what;  // "NaN in the KL divergence"
+  Place place;
+};
+
+// "; what may help is a smaller optimizer.learning_rate (it is 0.1)": of the fields of this spec those that can be the
+// cause of a fault in the step after `step`; "" where none can.
+std::string remedies(const Spec&, std::uint64_t step, Fault::Place);
 
 class Trainer {
  public:
@@ -57,7 +69,7 @@ class Trainer {
   // Does step `step` with a state in which `bad_step` was bad: the optimiser stands still, sums and state move.
   void queue_idle_step(std::uint32_t step, std::uint64_t bad_step);
   void throw_if_diverged();
-  std::string find_fault(std::uint64_t step);
+  Fault find_fault(std::uint64_t step);
 
   Backend& device_;
   const Spec spec_;

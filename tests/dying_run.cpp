@@ -50,6 +50,7 @@ int fsync(int file) {
 
 int main(int argc, char** argv) {
   if (argc != 7) return 2;
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // as elbo's main() does
   try {
     elbo::RunOptions options;
     options.spec = argv[3];

@@ -490,6 +490,21 @@ TEST_P(Training, AGradientThatIsTooLargeIsNamed) {
   EXPECT_NE(message.find(" is too large ("), std::string::npos) << message;
 }
 
+TEST_P(Training, FiguresThatAreNotFiniteAreDivergence) {
+  Job job(GetParam(), small_spec());
+  job.run(7);
+  Evaluator evaluator(job.trainer.vae, small_spec(), images());
+  evaluator.run();
+  plant(job.trainer, job.trainer.vae.parameters, "encoder.2.bias",
+        1e30f);  // finite, but neither its square nor its exp
+  try {
+    evaluator.run();
+    FAIL() << "accepted";
+  } catch (const Diverged& e) {
+    EXPECT_NE(std::string(e.what()).find("images are not finite: reconstruction "), std::string::npos) << e.what();
+  }
+}
+
 // ---- What cannot work ---------------------------------------------------------------------------------------------
 
 TEST_P(Training, TooFewImagesForABatch) {
