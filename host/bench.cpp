@@ -153,7 +153,6 @@ int bench_step(const BenchOptions& options) {
   fmt::print("{}", graph);
   print_products(products);
   note_unused_tuning(*device.backend, options.backend.tuning);
-  std::fflush(stdout);
   j.update({{"device", info.name},
             {"device_description", info.description},
             {"threads", info.threads},

@@ -106,23 +106,6 @@ bool wanted(const std::vector<std::string>& names, const std::string& name) {
   return names.empty() || std::ranges::find(names, name) != names.end();
 }
 
-void require_known(const char* option, const std::vector<std::string>& names, const std::vector<std::string>& known) {
-  for (const std::string& name : names)
-    require(std::ranges::find(known, name) != known.end(), option, " ", name, ": there are ",
-            fmt::format("{}", fmt::join(known, ", ")));
-}
-
-// Throws where an option has a name that is unknown.
-void check_names(const BenchLossOptions& options) {
-  std::vector<std::string> losses, rivals = {"naive"};
-  for (const LossKind& kind : loss_kinds) losses.emplace_back(kind.name);
-  for (const LossRival& rival : loss_rivals) rivals.emplace_back(rival.name);
-  require_known("--loss", options.losses, losses);
-  require_known("--rival", options.rivals, rivals);
-  require_known("--target", options.targets, {name_of(DType::f32), name_of(DType::u8)});
-  require_known("--output", options.outputs, {name_of(DType::f32), name_of(DType::bf16)});
-}
-
 // A rival with the type of its target; the naive loop is none of loss_rivals.
 struct Entry {
   const LossRival* rival = nullptr;
@@ -140,16 +123,21 @@ class Bench {
     require(std::ranges::any_of(loss_kinds, any),
             "nothing is left to measure of what --loss, --rival, --target and --output ask for: unfused takes f32 "
             "outputs only, elbo u8 targets only, latent is unfused or fused, and naive is a loop of the CPU over f32");
-  }
-
-  LossBench run() {
-    measure_copy();
     std::vector<std::string> shapes = options_.shapes;
     if (shapes.empty()) {
       shapes = {"100x784"};
       if (!is_sim_) shapes.insert(shapes.end(), {"65536x784", "512x3x218x178"});
     }
-    for (const std::string& text : shapes) measure_shape(parse_loss_shape(text));
+    for (const std::string& text : shapes) shapes_.push_back(parse_loss_shape(text));
+    for (const LossShape& shape : shapes_)
+      for (const std::int64_t latent : options_.latents)
+        require(latent <= most_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
+                " rows of it have more than 2^31 - 1 statistics");
+  }
+
+  LossBench run() {
+    measure_copy();
+    for (const LossShape& shape : shapes_) measure_shape(shape);
     return result_;
   }
 
@@ -195,9 +183,6 @@ class Bench {
   }
 
   void measure_shape(const LossShape& shape) {
-    for (const std::int64_t latent : options_.latents)
-      require(latent <= most_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
-              " rows of it have more than 2^31 - 1 statistics");
     const std::int64_t head = options_.latents.at(0);  // of the head one size is enough
     const auto has_pixels = [&](const LossKind& kind) { return kind.likelihood && !outputs_of(kind).empty(); };
     const LossInputs inputs({shape.rows, std::ranges::any_of(loss_kinds, has_pixels) ? shape.pixels : 0, head});
@@ -275,6 +260,7 @@ class Bench {
   OpenedDevice opened_;
   Backend& device_;
   bool is_cpu_ = false, is_sim_ = false;  // the simulated device is for tests, and slow
+  std::vector<LossShape> shapes_;
   LossBench result_;
 };
 
@@ -363,9 +349,22 @@ Picture bars(const LossBench& bench, const std::vector<LossTiming>& group) {
 
 }  // namespace
 
+std::vector<std::string> loss_names() {
+  std::vector<std::string> names;
+  for (const LossKind& kind : loss_kinds) names.emplace_back(kind.name);
+  return names;
+}
+
+std::vector<std::string> rival_names() {
+  std::vector<std::string> names;
+  for (const LossRival& rival : loss_rivals) names.emplace_back(rival.name);
+  names.emplace_back("naive");
+  return names;
+}
+
 LossShape parse_loss_shape(const std::string& text) {
   const auto refuse = [&] {
-    fail("--shape ", text, ": expected rows x pixels, as in 100x784 or 512x3x218x178; at most 2^31 - 1 in all");
+    fail("shape '", text, "': expected rows x pixels, as in 100x784 or 512x3x218x178; at most 2^31 - 1 in all");
   };
   std::vector<std::int64_t> sizes;
   std::int64_t count = 1;
@@ -382,10 +381,7 @@ LossShape parse_loss_shape(const std::string& text) {
   return {sizes[0], count / sizes[0], 0};
 }
 
-LossBench measure_losses(const BenchLossOptions& options) {
-  check_names(options);
-  return Bench(options).run();
-}
+LossBench measure_losses(const BenchLossOptions& options) { return Bench(options).run(); }
 
 std::string loss_page(const LossBench& bench) {
   std::string html = page_begin("Loss kernels");

@@ -10,6 +10,10 @@
 
 namespace elbo {
 
+// What can be measured, and by whom: the names of loss_kinds; those of loss_rivals, and of the naive loop on a CPU.
+std::vector<std::string> loss_names();
+std::vector<std::string> rival_names();
+
 // "100x784", or with more sizes, of which the first are the rows: "512x3x218x178". Throws Error.
 LossShape parse_loss_shape(const std::string&);
 
@@ -18,7 +22,7 @@ struct BenchLossOptions {
   BackendOptions backend;
   std::vector<std::string> shapes;             // empty: those of the device
   std::vector<std::int64_t> latents{20, 128};  // of `latent`; the first one also of `elbo`
-  // What to measure, by name; empty: all there is. The latent variable has no target and no output.
+  // What to measure, by names that there are; empty: all there is. The latent variable has no target and no output.
   std::vector<std::string> losses, rivals, targets, outputs;
   bool reference = true;         // also compute value and gradient in float64, and the errors against them
   std::optional<double> warmup;  // seconds before the timings of each rival; none: warmup_seconds()
@@ -46,7 +50,7 @@ struct LossBench {
 
 // Losses: loss_kinds. Rivals: loss_rivals, of which `latent` has two, and on the CPU the naive loop. The others' inputs
 // rotate through more memory than a cache holds. Each timing is one call on a CPU and ten on a GPU. Throws Error where
-// a name is unknown, or what is asked for leaves nothing to measure.
+// what is asked for leaves nothing to measure.
 LossBench measure_losses(const BenchLossOptions&);
 
 // One page that opens offline: for every loss and size, bars against the copy bandwidth.

@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
@@ -10,6 +12,7 @@
 #include "elbo/plugin_symbol.h"
 #include "host/missing_library.h"
 #include "host/tuning_file.h"
+#include "host/words.h"
 
 namespace elbo {
 namespace {
@@ -75,23 +78,45 @@ OpenedDevice open_best_device(const BackendOptions& options) {
   }
 }
 
+bool has_plugin(const std::string& name) {
+  std::error_code ignored;
+  return name.find('/') == std::string::npos && std::ranges::any_of(plugin_folders(), [&](const fs::path& folder) {
+           return fs::exists(folder / ("libelbo_" + name + ".so"), ignored);
+         });
+}
+
+// "cuda:1" is the plug-in "cuda" and the index 1.
+struct DeviceName {
+  std::string plugin;
+  int index = 0;
+};
+
+DeviceName parse_device_name(const std::string& request) {
+  require(!request.starts_with("cpu:"), "device '", request,
+          "': the CPU has no number; how many of its cores to use is --threads");
+  const std::size_t colon = request.find(':');
+  DeviceName name{request.substr(0, colon)};
+  std::string lower = name.plugin;
+  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  require(name.plugin == "cuda" || has_plugin(name.plugin), "device '", request,
+          "': expected auto, cpu, cuda or cuda:N",
+          lower == "gpu" ? "; did you mean \"cuda\"?" : suggestion(lower, {"auto", "cpu", "cuda"}));
+  if (colon != std::string::npos) {
+    const std::string index = request.substr(colon + 1);
+    const auto [end, error] = std::from_chars(index.data(), index.data() + index.size(), name.index);
+    require(error == std::errc() && end == index.data() + index.size() && name.index >= 0, "device '", request,
+            "': after the colon comes the number of a GPU, as in cuda:0");
+  }
+  return name;
+}
+
 OpenedDevice open_untuned(const std::string& request, const BackendOptions& options) {
   if (request == "auto") return open_best_device(options);
   if (request == "cpu") return {create_cpu_backend(options), ""};
-  require(!request.starts_with("cpu:"), "device '", request,
-          "': the CPU has no number; how many of its cores to use is ", "--threads");
-  const std::size_t colon = request.find(':');
+  const DeviceName name = parse_device_name(request);
   BackendOptions chosen = options;
-  if (colon != std::string::npos) {
-    const std::string index = request.substr(colon + 1);
-    const auto [end, error] = std::from_chars(index.data(), index.data() + index.size(), chosen.index);
-    require(error == std::errc() && end == index.data() + index.size() && chosen.index >= 0, "device '", request,
-            "': after the colon comes the number of a GPU, as in cuda:0");
-  }
-  const std::string name = request.substr(0, colon);
-  require(!name.empty() && name.find('/') == std::string::npos, "device '", request,
-          "': expected auto, cpu, cuda or cuda:N");
-  return {open_plugin(name, chosen), ""};
+  chosen.index = name.index;
+  return {open_plugin(name.plugin, chosen), ""};
 }
 
 }  // namespace
@@ -100,6 +125,10 @@ OpenedDevice open_device(const std::string& request, const BackendOptions& optio
   OpenedDevice device = open_untuned(request, options);
   if (!options.tuning.empty()) device.backend->use(read_tuning(options.tuning));
   return device;
+}
+
+void check_device_name(const std::string& request) {
+  if (request != "auto" && request != "cpu") parse_device_name(request);
 }
 
 std::vector<DeviceEntry> list_devices() {

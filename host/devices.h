@@ -18,6 +18,9 @@ struct OpenedDevice {
 // Throws Error saying what is missing. A GPU that is there and does not work is an Error with "auto", too.
 OpenedDevice open_device(const std::string& request, const BackendOptions& = {});
 
+// Throws Error where open_device() would not know the name. A GPU that is not there has one all the same.
+void check_device_name(const std::string& request);
+
 struct DeviceEntry {
   std::string name;
   bool available = false;

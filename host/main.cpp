@@ -10,12 +10,14 @@
 #include <filesystem>
 #include <new>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <system_error>
 #include <vector>
 
 #include "host/bench.h"
 #include "host/bench_loss.h"
+#include "host/command_line.h"
 #include "host/data/catalog.h"
 #include "host/devices.h"
 #include "host/plan.h"
@@ -23,6 +25,7 @@
 #include "host/run.h"
 #include "host/run_folder.h"
 #include "host/tuning.h"
+#include "host/words.h"
 
 namespace {
 
@@ -35,8 +38,11 @@ std::string join(int argc, char** argv) {
 }
 
 void add_device(CLI::App& app, std::string& device, BackendOptions& backend) {
-  app.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-  app.add_option("--threads", backend.threads, "CPU threads; 0: one for each core")->check(CLI::Range(0, 1024));
+  app.add_option("--device", device, "auto, cpu, cuda or cuda:N")
+      ->check(accepted_by(check_device_name))
+      ->capture_default_str();
+  app.add_option("--threads", backend.threads, "CPU threads; 0: one for each core")
+      ->transform(whole_number_in(0, 1024));
 }
 
 void add_no_graph(CLI::App& app, BackendOptions& backend) {
@@ -57,18 +63,18 @@ void add_tuning(CLI::App& app, BackendOptions& backend) {
 
 void add_warmup(CLI::App& app, std::optional<double>& seconds) {
   app.add_option("--warmup", seconds, "seconds of work before what is timed (default: 0.5 on a GPU, 0.1 on a CPU)")
-      ->check(CLI::Range(0.0, 3600.0));
+      ->transform(number_in(0, 3600));
 }
 
 void add_data(CLI::App& app, std::string& data) {
   app.add_option("--data", data, "folder of the data sets (default: $ELBO_DATA, ./data, /usr/share/datasets)");
 }
 
-void add_spec(CLI::App& app, std::string& spec, std::vector<std::string>& overrides) {
-  app.add_option("SPEC", spec, "the experiment, a JSON file")->required();
+CLI::Option* add_spec(CLI::App& app, std::string& spec, std::vector<std::string>& overrides) {
   app.add_option("--set", overrides, "override a field of the spec: --set train.epochs=5")
       ->allow_extra_args(false)
       ->type_name("FIELD=VALUE");
+  return app.add_option("SPEC", spec, "the experiment: a JSON file, or - for standard input")->required();
 }
 
 void add_query(CLI::App& app, RunQuery& q) {
@@ -76,6 +82,12 @@ void add_query(CLI::App& app, RunQuery& q) {
   app.add_option("--checkpoint", q.checkpoint, "last, best, previous, epoch-N, or a file")->capture_default_str();
   add_device(app, q.device, q.backend);
   add_data(app, q.data);
+}
+
+// Whether what follows --resume cannot be meant as the SPEC.
+bool is_checkpoint_name(const std::string& text) {
+  return text == "last" || text == "previous" || text == "best" || text.starts_with("epoch-") ||
+         text.ends_with(".safetensors");
 }
 
 int print(const std::string& text) {
@@ -98,7 +110,7 @@ int run_command_line(int argc, char** argv) {
   RunOptions run;
   run.command = join(argc, argv);
   CLI::App& run_app = *app.add_subcommand("run", "train an experiment and report on it");
-  add_spec(run_app, run.spec, run.overrides);
+  CLI::Option* run_spec = add_spec(run_app, run.spec, run.overrides);
   add_device(run_app, run.device, run.backend);
   add_no_graph(run_app, run.backend);
   add_no_epilogues(run_app, run.backend);
@@ -107,7 +119,9 @@ int run_command_line(int argc, char** argv) {
   run_app.add_option("--out", run.out, "the run's folder (default: runs/NAME)");
   std::string resume = "last";
   CLI::Option* resume_option =
-      run_app.add_option("--resume", resume, "continue from a checkpoint: last (default), previous, best, or a file")
+      run_app
+          .add_option("--resume", resume,
+                      "continue from a checkpoint: last (default), previous, best, epoch-N, or a file")
           ->expected(0, 1);
 
   RunQuery query;
@@ -119,9 +133,9 @@ int run_command_line(int argc, char** argv) {
   std::uint64_t seed = 0;
   std::string picture = "samples.png";
   add_query(sample_app, query);
-  sample_app.add_option("--count", count, "how many")->capture_default_str();
+  sample_app.add_option("--count", count, "how many")->transform(whole_number_in(1, 65536))->capture_default_str();
   sample_app.add_option("--seed", seed, "of the draws")
-      ->check(CLI::Range(0.0, 9007199254740991.0))
+      ->transform(whole_number_in(0, 9007199254740991.0))
       ->capture_default_str();
   sample_app.add_option("--out", picture, "the PNG file")->capture_default_str();
 
@@ -138,7 +152,9 @@ int run_command_line(int argc, char** argv) {
   add_no_epilogues(step_app, bench.backend);
   add_tuning(step_app, bench.backend);
   add_data(step_app, bench.data);
-  step_app.add_option("--steps", bench.steps, "how many to time")->check(CLI::Range(1.0, 1e9))->capture_default_str();
+  step_app.add_option("--steps", bench.steps, "how many to time")
+      ->transform(whole_number_in(1, 1e9))
+      ->capture_default_str();
   add_warmup(step_app, bench.warmup);
   step_app.add_flag_callback(
       "--no-operations", [&bench] { bench.operations = false; }, "time the step alone, not what it is made of");
@@ -151,25 +167,27 @@ int run_command_line(int argc, char** argv) {
   loss_app
       .add_option("--shape", losses.shapes,
                   "rows x pixels; may be given again (default: 100x784, 65536x784, 512x3x218x178)")
+      ->check(accepted_by(parse_loss_shape))
       ->allow_extra_args(false);
   loss_app.add_option("--latent", losses.latents, "latent dimensions; may be given again; the head takes the first")
-      ->check(CLI::Range(1.0, 65536.0))
+      ->transform(whole_number_in(1, 65536))
       ->allow_extra_args(false)
       ->capture_default_str();
-  const auto add_filter = [&](const char* option, std::vector<std::string>& names, const char* what) {
-    loss_app.add_option(option, names, what)->allow_extra_args(false);
+  const auto add_filter = [&](const char* option, Words& names, const Words& known, const char* what) {
+    loss_app.add_option(option, names, what)->check(one_of(known))->allow_extra_args(false);
   };
-  add_filter("--loss", losses.losses, "bernoulli, gaussian, latent, elbo; may be given again (default: all)");
-  add_filter("--rival", losses.rivals,
+  add_filter("--loss", losses.losses, loss_names(),
+             "bernoulli, gaussian, latent, elbo; may be given again (default: all)");
+  add_filter("--rival", losses.rivals, rival_names(),
              "fused, fused_log, two_pass, unfused, and on a CPU naive; may be given again (default: all)");
-  add_filter("--target", losses.targets, "f32, u8; may be given again (default: both)");
-  add_filter("--output", losses.outputs, "f32, bf16; may be given again (default: both)");
+  add_filter("--target", losses.targets, {"f32", "u8"}, "f32, u8; may be given again (default: both)");
+  add_filter("--output", losses.outputs, {"f32", "bf16"}, "f32, bf16; may be given again (default: both)");
   loss_app.add_flag_callback(
       "--no-reference", [&losses] { losses.reference = false; },
       "do not compare with float64, which takes the host a while");
   add_warmup(loss_app, losses.warmup);
   loss_app.add_option("--seconds", losses.seconds, "for each rival; at least 30 timings, 7 of slow ones")
-      ->check(CLI::Range(0.0, 3600.0))
+      ->transform(number_in(0, 3600))
       ->capture_default_str();
   loss_app.add_option("--json", losses.json, "also write the figures to this file");
   loss_app.add_option("--page", losses.page, "also write a page of pictures to this file");
@@ -178,10 +196,12 @@ int run_command_line(int argc, char** argv) {
   CLI::App& plan_app = *app.add_subcommand("plan", "a training step as a table: shapes, bytes, FLOPs, floors on a GPU");
   add_spec(plan_app, plan.spec, plan.overrides);
   add_data(plan_app, plan.data);
-  plan_app.add_option("--gpu", plan.gpu, "H100, H200, A100 or 4090")->capture_default_str();
-  plan_app.add_option("--bandwidth", plan.bandwidth, "GB/s, instead of the GPU's")->check(CLI::PositiveNumber);
+  plan_app.add_option("--gpu", plan.gpu, "H100, H200, A100 or 4090")
+      ->check(accepted_by(find_gpu))
+      ->capture_default_str();
+  plan_app.add_option("--bandwidth", plan.bandwidth, "GB/s, instead of the GPU's")->transform(number_in(0.001, 1e6));
   plan_app.add_option("--tflops", plan.tflops, "TFLOP/s of matrix products, instead of the GPU's")
-      ->check(CLI::PositiveNumber);
+      ->transform(number_in(0.001, 1e6));
   plan_app.add_option("--json", plan.json, "also write the table to this file");
 
   ProfileOptions profiling;
@@ -193,7 +213,9 @@ int run_command_line(int argc, char** argv) {
   add_tuning(profile_app, profiling.backend);
   add_data(profile_app, profiling.data);
   add_warmup(profile_app, profiling.warmup);
-  profile_app.add_option("--steps", profiling.steps, "how many")->check(CLI::Range(1.0, 1e6))->capture_default_str();
+  profile_app.add_option("--steps", profiling.steps, "how many")
+      ->transform(whole_number_in(1, 1e6))
+      ->capture_default_str();
   profile_app.add_option("--trace", profiling.trace,
                          "write a trace for Perfetto or Chrome here and the same as a table beside it, as .csv");
 
@@ -204,7 +226,7 @@ int run_command_line(int argc, char** argv) {
   add_data(tune_app, tuning.data);
   tune_app.add_option("--out", tuning.out, "the file to write, for --tuning")->required();
   tune_app.add_option("--seconds", tuning.seconds, "for each product, half of it to warm up; five timings at least")
-      ->check(CLI::Range(0.0, 3600.0))
+      ->transform(number_in(0, 3600))
       ->capture_default_str();
 
   CLI::App& data_app = *app.add_subcommand("data", "the data sets: what is there, and is it right");
@@ -217,16 +239,32 @@ int run_command_line(int argc, char** argv) {
   CLI::App& schema_app = *app.add_subcommand("schema", "the JSON schema of experiments");
   CLI::App& devices_app = *app.add_subcommand("devices", "the devices that can be used here");
 
+  app.footer(
+      "Exit status: 0 where all went well; 1 after an error, which standard error tells; 2 where the command line was\n"
+      "wrong and nothing was begun; 130 or 143 where SIGINT or SIGTERM ended it, a run with a checkpoint to go on "
+      "from.");
+
   try {
+    run_spec->required(false);  // --resume may have taken it
     app.parse(argc, argv);
+    if (*resume_option) run.resume = resume.empty() ? "last" : resume;
+    if (run_app && run.spec.empty()) {
+      if (!run.resume || is_checkpoint_name(*run.resume)) throw CLI::RequiredError("SPEC");
+      run.spec = *run.resume;
+      run.resume = "last";
+    }
+  } catch (const CLI::Success& e) {  // --help, --version
+    run_spec->required();
+    std::ostringstream text;
+    app.exit(e, text, text);
+    return print(text.str());
   } catch (const CLI::ParseError& e) {
-    return app.exit(e);
+    std::fprintf(stderr, "elbo: %s\n`%s --help` says what there is\n", explain(app, e).c_str(),
+                 command_given(app).c_str());
+    return 2;
   }
 
-  if (run_app) {
-    if (*resume_option) run.resume = resume.empty() ? "last" : resume;
-    return run_experiment(run);
-  }
+  if (run_app) return run_experiment(run);
   if (eval_app) return evaluate_run(query);
   if (sample_app) return sample_run(query, count, seed, picture);
   if (report_app) return report_run(query);
@@ -258,9 +296,12 @@ int main(int argc, char** argv) {
   // A pipe that nobody reads and a file that may not grow are errors of the call, which say what they are of.
   std::signal(SIGPIPE, SIG_IGN);
   std::signal(SIGXFSZ, SIG_IGN);
+  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // so that lines and errors come in order where both go to one file
   try {
     const int status = run_command_line(argc, argv);
-    if (std::fflush(stdout) != 0) elbo::fail("standard output: cannot be written: ", std::strerror(errno));
+    const bool written = std::fclose(stdout) == 0;
+    const int reason = errno;
+    elbo::require(written, "standard output: cannot be written: ", std::strerror(reason));
     return status;
   } catch (const std::bad_alloc&) {
     std::fputs("elbo: out of memory\n", stderr);

@@ -7,6 +7,12 @@
 #include <cstdio>
 
 namespace elbo {
+namespace {
+
+// Work goes on where the terminal is gone.
+void draw(const std::string& text) { std::fputs(text.c_str(), stderr); }
+
+}  // namespace
 
 ProgressLine::ProgressLine(std::int64_t total_steps)
     : terminal_(isatty(STDERR_FILENO) == 1), total_(total_steps), start_(Clock::now()) {}
@@ -26,13 +32,12 @@ void ProgressLine::show(std::int64_t step, const std::string& text) {
   const std::int64_t done = step - first_;
   const std::string left =
       done > 0 ? format_seconds(elapsed / static_cast<double>(done) * static_cast<double>(total_ - step)) : "...";
-  fmt::print(stderr, "\r\033[K{} [{}{}] {} left", text, std::string(static_cast<std::size_t>(filled), '#'),
-             std::string(static_cast<std::size_t>(width - filled), '.'), left);
-  std::fflush(stderr);
+  draw(fmt::format("\r\033[K{} [{}{}] {} left", text, std::string(static_cast<std::size_t>(filled), '#'),
+                   std::string(static_cast<std::size_t>(width - filled), '.'), left));
 }
 
 void ProgressLine::clear() {
-  if (drawn_) fmt::print(stderr, "\r\033[K");
+  if (drawn_) draw("\r\033[K");
   drawn_ = false;
 }
 

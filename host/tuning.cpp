@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 
 #include "host/data/dataset.h"
@@ -43,8 +44,8 @@ std::string use_tuning_of_run(Backend& device, const std::string& folder, const 
     device.use(t);
     return kept;
   }
-  fmt::print(stderr, "note: {} is for {} with {}; {} makes its own choices\n", kept, t.gpu, t.library,
-             info.description);
+  std::fprintf(stderr, "note: %s is for %s with %s; %s makes its own choices\n", kept.c_str(), t.gpu.c_str(),
+               t.library.c_str(), info.description.c_str());
   return "";
 }
 
@@ -54,7 +55,7 @@ void keep_tuning(const std::string& folder, const std::string& given) {
 
 void note_unused_tuning(const Backend& device, const std::string& file) {
   if (file.empty() || std::ranges::any_of(device.products(), &ProductChoice::tuned)) return;
-  fmt::print(stderr, "note: none of these products are in {}: it was made for other shapes\n", file);
+  std::fprintf(stderr, "note: none of these products are in %s: it was made for other shapes\n", file.c_str());
 }
 
 // ---- elbo tune -----------------------------------------------------------------------------------------------
@@ -82,7 +83,6 @@ int tune(const TuneOptions& options) {
   Tuning tuning = backend.tune(options.seconds, [&](const Tuning::Product& p) {
     fmt::print("{:<48}{:>10.2f}{:>10.2f}{:>12}{:>11}\n", description_of(p.choice.product), p.own_microseconds,
                p.microseconds, p.candidates, p.choice.algorithm.id);
-    std::fflush(stdout);
     own += p.own_microseconds;
     best += p.microseconds;
   });
