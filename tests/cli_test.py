@@ -84,7 +84,7 @@ class CommandLine(unittest.TestCase):
                 break
         rest = process.stdout.read()
         process.stdout.close()
-        self.assertEqual(process.wait(), 130)
+        self.assertEqual(process.wait(), 128 + with_signal)
         return rest
 
     def test_the_command_that_continues_a_stopped_run(self):
@@ -209,13 +209,6 @@ class CommandLine(unittest.TestCase):
         spec.write_text('{\n  "name": "x",\n  "seed" 3\n}')
         self.refused(self.train(spec=spec), "torn.json:3:")
 
-    def test_a_spec_that_is_not_there(self):
-        self.refused(self.train(spec=self.root / "nothing.json"), "nothing.json", "No such file")
-
-    def test_overrides(self):
-        self.refused(self.train("--set", "train.epoch=3"), "train.epoch", "epochs")
-        self.refused(self.train("--set", "train.epochs"), "train.epochs")
-
     # ---- Data ----------------------------------------------------------------------------------------------------
 
     def test_data_that_are_not_there(self):
@@ -247,12 +240,6 @@ class CommandLine(unittest.TestCase):
                      "train-labels-idx1-ubyte", "399", "400")
 
     # ---- Device, folder, disk --------------------------------------------------------------------------------------
-
-    def test_a_device_that_is_not_there(self):
-        result = program.run("run", self.spec, "--data", self.data, "--device", "tpu", cwd=self.cwd)
-        self.refused(result, "tpu")
-        result = program.run("run", self.spec, "--data", self.data, "--device", "cuda:x", cwd=self.cwd)
-        self.refused(result, "cuda:x")
 
     def test_an_output_folder_that_exists(self):
         (self.cwd / "out").mkdir()
@@ -450,13 +437,6 @@ class CommandLine(unittest.TestCase):
         result = self.train(*small, "--resume")
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual(len(program.figures(self.cwd / "out")), 3)
-
-    def test_standard_output_that_is_full(self):
-        with open("/dev/full", "w") as full:
-            result = subprocess.run([os.path.abspath(program.ELBO), "schema"], stdout=full, stderr=subprocess.PIPE,
-                                    text=True)
-        self.assertNotEqual(result.returncode, 0)
-        self.assertIn("standard output", result.stderr)
 
     # ---- Checkpoints -------------------------------------------------------------------------------------------------
 
@@ -662,29 +642,20 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(whole.returncode, 0, whole.stderr)
         self.assertEqual(program.weights(self.cwd / "whole"), (step, tensors))
 
-    def test_a_nan_stops_the_run(self):
+    def test_a_checkpoint_with_a_nan(self):
         self.assertEqual(self.train("--out", "out").returncode, 0)
         last = self.cwd / "out" / "checkpoints" / "last.safetensors"
         header, payload = program.read_safetensors(last)
         begin = header["decoder.0.bias"]["data_offsets"][0]
         program.write_safetensors(last, header, payload[:begin] + b"\x00\x00\xc0\x7f" + payload[begin + 4:])
-        best = program.weights(self.cwd / "out", "best")
-        result = self.train("--out", "out", "--resume", "--set", "train.epochs=9")
-        self.assertNotEqual(result.returncode, 0)
-        for word in ("diverged at step 61 ", "decoder.0.bias", "NaN"):
-            self.assertIn(word, result.stderr)
-        self.assertEqual(program.weights(self.cwd / "out", "best"), best, "the good checkpoint is kept")
-        self.assertEqual(len(program.figures(self.cwd / "out")), 3)
+        before = self.content(self.cwd / "out")
+        self.unchanged(self.train("--out", "out", "--resume", "--set", "train.epochs=9"), self.cwd / "out", before,
+                       f"{last.relative_to(self.cwd)}: decoder.0.bias holds NaN or infinity", "(--resume previous)")
+        for command in (["eval", "out"], ["report", "out"], ["sample", "out", "--out", "out/samples.png"]):
+            self.unchanged(program.run(*command, "--data", self.data, "--device", "cpu", cwd=self.cwd), self.cwd / "out",
+                           before, "decoder.0.bias holds NaN or infinity", "(--checkpoint previous)")
 
     # ---- The rest ------------------------------------------------------------------------------------------------------
-
-    def test_help_and_mistyped_commands(self):
-        self.assertEqual(program.run("--help", cwd=self.cwd).returncode, 0)
-        self.assertIn("0.", program.run("--version", cwd=self.cwd).stdout)
-        for words in (["rn"], [], ["run"], ["run", self.spec, "--devic", "cpu"], ["bench"]):
-            result = program.run(*words, cwd=self.cwd)
-            self.assertNotEqual(result.returncode, 0)
-            self.assertTrue(result.stderr)
 
     def test_devices(self):
         result = program.run("devices", cwd=self.cwd)
@@ -1082,10 +1053,6 @@ class CommandLine(unittest.TestCase):
                 elements = t["rows"] * max(t["pixels"], t["latent"])
                 self.assertEqual(t["scratch_bytes"], 4 * elements if t["rival"] == "unfused" else 0)
             self.assertEqual((self.cwd / "loss.html").read_text().count("<svg"), 2 * 5)
-        for shape in ("100", "0x5", "5x", "x", "-1x5", "70000x70000", "2x3.5"):
-            result = program.run("bench", "loss", "--device", "cpu", "--shape", shape, cwd=self.cwd)
-            self.assertNotEqual(result.returncode, 0, shape)
-            self.assertIn(shape, result.stderr)
 
     @staticmethod
     def bytes_of_loss(t):
@@ -1126,9 +1093,6 @@ class CommandLine(unittest.TestCase):
         slow = program.run("plan", self.spec, "--data", self.data, "--bandwidth", "1", "--tflops", "0.001", cwd=self.cwd)
         self.assertRegex(slow.stdout, r"finish_step +\[13416\] +375.8 +0.00 +375.800  memory")
         self.assertRegex(slow.stdout, r"encode/dense0/dense_forward .* 256.000  products")
-        unknown = program.run("plan", self.spec, "--data", self.data, "--gpu", "H1000", cwd=self.cwd)
-        self.assertNotEqual(unknown.returncode, 0)
-        self.assertIn("H100, H200, A100, 4090", unknown.stderr)
 
     def test_plan_without_the_data(self):
         """The same as with them, for every experiment that comes with elbo."""

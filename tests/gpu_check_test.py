@@ -87,7 +87,7 @@ class WithoutAGpu(unittest.TestCase):
             self.assertEqual(done.returncode, 1, done.stdout)
             about, results = left_by("only", out)
             self.assertEqual(about["sections"]["losses"], "done")  # they take no data
-            self.assertIn("there is no folder of that name", results["steps"]["W1 fp32"]["error"])
+            self.assertIn("there is no such folder", results["steps"]["W1 fp32"]["error"])
             self.assertIn("| steps | failed: all that it tried, first: ", done.stdout)
             if not about["has_gpu"]:
                 said = "not run: there is none of the data sets freyface, fashion-mnist, mnist"
