@@ -29,7 +29,7 @@ std::unique_ptr<Backend> create_cpu_backend(const BackendOptions& options) {
 }
 
 CpuBackend::CpuBackend(const BackendOptions& options)
-    : Backend(options), team_(options.threads), gemm_(options.precision, team_.threads()) {}
+    : Backend(options), team_(options.threads), gemm_(options.precision, team_) {}
 
 DeviceInfo CpuBackend::info() const {
   return {"cpu",

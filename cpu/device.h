@@ -21,12 +21,8 @@ class CpuBackend final : public Backend {
   void do_copy(void* to, const void* from, std::size_t bytes) override;
   void do_fill(void* to, std::uint8_t byte, std::size_t bytes) override;
 
-  // layers.cpp
-  void do_matmul(const Matmul&) override;
-  void do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns, Activation) override;
-  void do_activation_backward(const float* y, float* dy, std::int64_t count, Activation) override;
-  void do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) override;
-
+  void do_dense_forward(const DenseForward&) override;                   // layers.cpp
+  void do_dense_backward(const DenseBackward&) override;                 // layers.cpp
   void do_gather_batch(const GatherBatch&) override;                     // gather.cpp
   void do_sample_latent(const SampleLatent&) override;                   // latent.cpp
   void do_sample_latent_backward(const SampleLatentBackward&) override;  // latent.cpp

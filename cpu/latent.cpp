@@ -112,7 +112,7 @@ void sample_tile_backward(const Tile& t, const StepState& state, const float* st
 
 // What the loops below work on: `batch` is the whole batch seen as one tile.
 struct Unfused {
-  const Team& team;
+  Team& team;
   Tile batch;
   const StepState& state;
 

@@ -1,4 +1,7 @@
-// Dense layers, apart from their matrix products: bias, activation, and the gradients of both.
+// Dense layers: each part of a product gets what belongs to it, bias or gradients, by the thread that has computed it,
+// while it is in that thread's caches.
+#include <algorithm>
+
 #include "cpu/constant.h"
 #include "cpu/device.h"
 #include "elbo/math/activation.h"
@@ -6,49 +9,78 @@
 namespace elbo {
 namespace {
 
-constexpr std::int64_t piece = 8192;  // elements of an elementwise loop that a thread takes at a time
-constexpr std::int64_t strip = 64;    // columns that a thread sums at a time
-
 template <class F>
 void with_activation(Activation activation, F&& f) {
   with_constant<Activation::identity, Activation::relu, Activation::tanh, Activation::softplus>(activation, f);
 }
 
+// y = activation(y + bias) in a part of y [rows, columns].
+void add_bias_and_activate(float* y, const float* bias, std::int64_t columns, const Rectangle& part, Activation kind) {
+  with_activation(kind, [&](auto activation) {
+    const float* const b = bias + part.column;
+    for (std::int64_t r = part.row; r < part.row + part.rows; ++r) {
+      float* const row = y + r * columns + part.column;
+#pragma omp simd
+      for (std::int64_t c = 0; c < part.columns; ++c) row[c] = math::activate<float>(activation, row[c] + b[c]);
+    }
+  });
+}
+
+// dx *= activation'(x) in a part of dx [rows, columns], where x is what the activation has made.
+void multiply_by_slope(const float* x, float* dx, std::int64_t columns, const Rectangle& part, Activation kind) {
+  with_activation(kind, [&](auto activation) {
+    for (std::int64_t r = part.row; r < part.row + part.rows; ++r) {
+      const float* const from = x + r * columns + part.column;
+      float* const to = dx + r * columns + part.column;
+#pragma omp simd
+      for (std::int64_t c = 0; c < part.columns; ++c) to[c] *= math::activation_slope<float>(activation, from[c]);
+    }
+  });
+}
+
+// Sums of the columns begin .. end - 1 of x [rows, columns].
+void sum_columns(const float* x, float* sum, std::int64_t rows, std::int64_t columns, std::int64_t begin,
+                 std::int64_t end) {
+  std::fill(sum + begin, sum + end, 0.0f);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* const row = x + r * columns;
+#pragma omp simd
+    for (std::int64_t c = begin; c < end; ++c) sum[c] += row[c];
+  }
+}
+
 }  // namespace
 
-void CpuBackend::do_matmul(const Matmul& p) {
-  gemm_.multiply(p.m, p.n, p.k, p.transpose_a, p.transpose_b, p.a, p.b, p.c);
-}
-
-void CpuBackend::do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns,
-                                    Activation activation) {
-  with_activation(activation, [&](auto kind) {
-    team_.run(rows, [=](std::int64_t r) {
-      float* const row = y + r * columns;
-#pragma omp simd
-      for (std::int64_t c = 0; c < columns; ++c) row[c] = math::activate<float>(kind, row[c] + bias[c]);
-    });
+void CpuBackend::do_dense_forward(const DenseForward& a) {
+  const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
+  float* const y = a.y.as<float>();
+  CutProduct& product = gemm_.product(rows, out, in, false, true);
+  product.set(a.x.as<float>(), a.weight.as<float>(), y);
+  team_.run(product.parts(), [&](std::int64_t i) {
+    add_bias_and_activate(y, a.bias.as<float>(), out, product.multiply(i), a.activation);
   });
 }
 
-void CpuBackend::do_activation_backward(const float* y, float* dy, std::int64_t count, Activation activation) {
-  with_activation(activation, [&](auto kind) {
-    team_.run_pieces(count, piece, [=](std::int64_t begin, std::int64_t end) {
-#pragma omp simd
-      for (std::int64_t i = begin; i < end; ++i) dy[i] *= math::activation_slope<float>(kind, y[i]);
-    });
-  });
-}
-
-void CpuBackend::do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) {
-  team_.run_pieces(columns, strip, [=](std::int64_t begin, std::int64_t end) {
-    float total[strip] = {};
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const float* const row = x + r * columns + begin;
-#pragma omp simd
-      for (std::int64_t c = 0; c < end - begin; ++c) total[c] += row[c];
+// Neither gradient waits for the other, so the team takes the parts of both in one loop.
+void CpuBackend::do_dense_backward(const DenseBackward& a) {
+  const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
+  const float *const x = a.x.as<float>(), *const dz = a.dz.as<float>();
+  CutProduct& dweight = gemm_.product(out, in, rows, true, false);
+  dweight.set(dz, x, a.dweight.as<float>());
+  CutProduct* dx = nullptr;
+  if (a.dx) {
+    dx = &gemm_.product(rows, in, out, false, false);
+    dx->set(dz, a.weight.as<float>(), a.dx.as<float>());
+  }
+  const std::int64_t first = dweight.parts(), all = first + (dx ? dx->parts() : 0);
+  team_.run(all, [&](std::int64_t i) {
+    if (i < first) {
+      const Rectangle part = dweight.multiply(i);
+      if (part.column == 0) sum_columns(dz, a.dbias.as<float>(), rows, out, part.row, part.row + part.rows);
+    } else {
+      const Rectangle part = dx->multiply(i - first);
+      if (a.activation != Activation::identity) multiply_by_slope(x, a.dx.as<float>(), in, part, a.activation);
     }
-    for (std::int64_t c = begin; c < end; ++c) sum[c] = total[c - begin];
   });
 }
 

@@ -81,7 +81,7 @@ float fused_chunk(const Loss& loss, const Output* output, const Target* target, 
 }
 
 template <class Target, class Output, class Loss>
-void fused(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
+void fused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
   const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
   const std::int64_t chunks = tiles(pixels, pixel_chunk);
   const Output* const output = a.output.as<Output>();
@@ -100,7 +100,7 @@ void fused(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
 // ---- Two passes -------------------------------------------------------------------------------------------
 
 template <class Target, class Output, class Loss>
-void two_pass(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
+void two_pass(Team& team, const Loss& loss, const LikelihoodLoss& a) {
   LikelihoodLoss value = a;
   value.grad = {};
   fused<Target, Output>(team, loss, value);
@@ -122,7 +122,7 @@ void two_pass(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
 // ---- Unfused: one loop over the batch for each operation --------------------------------------------------
 
 template <class Target, class Loss>
-void unfused(const Team& team, const Loss& loss, const LikelihoodLoss& a) {
+void unfused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
   const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
   const std::int64_t chunks = tiles(pixels, pixel_chunk);
   const float* const output = a.output.as<float>();

@@ -1,6 +1,5 @@
 #include "cpu/limits.h"
 
-#include <omp.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -36,7 +35,8 @@ std::vector<int> allowed_cores() {
       if (CPU_ISSET(i, &set)) cores.push_back(i);
     }
   }
-  if (cores.empty()) cores.resize(static_cast<std::size_t>(omp_get_num_procs()));  // more than CPU_SETSIZE cores
+  if (cores.empty())
+    cores.resize(static_cast<std::size_t>(sysconf(_SC_NPROCESSORS_ONLN)));  // more than CPU_SETSIZE cores
   return cores;
 }
 

@@ -183,19 +183,6 @@ class CudaBackend : public Backend {
   }
 
   // ---- Layers ---------------------------------------------------------------------------------------
-  void do_matmul(const Matmul& p) override {
-    std::ignore = gemm_.multiply({p.a, p.b, p.c, p.m, p.n, p.k, p.transpose_a, p.transpose_b});
-  }
-  void do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns,
-                          Activation activation) override {
-    kernels::bias_activation(y, bias, rows, columns, activation, stream());
-  }
-  void do_activation_backward(const float* y, float* dy, std::int64_t count, Activation activation) override {
-    kernels::activation_backward(y, dy, count, activation, stream());
-  }
-  void do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) override {
-    kernels::column_sum(x, sum, rows, columns, stream());
-  }
   // One product each for y, (dweight, dbias) and dx, where the library can do the rest on the way.
   void do_dense_forward(const DenseForward& a) override {
     const bool relu = a.activation == Activation::relu;
@@ -207,7 +194,9 @@ class CudaBackend : public Backend {
     bool done = (relu || a.activation == Activation::identity) && try_multiply(y);
     if (y.relu_mask) has_mask_[y.relu_mask] = done;
     if (!done && std::exchange(y.relu_mask, nullptr)) done = try_multiply(y);
-    if (!done) Backend::do_dense_forward(a);
+    if (done) return;
+    multiply({y.a, y.b, y.c, y.m, y.n, y.k, y.transpose_a, y.transpose_b});
+    kernels::bias_activation(y.c, y.bias, y.m, y.n, a.activation, stream());
   }
   void do_dense_backward(const DenseBackward& a) override {
     const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
@@ -215,15 +204,15 @@ class CudaBackend : public Backend {
     Product dweight{dz, x, a.dweight.as<float>(), out, in, rows, true, false};
     dweight.row_sums = a.dbias.as<float>();
     if (!try_multiply(dweight)) {
-      do_column_sum(dz, a.dbias.as<float>(), rows, out);
-      do_matmul({dz, x, dweight.c, out, in, rows, true, false});
+      kernels::column_sum(dz, a.dbias.as<float>(), rows, out, stream());
+      multiply({dz, x, dweight.c, out, in, rows, true, false});
     }
     if (!a.dx) return;
     Product dx{dz, a.weight.as<float>(), a.dx.as<float>(), rows, in, out, false, false};
     if (a.activation == Activation::relu && a.mask && has_mask_[a.mask.data]) dx.mask = a.mask.as<std::uint8_t>();
     if (dx.mask && try_multiply(dx)) return;
-    do_matmul({dz, dx.b, dx.c, rows, in, out, false, false});
-    if (a.activation != Activation::identity) do_activation_backward(x, dx.c, rows * in, a.activation);
+    multiply({dz, dx.b, dx.c, rows, in, out, false, false});
+    if (a.activation != Activation::identity) kernels::activation_backward(x, dx.c, rows * in, a.activation, stream());
   }
 
   // ---- Batch, latent, loss, update ------------------------------------------------------------------
@@ -292,6 +281,8 @@ class CudaBackend : public Backend {
   cudaStream_t stream() const { return stream_.get(); }
 
   bool try_multiply(const Product& p) { return options().epilogues && gemm_.multiply(p); }
+  // Without anything on the way: the library does it, or throws.
+  void multiply(const Product& p) { std::ignore = gemm_.multiply(p); }
 
   static kernels::Totals totals_of(const Accumulate& a) {
     return {a.nll_partial.as<float>(), a.kl_partial.as<float>(), state_of(a.state),   a.sums.as<double>(),   a.rows,

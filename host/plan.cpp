@@ -44,11 +44,6 @@ class PlanBackend final : public Backend {
     add(cat(a.dz.shape, "' x ", a.x.shape, a.dx ? cat(", ", a.dz.shape, " x ", a.weight.shape) : ""), moved,
         (a.dx ? 2 : 1) * product(a.x, a.weight));
   }
-  // Unused: the layers above are planned whole.
-  void do_matmul(const Matmul&) override {}
-  void do_bias_activation(float*, const float*, std::int64_t, std::int64_t, Activation) override {}
-  void do_activation_backward(const float*, float*, std::int64_t, Activation) override {}
-  void do_column_sum(const float*, float*, std::int64_t, std::int64_t) override {}
 
   // ---- Batch, latent, loss, update ------------------------------------------------------------------
   void do_gather_batch(const GatherBatch& a) override {

@@ -156,7 +156,6 @@ done
 install_missing "${build_packages[@]}" "${test_packages[@]}"
 fetch_nvdisasm build/nvdisasm
 export ELBO_REQUIRE_SIM=1
-export OMP_WAIT_POLICY=passive  # tests share the cores, and a thread that spins takes them from another test
 if command -v ccache > /dev/null; then
   export CMAKE_CXX_COMPILER_LAUNCHER=ccache CMAKE_CUDA_COMPILER_LAUNCHER=ccache
 fi

@@ -170,12 +170,6 @@ void Backend::dense_forward(const DenseForward& a) {
   do_dense_forward(a);
 }
 
-void Backend::do_dense_forward(const DenseForward& a) {
-  const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
-  do_matmul({a.x.as<float>(), a.weight.as<float>(), a.y.as<float>(), rows, out, in, false, true});
-  do_bias_activation(a.y.as<float>(), a.bias.as<float>(), rows, out, a.activation);
-}
-
 void Backend::dense_backward(const DenseBackward& a) {
   const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
   check("dense_backward", "x", a.x, DType::f32, {rows, in});
@@ -187,17 +181,6 @@ void Backend::dense_backward(const DenseBackward& a) {
   if (a.dx) check("dense_backward", "dx", a.dx, DType::f32, {rows, in});
   const Range range(*this, "dense_backward");
   do_dense_backward(a);
-}
-
-void Backend::do_dense_backward(const DenseBackward& a) {
-  const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
-  const float* const dz = a.dz.as<float>();
-  do_column_sum(dz, a.dbias.as<float>(), rows, out);
-  do_matmul({dz, a.x.as<float>(), a.dweight.as<float>(), out, in, rows, true, false});
-  if (!a.dx) return;
-  do_matmul({dz, a.weight.as<float>(), a.dx.as<float>(), rows, in, out, false, false});
-  if (a.activation != Activation::identity)
-    do_activation_backward(a.x.as<float>(), a.dx.as<float>(), rows * in, a.activation);
 }
 
 // ---- Batch, latent, loss, update ------------------------------------------------------------------------------

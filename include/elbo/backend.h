@@ -413,14 +413,6 @@ class Backend {
  protected:
   explicit Backend(BackendOptions options) : options_(options) {}
 
-  // C [m, n] = op(A) op(B), row-major; op transposes where its flag is set.
-  struct Matmul {
-    const float *a, *b;
-    float* c;
-    std::int64_t m, n, k;
-    bool transpose_a, transpose_b;
-  };
-
   virtual std::byte* do_allocate(std::size_t bytes, Memory) = 0;  // null when there is not enough
   virtual void do_free(std::byte*, Memory) noexcept = 0;
   virtual void do_upload(void* to, const void* from, std::size_t bytes) = 0;
@@ -428,13 +420,8 @@ class Backend {
   virtual void do_copy(void* to, const void* from, std::size_t bytes) = 0;
   virtual void do_fill(void* to, std::uint8_t byte, std::size_t bytes) = 0;
 
-  virtual void do_matmul(const Matmul&) = 0;
-  virtual void do_bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_t columns, Activation) = 0;
-  virtual void do_activation_backward(const float* y, float* dy, std::int64_t count, Activation) = 0;
-  virtual void do_column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns) = 0;
-  // The layers, made of the four operations above; a device overrides what it does better.
-  virtual void do_dense_forward(const DenseForward&);
-  virtual void do_dense_backward(const DenseBackward&);
+  virtual void do_dense_forward(const DenseForward&) = 0;
+  virtual void do_dense_backward(const DenseBackward&) = 0;
 
   virtual void do_gather_batch(const GatherBatch&) = 0;
   virtual void do_sample_latent(const SampleLatent&) = 0;
