@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <utility>
 
@@ -84,6 +85,9 @@ void print_operations(const std::vector<OperationTime>& operations, const std::o
 
 struct StepTimes {
   std::vector<double> microseconds;  // of a step, sorted
+  double mean() const {
+    return std::accumulate(microseconds.begin(), microseconds.end(), 0.0) / static_cast<double>(microseconds.size());
+  }
   double sm_clock_mhz = 0;
 };
 
@@ -146,8 +150,8 @@ int bench_step(const BenchOptions& options) {
   const double median = quantile(microseconds, 0.5), p10 = quantile(microseconds, 0.1),
                p90 = quantile(microseconds, 0.9);
   fmt::print("{}: a training step of {} images on {}\n", spec.name, spec.train.batch_size, info.description);
-  fmt::print("median {:.1f} us   p10 {:.1f}   p90 {:.1f}   ({} timings of {} steps{})   {:.0f} images/s\n", median, p10,
-             p90, microseconds.size(), block,
+  fmt::print("median {:.1f} us   p10 {:.1f}   p90 {:.1f}   mean {:.1f}   ({} timings of {} steps{})   {:.0f} images/s\n", median, p10,
+             p90, times.mean(), microseconds.size(), block,
              times.sm_clock_mhz > 0 ? fmt::format(" at {:.0f} MHz", times.sm_clock_mhz) : "",
              1e6 * static_cast<double>(spec.train.batch_size) / median);
   fmt::print("{}", graph);
@@ -159,6 +163,7 @@ int bench_step(const BenchOptions& options) {
             {"median_us", median},
             {"p10_us", p10},
             {"p90_us", p90},
+            {"mean_us", times.mean()},
             {"timings", microseconds.size()},
             {"steps_per_timing", block}});
   if (times.sm_clock_mhz > 0) j["sm_clock_mhz"] = times.sm_clock_mhz;

@@ -154,6 +154,7 @@ def figures(times, each):
         "median_us": quantile(0.5),
         "p10_us": quantile(0.1),
         "p90_us": quantile(0.9),
+        "mean_us": statistics.fmean(times),
         "timings": len(times),
         "steps_per_timing": each,
     }
