@@ -1,4 +1,5 @@
-// What this process may use of the machine: its affinity mask, and the limits of its control groups (a container's).
+// What this process may use of the machine: its affinity mask, the limits of its control groups (a container's, of
+// version 1 or 2), and those that a shell sets (ulimit).
 #pragma once
 #include <cstddef>
 #include <string>
@@ -10,7 +11,8 @@ namespace elbo {
 std::vector<int> allowed_cores();
 // How many of them it may keep busy: fewer, where a CPU quota says so. At least 1. `root`: where /proc and /sys are.
 int usable_cores(const std::string& root = "");
-// Bytes of memory: the machine's, or a control group's limit.
+// Bytes of memory: the machine's, or the limit of a control group; where the address space or the data of a process are
+// limited (RLIMIT_AS, RLIMIT_DATA), at most what is left of that.
 std::size_t usable_memory(const std::string& root = "");
 
 }  // namespace elbo
