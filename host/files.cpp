@@ -11,6 +11,7 @@
 #include <system_error>
 
 #include "elbo/error.h"
+#include "host/memory.h"
 
 namespace elbo {
 namespace {
@@ -104,14 +105,18 @@ void InputFile::read(std::uint64_t at, void* to, std::size_t n) const {
 
 std::vector<std::byte> read_file(const std::string& path) {
   const InputFile file(path);
-  std::vector<std::byte> bytes(file.size());
+  std::vector<std::byte> bytes;
+  reserve_memory(bytes, file.size(), path);
+  bytes.resize(file.size());
   file.read(0, bytes.data(), bytes.size());
   return bytes;
 }
 
 std::string read_text(const std::string& path) {
   const InputFile file(path);
-  std::string text(file.size(), '\0');
+  std::string text;
+  reserve_memory(text, file.size(), path);
+  text.resize(file.size());
   file.read(0, text.data(), text.size());
   return text;
 }

@@ -6,6 +6,7 @@
 #include "elbo/math/latent.h"
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
+#include "host/memory.h"
 #include "host/parallel.h"
 
 namespace elbo {
@@ -26,7 +27,9 @@ math::Normals4 noise(std::int64_t row, std::int64_t quad) {
 }
 
 std::vector<float> normal_values(std::int64_t count, std::uint32_t stream, float deviation) {
-  std::vector<float> values(static_cast<std::size_t>(count));
+  std::vector<float> values;
+  reserve_memory(values, static_cast<std::uint64_t>(count), "the inputs (a smaller --shape needs less)");
+  values.resize(static_cast<std::size_t>(count));
   parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
     constexpr std::uint32_t lanes = 64;  // quads side by side, so that the loop over them becomes one of vectors
     float quads[4][lanes];

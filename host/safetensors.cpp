@@ -11,6 +11,7 @@
 
 #include "elbo/error.h"
 #include "host/files.h"
+#include "host/memory.h"
 #include "host/sha256.h"
 
 // The checksum is the SHA-256 of the whole file, its own 64 digits counted as zeros. A second entry of the
@@ -276,10 +277,12 @@ TensorFile parse(const ReadAt& read, std::uint64_t size, const std::string& file
   Sha256 hash;
   hash.update(&header_size, sizeof header_size);
   hash.update(header.data(), header.size());
+  require_memory(size, file);
   TensorFile result;
   result.metadata = std::move(reader.metadata);
   for (const Entry& e : reader.entries) {
     NamedTensor t{e.name, e.dtype, check_entry(e, file), {}};
+    reserve_memory(t.bytes, e.offsets[1] - e.offsets[0], cat(file, ": tensor '", e.name, "'"));
     t.bytes.resize(e.offsets[1] - e.offsets[0]);
     read(data_at + e.offsets[0], t.bytes.data(), t.bytes.size());
     hash.update(t.bytes.data(), t.bytes.size());

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "elbo/math/random.h"
+#include "host/memory.h"
 
 namespace elbo {
 namespace {
@@ -94,7 +95,9 @@ Vae::Vae(Backend& device, const Spec& spec, std::int64_t pixels)
     }
   }
 
-  std::vector<float> values(static_cast<std::size_t>(total));
+  std::vector<float> values;
+  reserve_memory(values, static_cast<std::uint64_t>(total), "the initial weights (fewer model.*.units need less)");
+  values.resize(static_cast<std::size_t>(total));
   for (std::size_t i = 0; i < layout_.size(); ++i)
     initialise(spec, static_cast<std::uint32_t>(i), layout_[i], values.data() + layout_[i].offset);
   device.upload(parameters, values.data());

@@ -13,6 +13,7 @@
 #include "host/data/freyface.h"
 #include "host/data/idx.h"
 #include "host/data/mat.h"
+#include "host/files.h"
 #include "host/sha256.h"
 #include "tests/allocations.h"
 #include "tests/data_files.h"
@@ -63,6 +64,30 @@ Bytes flipped(Bytes bytes, std::size_t at, int bit = 0) {
   return bytes;
 }
 
+// A gzip file of two members, the first of `first` bytes.
+Bytes split(const Bytes& content, std::size_t first) {
+  const auto middle = content.begin() + static_cast<std::ptrdiff_t>(first);
+  return gzip(Bytes(content.begin(), middle)) + gzip(Bytes(middle, content.end()));
+}
+
+// As gzip reads it: members one after the other, empty ones among them, are one content; zeros after them are padding.
+TEST(Idx, ReadsAGzipFileOfSeveralMembers) {
+  const Bytes plain = idx({1000, 9, 11});  // the reader's buffers end within a member and between two
+  Bytes bytewise, large;
+  for (const std::byte b : idx({2, 3, 4})) bytewise = bytewise + gzip({b});
+  for (std::size_t at = 0; at < plain.size(); at += 4000)
+    large = large + gzip(Bytes(plain.begin() + static_cast<std::ptrdiff_t>(at),
+                               plain.begin() + static_cast<std::ptrdiff_t>(std::min(at + 4000, plain.size()))));
+  EXPECT_EQ(parse_idx(bytewise, Encoding::gzip, 3, "file").values, numbers(counting(24)));
+  EXPECT_EQ(parse_idx(large, Encoding::gzip, 3, "file").values, numbers(counting(99000)));
+  for (std::size_t n = 0; n <= plain.size(); n += 3001) {
+    EXPECT_EQ(parse_idx(split(plain, n), Encoding::gzip, 3, "file").values, numbers(counting(99000))) << n;
+    EXPECT_EQ(parse_idx(split(plain, n) + gzip({}) + Bytes(10000), Encoding::gzip, 3, "file").values,
+              numbers(counting(99000)))
+        << n << " and padding";
+  }
+}
+
 TEST(Idx, RefusesByName) {
   const Bytes good = idx({4, 3, 2}), packed = gzip(good), byte = bytes_of("x");
   const BadIdx cases[] = {
@@ -83,7 +108,7 @@ TEST(Idx, RefusesByName) {
       {"one too many", idx_header({5, 3, 2}) + counting(24), Encoding::plain,
        "should be 30 bytes, there are at most 24"},
       {"one too few", idx_header({3, 3, 2}) + counting(24), Encoding::plain,
-       "goes on where its header says that it ends"},
+       "goes on where its header says that it ends: it is 40 bytes, expected 34"},
       {"2^96", idx_header({~0u, ~0u, ~0u}) + counting(24), Encoding::plain, "more elements than any file can hold"},
       {"2^63", idx_header({1u << 31, 1u << 31, 2}) + counting(24), Encoding::plain,
        "should be 9223372036854775808 bytes"},
@@ -95,7 +120,15 @@ TEST(Idx, RefusesByName) {
       {"checksum cut", without_last(packed, 1), Encoding::gzip, "is cut short: its compressed data stop at byte"},
       {"CRC", flipped(packed, packed.size() - 8), Encoding::gzip, "incorrect data check"},
       {"length", flipped(packed, packed.size() - 4), Encoding::gzip, "incorrect length check"},
-      {"damaged", packed + gzip(byte), Encoding::gzip, "21 bytes follow the end of its compressed data"},
+      {"garbage after it", packed + byte, Encoding::gzip, "1 bytes follow the end of its compressed data"},
+      {"garbage after zeros", packed + Bytes(5000) + byte, Encoding::gzip,
+       "5001 bytes follow the end of its compressed data"},
+      {"a second member that goes on", packed + gzip(byte), Encoding::gzip,
+       "goes on where its header says that it ends"},
+      {"a second member, cut", without_last(split(good, 20), 9), Encoding::gzip,
+       "is cut short: its compressed data stop at byte"},
+      {"a second member, damaged", flipped(split(good, 20), gzip(without_last(good, good.size() - 20)).size() + 12),
+       Encoding::gzip, "damaged near byte"},
       {"packed, cut inside", gzip(without_last(good, 1)), Encoding::gzip, "should be 24 bytes, there are 23"},
       {"packed, goes on", gzip(good + byte), Encoding::gzip, "goes on where its header says that it ends"},
       {"packed, impossible", gzip(idx_header({60000, 5000, 5000})), Encoding::gzip,
@@ -137,22 +170,64 @@ TEST(Idx, MemoryGrowsWithTheBytesNotWithTheClaim) {
   ASSERT_LT(bomb.size(), megabyte / 8);
   const Bytes lie = gzip(idx_header({60, 1000, 1000}) + Bytes(megabyte)) + Bytes(megabyte / 8);
   const Bytes plain_lie = idx_header({60, 1000, 1000}) + Bytes(1000);
+  constexpr std::size_t once = 61 * megabyte;  // what the lie could hold; untouched, it takes none
   const struct {
     const Bytes& file;
     Encoding encoding;
     std::size_t limit;
-  } cases[] = {
-      {bomb, Encoding::gzip, megabyte / 8}, {lie, Encoding::gzip, 4 * megabyte}, {plain_lie, Encoding::plain, 4096}};
+  } cases[] = {{bomb, Encoding::gzip, megabyte / 8}, {lie, Encoding::gzip, once}, {plain_lie, Encoding::plain, 4096}};
   for (const auto& c : cases) {
     watch_allocations();
     EXPECT_THROW(parse_idx(c.file, c.encoding, 3, "file"), Error);
     EXPECT_LT(peak_allocation(), c.limit);
   }
-  // the count itself: a good file of 4 MB is seen to take them
-  const Bytes good = gzip(idx({4, 1024, 1024}));
-  watch_allocations();
-  parse_idx(good, Encoding::gzip, 3, "file");
-  EXPECT_GT(peak_allocation(), 4 * megabyte);
+  // a good file of 4 MB takes them once
+  const Bytes plain = idx({4, 1024, 1024}), packed = gzip(plain);
+  const TemporaryFolder folder;
+  const std::string path = folder.write("images", plain), packed_path = folder.write("images.gz", packed);
+  for (const auto& read : std::initializer_list<std::function<void()>>{
+           [&] { parse_idx(packed, Encoding::gzip, 3, "file"); },
+           [&] { read_idx_images(path, ""); },
+           [&] { read_idx_images(packed_path, ""); },
+       }) {
+    watch_allocations();
+    read();
+    EXPECT_GT(peak_allocation(), 4 * megabyte);
+    EXPECT_LT(peak_allocation(), 9 * megabyte / 2);
+  }
+}
+
+// Files of many gigabytes, of which next to nothing is on the disk: refused by their headers, not read.
+TEST(Idx, RefusesWhatIsTooLargeAtOnce) {
+  constexpr std::uint64_t terabyte = std::uint64_t{1} << 40;
+  const TemporaryFolder folder;
+  const auto sparse = [&](const std::string& name, const Bytes& begin, std::uint64_t size) {
+    const std::string path = folder.write(name, begin);
+    std::filesystem::resize_file(path, size);
+    return path;
+  };
+  const Bytes header = idx_header({1 << 20, 1 << 10, 1 << 11}), small = idx_header({60000, 28, 28});
+  const struct {
+    std::string path, error;
+  } cases[] = {
+      {sparse("all", header, 2 * terabyte + 16),
+       "the content (1048576 x 1024 x 2048 by the header): needs 2199023255552 bytes of memory, and this process may "
+       "use "},
+      {sparse("goes-on", small, terabyte),
+       "goes on where its header says that it ends: it is 1099511627776 bytes, expected 47040016"},
+      {sparse("cut", header, terabyte), "is cut short: the content"},
+      {sparse("nothing", {}, terabyte), "holds elements of type 00 (unknown)"},
+      {sparse("packed.gz", gzip(header), terabyte / 64), "needs 2199023255552 bytes of memory"},
+      {sparse("not-packed.gz", {}, terabyte), "is not a gzip file"},
+  };
+  for (const auto& c : cases) {
+    watch_allocations();
+    EXPECT_THAT(error_of([&] { read_idx_images(c.path, ""); }), AllOf(HasSubstr(c.path + ": "), HasSubstr(c.error)));
+    EXPECT_LT(peak_allocation(), std::size_t{1} << 20);
+  }
+  const std::string mat = sparse("freyface/frey_rawface.mat", mat_header(), terabyte);
+  EXPECT_THAT(error_of([&] { load_freyface(mat, Split::none, 0); }), HasSubstr(mat + ": the element at byte 128"));
+  EXPECT_THAT(error_of([&] { read_text(mat); }), HasSubstr(mat + ": needs 1099511627776 bytes of memory"));
 }
 
 // ---- MATLAB -------------------------------------------------------------------------------------------
@@ -489,6 +564,59 @@ TEST(Catalog, SaysWhatIsThereAndWhatIsNot) {
   folder.write("mine/train-labels-idx1-ubyte.gz", gzip(idx({6})));
   EXPECT_THAT(verify_data({folder.path()}, ok), HasSubstr("holds 6 labels"));
   EXPECT_FALSE(ok);
+}
+
+// Whatever is wrong with a set, `run` and `data verify` say the same of it.
+TEST(Catalog, VerifiesWhatARunRefuses) {
+  const std::string images = "mine/t10k-images-idx3-ubyte", labels = "mine/t10k-labels-idx1-ubyte";
+  const struct {
+    const char* what;
+    std::function<void(const TemporaryFolder&)> spoil;
+    const char* error;  // none: it is right
+  } cases[] = {
+      {"right", [](const TemporaryFolder&) {}, ""},
+      {"no labels",
+       [&](const TemporaryFolder& f) {
+         std::filesystem::remove(f / labels);
+         std::filesystem::remove(f / "mine/train-labels-idx1-ubyte.gz");
+       },
+       ""},
+      {"two members",
+       [&](const TemporaryFolder& f) {
+         std::filesystem::remove(f / images);
+         f.write(images + ".gz", split(idx({3, 3, 4}), 21));
+       },
+       ""},
+      {"labels of one part", [&](const TemporaryFolder& f) { std::filesystem::remove(f / labels); },
+       "mine: there are labels of the training images only"},
+      {"another size",
+       [&](const TemporaryFolder& f) {
+         f.write(images, idx({3, 4, 3}));
+       },
+       "t10k-images-idx3-ubyte: its images are 4 x 3, but those of "},
+      {"another number", [&](const TemporaryFolder& f) { f.write(labels, idx({4})); }, "holds 4 labels, but "},
+      {"cut",
+       [&](const TemporaryFolder& f) {
+         f.write(images, without_last(idx({3, 3, 4}), 1));
+       },
+       "t10k-images-idx3-ubyte: is cut short"},
+      {"goes on", [&](const TemporaryFolder& f) { f.write(labels, idx({3}) + Bytes(1)); },
+       "t10k-labels-idx1-ubyte: goes on"},
+      {"missing", [&](const TemporaryFolder& f) { std::filesystem::remove(f / images); }, "t10k-images-idx3-ubyte"},
+  };
+  for (const auto& c : cases) {
+    const TemporaryFolder folder;
+    write_set(folder, "mine");
+    c.spoil(folder);
+    bool ok = false;
+    const std::string error = error_of([&] { load_dataset(named("mine"), 0, {folder.path()}); });
+    const std::string verified = verify_data({folder.path()}, ok);
+    EXPECT_EQ(ok, *c.error == 0) << c.what;
+    EXPECT_EQ(error.empty(), *c.error == 0) << c.what << ": " << error;
+    EXPECT_THAT(error, HasSubstr(c.error)) << c.what;
+    EXPECT_THAT(verified, HasSubstr(c.error)) << c.what;
+    EXPECT_EQ(verified.find("WRONG") == std::string::npos, ok) << c.what;
+  }
 }
 
 // The sets themselves, where they are installed.

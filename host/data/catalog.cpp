@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <functional>
 #include <set>
 
 #include "elbo/error.h"
 #include "host/data/byte_reader.h"
 #include "host/data/idx.h"
+#include "host/data/idx_set.h"
 #include "host/files.h"
 #include "host/sha256.h"
 
@@ -42,8 +44,8 @@ std::string heading(const std::string& set, const std::string& folder) { return 
 std::string difference(const std::string& path, const KnownFile& known) {
   if (path.empty()) return known.name + ": missing";
   try {
-    const std::vector<std::byte> bytes = read_file(path);
-    ByteReader reader(bytes, path.ends_with(".gz") ? Encoding::gzip : Encoding::plain, path);
+    const InputFile file(path);
+    ByteReader reader(ByteSource(file), encoding_of(path), path);
     Sha256 hash;
     std::array<std::byte, 1 << 16> chunk;
     std::int64_t size = 0;
@@ -95,20 +97,40 @@ std::string verify_known(const KnownSet& set, const std::string& folder, bool& o
   return right ? text : text + indented(where_to_get(set.name));
 }
 
+// What a run on the set would refuse is WRONG.
 std::string verify_own(const std::string& set, const std::string& folder, bool& ok) {
   std::string text = heading(set, folder);
-  for (const std::string part : {"train", "t10k"}) {
+  const auto add = [&](const std::function<std::string()>& verified) {
     try {
-      const std::string images = find_file(folder, part + "-images-idx3-ubyte");
-      require(!images.empty(), part, "-images-idx3-ubyte: missing");
-      const ImageSet s = read_idx_images(images, find_file(folder, part + "-labels-idx1-ubyte"));
-      text += cat("    ", fs::path(images).filename().string(), "  readable: ", s.count, " images of ", s.height, " x ",
-                  s.width, s.labels.empty() ? ", no labels" : ", with labels", "; no checksum is known\n");
+      text += verified();
+      return true;
     } catch (const Error& e) {
       text += cat("    WRONG  ", e.what(), "\n");
-      ok = false;
+      return ok = false;
     }
-  }
+  };
+  IdxSet files;
+  const bool found = add([&] {
+    files = find_idx_set(folder);
+    return "";
+  });
+  if (!found) return text;
+  ImageSet train, test;
+  const auto read = [](const IdxPart& part, const char* name, ImageSet& images) {
+    require(!part.images.empty(), name, "-images-idx3-ubyte: missing");
+    images = read_idx_images(part.images, part.labels);
+    images.pixels = {};  // the rest is wanted for the comparison
+    return cat("    ", fs::path(part.images).filename().string(), "  readable: ", images.count, " images of ",
+               images.height, " x ", images.width, images.labels.empty() ? ", no labels" : ", with labels",
+               "; no checksum is known\n");
+  };
+  add([&] { return read(files.train, "train", train); });
+  add([&] { return read(files.test, "t10k", test); });
+  add([&] {
+    check_labels(files);
+    if (train.count > 0 && test.count > 0) check_sizes(files, train, test);
+    return "";
+  });
   return text;
 }
 

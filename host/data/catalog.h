@@ -50,8 +50,8 @@ std::string find_file(const std::string& folder, const std::string& name);
 // `elbo data list`: every known set, and every other one in IDX form, where it is or how to get it.
 std::string list_data(const std::vector<std::string>& directories);
 
-// `elbo data verify`: the same, after reading every file. ok: there is at least one set, and all that is there
-// is right.
+// `elbo data verify`: the same, after reading every file: known ones against their checksums, others as a run reads
+// them. ok: there is at least one set, and all that is there is right.
 std::string verify_data(const std::vector<std::string>& directories, bool& ok);
 
 }  // namespace elbo

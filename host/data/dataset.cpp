@@ -7,6 +7,8 @@
 #include "host/data/catalog.h"
 #include "host/data/freyface.h"
 #include "host/data/idx.h"
+#include "host/data/idx_set.h"
+#include "host/memory.h"
 #include "host/sha256.h"
 
 namespace elbo {
@@ -19,27 +21,23 @@ std::string need_file(const std::string& set, const std::string& folder, const s
   return path;
 }
 
-void append(ImageSet& all, const ImageSet& more) {
+void append(ImageSet& all, const ImageSet& more, const std::string& name) {
+  reserve_memory(all.pixels, all.pixels.size() + more.pixels.size(), name);
   all.count += more.count;
   all.pixels.insert(all.pixels.end(), more.pixels.begin(), more.pixels.end());
   all.labels.insert(all.labels.end(), more.labels.begin(), more.labels.end());
 }
 
 Dataset load_idx(const std::string& name, Split split, const std::string& folder) {
-  const std::string train_path = need_file(name, folder, "train-images-idx3-ubyte");
-  const std::string test_path = need_file(name, folder, "t10k-images-idx3-ubyte");
-  const std::string train_labels = find_file(folder, "train-labels-idx1-ubyte");
-  const std::string test_labels = find_file(folder, "t10k-labels-idx1-ubyte");
-  require(train_labels.empty() == test_labels.empty(), folder, ": there are labels of the ",
-          train_labels.empty() ? "test" : "training", " images only; expected both train-labels-idx1-ubyte and ",
-          "t10k-labels-idx1-ubyte, or neither");
-
-  Dataset data{name, read_idx_images(train_path, train_labels), read_idx_images(test_path, test_labels)};
-  require(data.train.height == data.test.height && data.train.width == data.test.width, test_path, ": its images are ",
-          data.test.height, " x ", data.test.width, ", but those of ", train_path, " are ", data.train.height, " x ",
-          data.train.width);
+  need_file(name, folder, "train-images-idx3-ubyte");
+  need_file(name, folder, "t10k-images-idx3-ubyte");
+  const IdxSet set = find_idx_set(folder);
+  check_labels(set);
+  Dataset data{name, read_idx_images(set.train.images, set.train.labels),
+               read_idx_images(set.test.images, set.test.labels)};
+  check_sizes(set, data.train, data.test);
   if (split == Split::none) {
-    append(data.train, data.test);
+    append(data.train, data.test, folder + ": the images for training and test together (data.split \"none\")");
     data.test = data.train;
   }
   return data;

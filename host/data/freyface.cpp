@@ -5,7 +5,6 @@
 #include "elbo/error.h"
 #include "elbo/math/random.h"
 #include "host/data/mat.h"
-#include "host/files.h"
 
 namespace elbo {
 namespace {
@@ -27,10 +26,7 @@ ImageSet pick(const ImageSet& all, std::uint64_t seed, std::int64_t first, std::
   return set;
 }
 
-}  // namespace
-
-ImageSet parse_freyface(std::span<const std::byte> file, const std::string& name) {
-  MatMatrix ff = parse_mat(file, "ff", name);
+ImageSet images_of(MatMatrix ff, const std::string& name) {
   require(ff.rows == height * width, name, ": variable ff has ", ff.rows, " rows, expected ", height * width,
           " (images of ", height, " x ", width, ")");
   require(ff.columns > freyface_test_images, name, ": variable ff has ", ff.columns,
@@ -38,8 +34,14 @@ ImageSet parse_freyface(std::span<const std::byte> file, const std::string& name
   return {ff.columns, height, width, 1, std::move(ff.values), {}};
 }
 
+}  // namespace
+
+ImageSet parse_freyface(std::span<const std::byte> file, const std::string& name) {
+  return images_of(parse_mat(file, "ff", name), name);
+}
+
 Dataset load_freyface(const std::string& path, Split split, std::uint64_t seed) {
-  ImageSet all = parse_freyface(read_file(path), path);
+  ImageSet all = images_of(read_mat(path, "ff"), path);
   if (split == Split::none) return {"freyface", all, all};
   return {"freyface", pick(all, seed, freyface_test_images, all.count), pick(all, seed, 0, freyface_test_images)};
 }

@@ -11,7 +11,7 @@ namespace elbo {
 
 inline constexpr std::int64_t freyface_test_images = 200;
 
-// All images, in the order of the video.
+// All images, in the order of the video; from bytes already in memory, for tests.
 ImageSet parse_freyface(std::span<const std::byte> file, const std::string& name);
 
 // Split::holdout: 200 test images and the rest for training, both in an order that `seed` chooses.

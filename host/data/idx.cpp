@@ -3,7 +3,6 @@
 #include <cstdio>
 
 #include "elbo/error.h"
-#include "host/files.h"
 
 namespace elbo {
 namespace {
@@ -30,14 +29,7 @@ const char* element_type(std::uint8_t code) {
   }
 }
 
-IdxArray read_idx(const std::string& path, int rank) {
-  return parse_idx(read_file(path), path.ends_with(".gz") ? Encoding::gzip : Encoding::plain, rank, path);
-}
-
-}  // namespace
-
-IdxArray parse_idx(std::span<const std::byte> file, Encoding encoding, int rank, const std::string& name) {
-  ByteReader reader(file, encoding, name);
+IdxArray parse(ByteReader reader, int rank, const std::string& name) {
   std::uint8_t magic[4];
   reader.read_all(magic, sizeof magic, "the header's first part");
   require(!(magic[0] == 0x1f && magic[1] == 0x8b), name, ": is compressed; add .gz to its name");
@@ -61,9 +53,19 @@ IdxArray parse_idx(std::span<const std::byte> file, Encoding encoding, int rank,
     array.shape.push_back(size);
     shape += (i ? " x " : "") + std::to_string(size);
   }
-  array.values = reader.take(count, "the content (" + shape + " by the header)");
-  reader.finish();
+  array.values = reader.take_rest(count, "the content (" + shape + " by the header)");
   return array;
+}
+
+IdxArray read_idx(const std::string& path, int rank) {
+  const InputFile file(path);
+  return parse(ByteReader(ByteSource(file), encoding_of(path), path), rank, path);
+}
+
+}  // namespace
+
+IdxArray parse_idx(std::span<const std::byte> file, Encoding encoding, int rank, const std::string& name) {
+  return parse(ByteReader(ByteSource(file), encoding, name), rank, name);
 }
 
 ImageSet read_idx_images(const std::string& image_path, const std::string& label_path) {

@@ -16,7 +16,8 @@ struct IdxArray {
   std::vector<std::uint8_t> values;
 };
 
-// Throws an Error unless the file is whole, holds unsigned bytes in `rank` dimensions, and nothing after them.
+// Throws an Error unless the file is whole, holds unsigned bytes in `rank` dimensions, and nothing after them. For
+// tests and fuzzing: from bytes already in memory.
 IdxArray parse_idx(std::span<const std::byte> file, Encoding, int rank, const std::string& name);
 
 // Reads images [N, H, W] and their labels [N]; no labels where `label_path` is empty. Files whose names end in

@@ -16,7 +16,8 @@ static_assert(std::endian::native == std::endian::little, "numbers are read as t
 enum ElementType : std::uint32_t { int8 = 1, uint8 = 2, int32 = 5, uint32 = 6, matrix = 14, compressed = 15 };
 
 constexpr std::uint32_t class_uint8 = 9, complex_flag = 0x800;
-constexpr std::size_t longest_name = 63;  // MATLAB's namelengthmax
+constexpr std::size_t header_size = 128, tag_size = 8;  // bytes
+constexpr std::size_t longest_name = 63;                // MATLAB's namelengthmax
 
 // A data element: its type and length, in 8 bytes with the data after them, or packed into 8 bytes with the data.
 struct Tag {
@@ -78,41 +79,51 @@ std::optional<MatMatrix> read_matrix(ByteReader& reader, const std::string& vari
   return result;
 }
 
-void check_header(std::span<const std::byte> file, const std::string& name) {
-  require(file.size() >= 128, name, ": is cut short: a MAT-file's header is 128 bytes, there are ", file.size());
-  const char* mark = reinterpret_cast<const char*>(file.data()) + 126;
+void check_header(const ByteSource& file, const std::string& name) {
+  require(file.size() >= header_size, name, ": is cut short: a MAT-file's header is ", header_size,
+          " bytes, there are ", file.size());
+  char header[header_size];
+  file.read(0, header, header_size);
+  const char* mark = header + 126;
   require(std::memcmp(mark, "MI", 2) != 0, name, ": was written on a big-endian machine, which is not read");
   require(std::memcmp(mark, "IM", 2) == 0, name, ": is not a MATLAB level 5 file: bytes 126 and 127 should be IM");
   std::uint16_t version;
-  std::memcpy(&version, file.data() + 124, 2);
+  std::memcpy(&version, header + 124, 2);
   require(version == 0x0100, name, ": is of MATLAB's version ", version >> 8, " format",
           version == 0x0200 ? " (7.3, HDF5)" : "", ", expected version 1 (level 5; save with -v6 or -v7)");
 }
 
-}  // namespace
-
-MatMatrix parse_mat(std::span<const std::byte> file, const std::string& variable, const std::string& name) {
+MatMatrix parse(const ByteSource& file, const std::string& variable, const std::string& name) {
   check_header(file, name);
-  std::span<const std::byte> rest = file.subspan(128);
-  while (!rest.empty()) {
-    const std::uint64_t at = file.size() - rest.size();
-    ByteReader outer(rest, Encoding::plain, name);
+  for (std::uint64_t at = header_size; at < file.size();) {
+    const std::uint64_t left = file.size() - at;
+    ByteReader outer(file.part(at, left), Encoding::plain, name);
     const Tag tag = read_tag(outer, name, cat("the element at byte ", at));
     require((tag.type == matrix || tag.type == compressed) && !tag.packed, name, ": the element at byte ", at,
             " is of type ", tag.type, ", expected a variable (14 or 15)");
-    rest = rest.subspan(8);
-    require(tag.bytes <= rest.size(), name, ": is cut short: the variable at byte ", at, " should be ", tag.bytes,
-            " bytes, there are ", rest.size());
-    ByteReader inner(rest.first(tag.bytes), tag.type == matrix ? Encoding::plain : Encoding::zlib, name);
+    require(tag.bytes <= left - tag_size, name, ": is cut short: the variable at byte ", at, " should be ", tag.bytes,
+            " bytes, there are ", left - tag_size);
+    ByteReader inner(file.part(at + tag_size, tag.bytes), tag.type == matrix ? Encoding::plain : Encoding::zlib, name);
     if (tag.type == compressed) {
       const Tag wrapped = read_tag(inner, name, cat("the compressed variable at byte ", at));
       require(wrapped.type == matrix, name, ": the compressed element at byte ", at, " is of type ", wrapped.type,
               ", expected a variable (14)");
     }
     if (auto found = read_matrix(inner, variable, name)) return *std::move(found);
-    rest = rest.subspan(tag.bytes);
+    at += tag_size + tag.bytes;
   }
   fail(name, ": holds no variable ", variable);
+}
+
+}  // namespace
+
+MatMatrix read_mat(const std::string& path, const std::string& variable) {
+  const InputFile file(path);
+  return parse(ByteSource(file), variable, path);
+}
+
+MatMatrix parse_mat(std::span<const std::byte> file, const std::string& variable, const std::string& name) {
+  return parse(ByteSource(file), variable, name);
 }
 
 }  // namespace elbo

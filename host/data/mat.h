@@ -15,6 +15,9 @@ struct MatMatrix {
 
 // The variable `variable`. Throws an Error naming what is wrong: another format or version, no such variable,
 // one that is not a real uint8 matrix, lengths that do not fit together.
+MatMatrix read_mat(const std::string& path, const std::string& variable);
+
+// The same, from bytes already in memory; `name` is used in errors. For tests and fuzzing.
 MatMatrix parse_mat(std::span<const std::byte> file, const std::string& variable, const std::string& name);
 
 }  // namespace elbo
