@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 namespace elbo {
 namespace {
@@ -14,14 +15,22 @@ void draw(const std::string& text) { std::fputs(text.c_str(), stderr); }
 
 }  // namespace
 
-ProgressLine::ProgressLine(std::int64_t total_steps)
-    : terminal_(isatty(STDERR_FILENO) == 1), total_(total_steps), start_(Clock::now()) {}
+ProgressLine::ProgressLine(std::int64_t total_steps, std::string notice, double patience)
+    : terminal_(isatty(STDERR_FILENO) == 1),
+      notice_(std::move(notice)),
+      patience_(patience),
+      total_(total_steps),
+      start_(Clock::now()) {}
 
 void ProgressLine::show(std::int64_t step, const std::string& text) {
   const Clock::time_point now = Clock::now();
   if (first_ < 0) {
     first_ = step;
     start_ = now;
+  }
+  if (!terminal_ && !notice_.empty() && now - start_ > patience_) {
+    fmt::print("{}\n", std::exchange(notice_, ""));
+    std::fflush(stdout);
   }
   if (!terminal_ || (drawn_ && now - last_ < std::chrono::milliseconds(100))) return;
   last_ = now;

@@ -1,4 +1,5 @@
-// What a person sees of long work: one line that is drawn again and again on a terminal, nothing elsewhere.
+// What a person sees of long work: one line that is drawn again and again on a terminal; elsewhere nothing, or a
+// notice.
 #pragma once
 #include <chrono>
 #include <cstdint>
@@ -8,7 +9,8 @@ namespace elbo {
 
 class ProgressLine {
  public:
-  explicit ProgressLine(std::int64_t total_steps);
+  // `notice`: a line for standard output where there is no terminal and the work lasts longer than `patience` seconds.
+  explicit ProgressLine(std::int64_t total_steps, std::string notice = "", double patience = 2);
   ~ProgressLine() { clear(); }
 
   // At most ten times a second. `text` goes before the bar: "epoch 3/20".
@@ -18,6 +20,8 @@ class ProgressLine {
  private:
   using Clock = std::chrono::steady_clock;
   bool terminal_, drawn_ = false;
+  std::string notice_;
+  std::chrono::duration<double> patience_;
   std::int64_t total_, first_ = -1;
   Clock::time_point start_, last_;
 };

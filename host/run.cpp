@@ -59,10 +59,17 @@ class StopOnSignal {
 
 // ---- The report ---------------------------------------------------------------------------------------------------
 
+constexpr std::int64_t whole_work = 1000;  // steps of a progress line
+
+Told show_on(ProgressLine& line, const char* text) {
+  return [&line, text](double done) { line.show(static_cast<std::int64_t>(done * whole_work), text); };
+}
+
 void make_report(const std::string& folder, const Spec& spec, Vae& vae, const Dataset& data,
                  const std::vector<EpochMetrics>& epochs) {
   const Machine machine = read_machine(folder);
-  ReportData report = collect_pictures(vae, spec, data);
+  ProgressLine line(whole_work, "making the report");
+  ReportData report = collect_pictures(vae, spec, data, show_on(line, "report"));
   report.name = spec.name;
   report.spec_json = to_json(spec);
   if (!machine.sessions.empty()) {
@@ -486,13 +493,18 @@ int evaluate_run(const RunQuery& query) {
 
 int sample_run(const RunQuery& query, std::int64_t count, std::uint64_t seed, const std::string& out) {
   OpenedRun run(query);
+  constexpr std::int64_t longest_side = 8192, gap = 2;  // pixels of the picture; between images
   const auto columns = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
+  ProgressLine line(whole_work, "decoding the samples");
   const ImageStrip samples =
-      draw_samples(*run.vae, run.data.test, count, seed, std::numeric_limits<std::int64_t>::max());
+      draw_samples(*run.vae, run.data.test, count, seed, longest_side / columns - gap, show_on(line, "samples"));
+  line.clear();
   require(std::ranges::all_of(samples.pixels, [](float x) { return std::isfinite(x); }), run.checkpoint,
           ": its weights have diverged: samples hold NaN or infinity");
-  replace_file(out, contact_sheet(samples, 0, count, columns, 2).png());
-  fmt::print("{} samples: {}\n", count, out);
+  replace_file(out, contact_sheet(samples, 0, count, columns, gap).png());
+  const bool shrunk = samples.height < run.data.test.height || samples.width < run.data.test.width;
+  fmt::print("{} samples{}: {}\n", count,
+             shrunk ? fmt::format(", shrunk to {} x {}", samples.height, samples.width) : "", out);
   return 0;
 }
 

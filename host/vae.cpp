@@ -5,6 +5,7 @@
 
 #include "elbo/math/random.h"
 #include "host/memory.h"
+#include "host/parallel.h"
 
 namespace elbo {
 namespace {
@@ -51,6 +52,17 @@ void initialise(const Spec& spec, std::uint32_t index, const Parameter& p, float
 
 }  // namespace
 
+namespace {
+
+// Rows of a batch of encode() and decode(): fewer of large images, so that they take less than 512 MiB.
+std::int64_t host_rows(const Spec& spec, std::int64_t pixels) {
+  constexpr std::int64_t most_bytes = std::int64_t{512} << 20;
+  const std::int64_t bytes = 3 * pixels * static_cast<std::int64_t>(sizeof(float));  // input, output, both on the host
+  return std::clamp<std::int64_t>(most_bytes / bytes, 1, rows_outside_training(spec, 256));
+}
+
+}  // namespace
+
 std::int64_t rows_outside_training(const Spec& spec, std::int64_t most) {
   return std::min(most, tiles(std::max<std::int64_t>(spec.train.batch_size, 1), latent_tile) * latent_tile);
 }
@@ -60,7 +72,7 @@ Vae::Vae(Backend& device, const Spec& spec, std::int64_t pixels)
       pixels_(pixels),
       latent_(spec.model.latent),
       likelihood_(spec.model.likelihood),
-      host_batch_(rows_outside_training(spec, 256)) {
+      host_batch_(host_rows(spec, pixels)) {
   const std::vector<LayerPlan> encoder = plan("encoder", pixels, spec.model.encoder, 2 * latent_);
   const std::vector<LayerPlan> decoder = plan("decoder", latent_, spec.model.decoder, pixels);
 
@@ -104,31 +116,37 @@ Vae::Vae(Backend& device, const Spec& spec, std::int64_t pixels)
   for (Tensor* t : {&gradients, &first, &second}) device.fill(*t, 0);
 }
 
-std::vector<float> Vae::encode(const std::uint8_t* images, std::int64_t n) {
+std::vector<float> Vae::encode(std::int64_t n, const std::function<const std::uint8_t*(std::int64_t i)>& image) {
   Pass pass(*this, std::min(n, host_batch_), 1, Kernels::fused, Direction::forward);
   std::vector<float> stats(static_cast<std::size_t>(n * 2 * latent_));
   std::vector<float> input(static_cast<std::size_t>(pass.input.count()));
   for (std::int64_t done = 0; done < n; done += pass.input.rows()) {
     const std::int64_t rows = std::min(pass.input.rows(), n - done);
-    for (std::int64_t i = 0; i < rows * pixels_; ++i)
-      input[static_cast<std::size_t>(i)] = static_cast<float>(images[done * pixels_ + i]) * (1.0f / 255.0f);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::uint8_t* const pixels = image(done + row);
+      std::transform(pixels, pixels + pixels_, input.begin() + row * pixels_,
+                     [](std::uint8_t p) { return static_cast<float>(p) * (1.0f / 255.0f); });
+    }
     device_.upload(pass.input.first(rows), input.data());
     device_.download(stats.data() + done * 2 * latent_, pass.encode(*this, rows));
   }
   return stats;
 }
 
-std::vector<float> Vae::decode(const float* z, std::int64_t n) {
+void Vae::decode(const float* z, std::int64_t n, const std::function<void(const float* means)>& take) {
   Pass pass(*this, std::min(n, host_batch_), 1, Kernels::fused, Direction::forward);
-  std::vector<float> means(static_cast<std::size_t>(n * pixels_));
+  std::vector<float> means(static_cast<std::size_t>(pass.input.count()));
   for (std::int64_t done = 0; done < n; done += pass.input.rows()) {
     const std::int64_t rows = std::min(pass.input.rows(), n - done);
     device_.upload(pass.z.first(rows), z + done * latent_);
-    device_.download(means.data() + done * pixels_, pass.decode(*this, rows));
+    device_.download(means.data(), pass.decode(*this, rows));
+    if (likelihood_ == Likelihood::bernoulli)
+      parallel_for(rows * pixels_, [&](std::int64_t begin, std::int64_t end) {
+        std::transform(means.begin() + begin, means.begin() + end, means.begin() + begin,
+                       [](float m) { return 1.0f / (1.0f + math::exp(-m)); });
+      });
+    for (std::int64_t row = 0; row < rows; ++row) take(means.data() + row * pixels_);
   }
-  if (likelihood_ == Likelihood::bernoulli)
-    for (float& m : means) m = 1.0f / (1.0f + math::exp(-m));
-  return means;
 }
 
 // ---- Pass -----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 // The model: an encoder and a decoder of dense layers over one flat buffer of parameters.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -42,11 +43,12 @@ class Vae {
   // Flat f32 [P] buffers.
   Tensor parameters, gradients, first, second;
 
-  // Posterior parameters [n, 2L] (mu, s) of n images of u8 pixels, not binarised; on the host.
-  std::vector<float> encode(const std::uint8_t* images, std::int64_t n);
-  // Pixel means in [0, 1] (Bernoulli: probabilities; Gaussian: means, not clipped) [n, D] of n latent
-  // vectors [n, L]; on the host.
-  std::vector<float> decode(const float* z, std::int64_t n);
+  // Posterior parameters [n, 2L] (mu, s) of n images of u8 pixels, not binarised; on the host. `image(i)` gives the
+  // pixels of one, which are wanted until the next call.
+  std::vector<float> encode(std::int64_t n, const std::function<const std::uint8_t*(std::int64_t i)>& image);
+  // Gives `take` the pixel means [D] in [0, 1] (Bernoulli: probabilities; Gaussian: means, not clipped) of each of n
+  // latent vectors [n, L], in their order; on the host.
+  void decode(const float* z, std::int64_t n, const std::function<void(const float* means)>& take);
 
  private:
   Backend& device_;

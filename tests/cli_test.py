@@ -10,6 +10,7 @@ import resource
 import shlex
 import shutil
 import signal
+import struct
 import subprocess
 import tempfile
 import time
@@ -135,6 +136,36 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stderr)
             page = self.cwd / f"{height}x{width}" / "report.html"
             self.assertLess(page.stat().st_size, 8e6)
+
+    def test_large_images(self):
+        """Their report takes a few images of memory beside the model, and its pictures are small."""
+        folder, side, count = self.cwd / "data" / "squares", 2048, 2
+        folder.mkdir(parents=True)
+        rows = [bytes(x * (y + 1) // 16 % 256 for x in range(side)) * 64 for y in range(side // 64)]
+        for name in ("train", "t10k"):
+            (folder / f"{name}-images-idx3-ubyte").write_bytes(program.idx(b"".join(rows) * count, count, side, side))
+        layers = '[{"type":"dense","units":1,"activation":"relu"}]'
+        overrides = ("model.latent=1", f"model.encoder={layers}", f"model.decoder={layers}", "train.epochs=1",
+                     "train.batch_size=2", "optimizer.learning_rate=1e-7")
+        child = program.start("run", self.spec, "--data", self.cwd / "data", "--device", "cpu",
+                              *(word for o in overrides for word in ("--set", o)), cwd=self.cwd)
+        output = child.stdout.read()
+        child.stdout.close()
+        _, status, used = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        self.assertEqual(child.returncode, 0, output)
+        image = 4 * side * side
+        # Parameters, their gradients and the optimiser's state, and two copies on the way to a checkpoint.
+        model = 10 * 3 * image
+        self.assertLess(1024 * used.ru_maxrss, model + 60 * image)
+        run = self.cwd / "runs" / "squares-2d"
+        self.assertLess((run / "report.html").stat().st_size, 8e6)
+        for name in ("reconstructions", "samples"):
+            self.assertLess(max(struct.unpack(">II", (run / "figures" / f"{name}.png").read_bytes()[16:24])), 2500)
+        result = program.run("sample", run, "--data", self.cwd / "data", "--device", "cpu", "--count", "10", "--out",
+                             "samples.png", cwd=self.cwd)
+        self.assertIn("10 samples, shrunk to 1024 x 1024: samples.png", result.stdout)
+        self.assertLessEqual(max(struct.unpack(">II", (self.cwd / "samples.png").read_bytes()[16:24])), 8192)
 
     def test_interrupt_and_resume(self):
         """SIGINT: a checkpoint, status 130; resumed it ends like a whole run."""

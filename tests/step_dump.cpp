@@ -108,13 +108,13 @@ void dump(const Spec& spec, const ImageSet& images, const std::string& device_na
 
   NamedTensor some{"images", DType::u8, {rows, pixels}, {}};
   append(some, images.pixels.data(), static_cast<std::size_t>(rows * pixels));
-  const std::vector<float> stats = vae.encode(images.pixels.data(), rows);
+  const std::vector<float> stats = vae.encode(rows, [&](std::int64_t i) { return images.image(i); });
   std::vector<float> mu;
   for (std::int64_t row = 0; row < rows; ++row)
     mu.insert(mu.end(), stats.begin() + row * 2 * vae.latent(), stats.begin() + (row * 2 + 1) * vae.latent());
-  const std::vector<float> means = vae.decode(mu.data(), rows);
   NamedTensor reconstruction{"reconstruction", DType::f32, {rows, pixels}, {}};
-  append(reconstruction, means.data(), means.size());
+  vae.decode(mu.data(), rows,
+             [&](const float* means) { append(reconstruction, means, static_cast<std::size_t>(pixels)); });
 
   for (NamedTensor* t : {&input, &target, &epsilon, &losses, &some, &reconstruction})
     file.tensors.push_back(std::move(*t));

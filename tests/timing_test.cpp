@@ -1,26 +1,43 @@
-// What timings rest on: the warm-up, the clock, the inputs and float64 references of the losses, and the choice of what
-// is measured.
+// What a person is told of long work; what timings rest on: the warm-up, the clock, the inputs and float64 references
+// of the losses, and the choice of what is measured.
 #include "host/timing.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <set>
 #include <string>
+#include <thread>
 
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
 #include "host/bench_loss.h"
 #include "host/devices.h"
 #include "host/parallel.h"
+#include "host/progress.h"
 #include "tests/errors.h"
 
 namespace elbo {
 namespace {
 
 using test::error_of;
+
+TEST(ProgressLine, GivesNoticeOfLongWorkOnceWhereThereIsNoTerminal) {
+  if (isatty(STDERR_FILENO) == 1) GTEST_SKIP() << "standard error is a terminal";
+  testing::internal::CaptureStdout();
+  {
+    ProgressLine brief(10, "brief work", 1000), silent(10), lasting(10, "long work", 0.01);
+    for (ProgressLine* line : {&brief, &silent, &lasting}) line->show(1, "working");
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    for (int step = 2; step < 10; ++step)
+      for (ProgressLine* line : {&brief, &silent, &lasting}) line->show(step, "working");
+  }
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), "long work\n");
+}
 
 TEST(WarmUp, LastsAsLongAsItShould) {
   int calls = 0;

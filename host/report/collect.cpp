@@ -11,10 +11,10 @@
 namespace elbo {
 namespace {
 
-constexpr std::int64_t originals_shown = 10, samples_shown = 100, manifold_side = 20;
 constexpr std::int64_t means_a_class = 300, fewest_means_a_class = 30, means_without_classes = 2000;
-// The longer side of an image in the originals, the samples and the manifold: larger ones are shrunk to it.
-constexpr std::int64_t original_side = 256, sample_side = 128, manifold_image_side = 64;
+// Pixels of the longer side of an image in the originals, of one in the samples, and of the whole manifold: larger
+// images are shrunk.
+constexpr std::int64_t original_side = 256, sample_side = 128, manifold_sheet_side = 1280;
 
 using Indices = std::vector<std::int64_t>;
 
@@ -25,10 +25,10 @@ Indices evenly_spaced(std::int64_t wanted, std::int64_t count) {
   return indices;
 }
 
-Indices choose_originals(const ImageSet& images) {
-  if (images.labels.empty()) return evenly_spaced(originals_shown, images.count);
+Indices choose_originals(const ImageSet& images, std::int64_t wanted) {
+  if (images.labels.empty()) return evenly_spaced(wanted, images.count);
   Indices indices;
-  for (int label = 0; label < 256 && indices.size() < static_cast<std::size_t>(originals_shown); ++label) {
+  for (int label = 0; label < 256 && std::ssize(indices) < wanted; ++label) {
     const auto found = std::find(images.labels.begin(), images.labels.end(), label);
     if (found != images.labels.end()) indices.push_back(found - images.labels.begin());
   }
@@ -50,67 +50,83 @@ Indices choose_means(const ImageSet& images) {
   return indices;
 }
 
-// Shrinks by the least whole factor that brings the longer side to `most`: a pixel becomes the mean of a square of
-// them.
-ImageStrip shrunk(const ImageStrip& images, std::int64_t most) {
-  const std::int64_t side = std::max(images.height, images.width), factor = side > most ? (side + most - 1) / most : 1;
-  if (factor == 1) return images;
-  ImageStrip small{images.count, tiles(images.height, factor), tiles(images.width, factor), images.channels, {}};
-  small.pixels.reserve(static_cast<std::size_t>(small.count * small.height * small.width * small.channels));
-  for (std::int64_t i = 0; i < small.count; ++i)
-    for (std::int64_t y = 0; y < small.height; ++y)
-      for (std::int64_t x = 0; x < small.width; ++x)
-        for (std::int64_t c = 0; c < small.channels; ++c) {
-          double sum = 0;
-          std::int64_t n = 0;
-          for (std::int64_t v = y * factor; v < std::min((y + 1) * factor, images.height); ++v)
-            for (std::int64_t u = x * factor; u < std::min((x + 1) * factor, images.width); ++u, ++n)
-              sum += images.pixels[static_cast<std::size_t>(
-                  ((i * images.height + v) * images.width + u) * images.channels + c)];
-          small.pixels.push_back(static_cast<float>(sum / static_cast<double>(n)));
-        }
-  return small;
-}
+// Images that come one by one and are kept shrunk, by the least whole factor that brings the longer side to `most`: a
+// pixel becomes the mean of a square of them.
+class Shrunk {
+ public:
+  Shrunk(const ImageSet& like, std::int64_t most)
+      : height_(like.height), width_(like.width), factor_(tiles(std::max(like.height, like.width), most)) {
+    images_ = {0, tiles(height_, factor_), tiles(width_, factor_), like.channels, {}};
+  }
 
-// Decodes z [n, latent] to images of the size of `like`, shrunk to `most`; a few at a time, since they may be large.
-ImageStrip decode_shrunk(Vae& vae, const ImageSet& like, const std::vector<float>& z, std::int64_t most) {
-  constexpr std::int64_t at_once = 64;
-  const std::int64_t n = static_cast<std::int64_t>(z.size()) / vae.latent();
-  ImageStrip all;
-  for (std::int64_t done = 0; done < n; done += at_once) {
-    const std::int64_t count = std::min(at_once, n - done);
-    ImageStrip part = shrunk(
-        {count, like.height, like.width, like.channels, vae.decode(z.data() + done * vae.latent(), count)}, most);
-    if (done == 0) {
-      all = std::move(part);
-    } else {
-      all.count += part.count;
-      all.pixels.insert(all.pixels.end(), part.pixels.begin(), part.pixels.end());
+  // [height, width, channels]
+  void add(const float* image) {
+    ++images_.count;
+    if (factor_ == 1) {
+      images_.pixels.insert(images_.pixels.end(), image, image + height_ * width_ * images_.channels);
+      return;
+    }
+    for (std::int64_t y = 0; y < images_.height; ++y) {
+      const std::int64_t top = y * factor_, bottom = std::min(top + factor_, height_);
+      std::vector<double> sums(static_cast<std::size_t>(images_.width * images_.channels));
+      for (std::int64_t v = top; v < bottom; ++v) add_row(sums, image + v * width_ * images_.channels);
+      for (std::size_t i = 0; i < sums.size(); ++i) {
+        const std::int64_t left = static_cast<std::int64_t>(i) / images_.channels * factor_;
+        const std::int64_t n = (bottom - top) * (std::min(left + factor_, width_) - left);
+        images_.pixels.push_back(static_cast<float>(sums[i] / static_cast<double>(n)));
+      }
     }
   }
-  return all;
-}
 
-// Posterior means [n, latent] of images [n, pixels].
-std::vector<float> posterior_means(Vae& vae, const std::vector<std::uint8_t>& images) {
-  const auto latent = static_cast<std::size_t>(vae.latent());
-  const std::size_t n = images.size() / static_cast<std::size_t>(vae.pixels());
-  const std::vector<float> stats = vae.encode(images.data(), static_cast<std::int64_t>(n));
-  std::vector<float> means(n * latent);
-  for (std::size_t i = 0; i < n; ++i) std::copy_n(&stats[i * 2 * latent], latent, &means[i * latent]);
-  return means;
+  ImageStrip take() { return std::move(images_); }
+
+ private:
+  void add_row(std::vector<double>& sums, const float* row) const {
+    for (std::int64_t x = 0; x < images_.width; ++x)
+      for (std::int64_t u = x * factor_; u < std::min((x + 1) * factor_, width_); ++u)
+        for (std::int64_t c = 0; c < images_.channels; ++c)
+          sums[static_cast<std::size_t>(x * images_.channels + c)] += row[u * images_.channels + c];
+  }
+
+  std::int64_t height_, width_, factor_;
+  ImageStrip images_;
+};
+
+// Counts images that have been through the model, and tells.
+class WorkDone {
+ public:
+  WorkDone(std::int64_t total, const Told& told) : total_(total), told_(told) {}
+  void add_one() {
+    ++done_;
+    if (told_) told_(static_cast<double>(done_) / static_cast<double>(total_));
+  }
+
+ private:
+  std::int64_t total_, done_ = 0;
+  const Told& told_;
+};
+
+// Decodes z [n, latent] to images of the size of `like`, shrunk to `most`.
+ImageStrip decode_shrunk(Vae& vae, const ImageSet& like, const std::vector<float>& z, std::int64_t most,
+                         WorkDone& done) {
+  Shrunk images(like, most);
+  vae.decode(z.data(), static_cast<std::int64_t>(z.size()) / vae.latent(), [&](const float* means) {
+    images.add(means);
+    done.add_one();
+  });
+  return images.take();
 }
 
 // The manifold's latent vectors, image by image from the top left: z1 grows to the right, z2 upwards.
-std::vector<float> manifold_grid() {
+std::vector<float> manifold_grid(std::int64_t side) {
   std::vector<float> z;
-  const auto quantile = [](std::int64_t i) {
-    return static_cast<float>(math::inverse_normal_cdf((static_cast<double>(i) + 0.5) / manifold_side));
+  const auto quantile = [&](std::int64_t i) {
+    return static_cast<float>(math::inverse_normal_cdf((static_cast<double>(i) + 0.5) / static_cast<double>(side)));
   };
-  for (std::int64_t row = 0; row < manifold_side; ++row)
-    for (std::int64_t column = 0; column < manifold_side; ++column) {
+  for (std::int64_t row = 0; row < side; ++row)
+    for (std::int64_t column = 0; column < side; ++column) {
       z.push_back(quantile(column));
-      z.push_back(quantile(manifold_side - 1 - row));
+      z.push_back(quantile(side - 1 - row));
     }
   return z;
 }
@@ -127,30 +143,55 @@ std::vector<float> prior_draws(std::uint64_t seed, std::int64_t count, std::int6
 
 }  // namespace
 
-ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data) {
+PictureCounts picture_counts(std::int64_t image_size) {
+  constexpr std::int64_t most_pixels = std::int64_t{1} << 28;  // of each kind
+  const std::int64_t most = std::max<std::int64_t>(1, most_pixels / std::max<std::int64_t>(1, image_size));
+  std::int64_t side = 20;
+  while (side * side > most) --side;
+  return {std::min<std::int64_t>(10, most), std::min<std::int64_t>(100, most), side};
+}
+
+ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data, const Told& told) {
   const ImageSet& images = data.test;
+  const PictureCounts counts = picture_counts(images.image_size());
+  const std::int64_t manifold_side = vae.latent() == 2 ? counts.manifold_side : 0;
+  const Indices originals = choose_originals(images, counts.originals);
+  const Indices shown = vae.latent() == 2 || vae.latent() == 3 ? choose_means(images) : Indices{};
+  WorkDone done(2 * std::ssize(originals) + counts.samples + manifold_side * manifold_side + std::ssize(shown), told);
+
   // As the model met them: a fixed threshold is part of the data, fresh Bernoulli draws average to the grey image.
-  const auto pixels_of = [&](const Indices& indices) {
-    std::vector<std::uint8_t> pixels;
-    for (const std::int64_t i : indices)
-      pixels.insert(pixels.end(), images.image(i), images.image(i) + images.image_size());
-    if (spec.data.binarize == Binarize::threshold)
-      for (std::uint8_t& p : pixels) p = p >= 128 ? 255 : 0;
-    return pixels;
+  std::vector<std::uint8_t> thresholded;
+  const auto pixels_of = [&](std::int64_t i) {
+    const std::uint8_t* const grey = images.image(i);
+    if (spec.data.binarize != Binarize::threshold) return grey;
+    thresholded.resize(static_cast<std::size_t>(images.image_size()));
+    std::transform(grey, grey + images.image_size(), thresholded.begin(), [](auto p) { return p >= 128 ? 255 : 0; });
+    return const_cast<const std::uint8_t*>(thresholded.data());
+  };
+  const auto posterior_means = [&](const Indices& indices) {
+    const auto n = std::ssize(indices), latent = vae.latent();
+    const std::vector<float> stats = vae.encode(n, [&](std::int64_t i) {
+      done.add_one();
+      return pixels_of(indices[static_cast<std::size_t>(i)]);
+    });
+    std::vector<float> means(static_cast<std::size_t>(n * latent));
+    for (std::int64_t i = 0; i < n; ++i) std::copy_n(&stats[i * 2 * latent], latent, &means[i * latent]);
+    return means;
   };
 
   ReportData report;
   report.latent = vae.latent();
   report.class_names = class_names(data.name);
 
-  const Indices originals = choose_originals(images);
-  const std::vector<std::uint8_t> original_pixels = pixels_of(originals);
-  std::vector<float> grey(original_pixels.size());
-  std::transform(original_pixels.begin(), original_pixels.end(), grey.begin(), [](auto p) { return p / 255.0f; });
-  report.originals = shrunk(
-      {static_cast<std::int64_t>(originals.size()), images.height, images.width, images.channels, std::move(grey)},
-      original_side);
-  report.reconstructions = decode_shrunk(vae, images, posterior_means(vae, original_pixels), original_side);
+  Shrunk shrunk(images, original_side);
+  std::vector<float> grey(static_cast<std::size_t>(images.image_size()));
+  for (const std::int64_t i : originals) {
+    const std::uint8_t* const pixels = pixels_of(i);
+    std::transform(pixels, pixels + images.image_size(), grey.begin(), [](auto p) { return p / 255.0f; });
+    shrunk.add(grey.data());
+  }
+  report.originals = shrunk.take();
+  report.reconstructions = decode_shrunk(vae, images, posterior_means(originals), original_side, done);
   if (!images.labels.empty())
     for (const std::int64_t i : originals) {
       const std::uint8_t label = images.labels[static_cast<std::size_t>(i)];
@@ -158,14 +199,14 @@ ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data) {
                                                                         : std::to_string(label));
     }
 
-  report.samples = draw_samples(vae, images, samples_shown, spec.seed, sample_side);
-  if (vae.latent() == 2) {
-    report.manifold = decode_shrunk(vae, images, manifold_grid(), manifold_image_side);
+  report.samples = decode_shrunk(vae, images, prior_draws(spec.seed, counts.samples, vae.latent()), sample_side, done);
+  if (manifold_side > 0) {
     report.manifold_side = manifold_side;
+    report.manifold =
+        decode_shrunk(vae, images, manifold_grid(manifold_side), manifold_sheet_side / manifold_side, done);
   }
-  if (vae.latent() == 2 || vae.latent() == 3) {
-    const Indices shown = choose_means(images);
-    report.means = posterior_means(vae, pixels_of(shown));
+  if (!shown.empty()) {
+    report.means = posterior_means(shown);
     if (!images.labels.empty())
       for (const std::int64_t i : shown) report.labels.push_back(images.labels[static_cast<std::size_t>(i)]);
   }
@@ -173,8 +214,9 @@ ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data) {
 }
 
 ImageStrip draw_samples(Vae& vae, const ImageSet& like, std::int64_t count, std::uint64_t seed,
-                        std::int64_t longest_side) {
-  return decode_shrunk(vae, like, prior_draws(seed, count, vae.latent()), longest_side);
+                        std::int64_t longest_side, const Told& told) {
+  WorkDone done(count, told);
+  return decode_shrunk(vae, like, prior_draws(seed, count, vae.latent()), longest_side, done);
 }
 
 }  // namespace elbo
