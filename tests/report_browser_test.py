@@ -100,7 +100,8 @@ class ReportPages(unittest.TestCase):
                          "</script><b>\"'&")
 
     def test_cursor_reads_the_curves(self):
-        for page, first, last in (("two", "Epoch 1,", "Epoch 12,"), ("three", "Epoch 1,", "Epoch 50,")):
+        for page, first, last in (("two", "Epoch 1,", "Epoch 12,"), ("three", "Epoch 1,", "Epoch 50,"),
+                                  ("thinned", "Epoch 1,", "Epoch 100000,")):
             self.open(page)
             panel, readout = self.find("svg.panel"), self.find(".readout")
             hint = readout.text

@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   elbo::write_report(made_up_report(3, 50), folder + "/three");
   elbo::write_report(made_up_report(20, 2000), folder + "/twenty");
   elbo::write_report(made_up_report(8, 1), folder + "/one-epoch");
+  elbo::write_report(made_up_report(2, 100000), folder + "/thinned");
 
   elbo::ReportData odd = made_up_report(3, 9);
   odd.name = "<b>an unusually long name & one that does not break anywhere: " + std::string(80, 'x');

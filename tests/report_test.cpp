@@ -12,6 +12,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <limits>
 
@@ -193,6 +194,64 @@ TEST_F(Report, TwoThousandEpochs) {
   EXPECT_LT(page.size(), std::size_t{2} << 20);
 }
 
+// Curves of very many epochs are thinned out, to a page that is not larger for them; what it says of all is exact.
+TEST_F(Report, AHundredThousandEpochs) {
+  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
+  ReportData data = made_up_report(2, 100000);
+  for (EpochMetrics& e : data.epochs)  // without noise, a stretch would keep little more than its ends
+    for (Figures* f : {&e.train, &e.test})
+      for (double* v : {&f->elbo, &f->reconstruction, &f->kl})
+        *v += 1e-3 * scatter_number(e.epoch * 6 + (f == &e.test) * 3 + (v - &f->elbo));
+  data.epochs[43210].test.elbo = -100;         // the best, and a peak
+  data.epochs[76543].train.kl = 1234;          // another
+  data.epochs[65432].test.reconstruction = 3;  // a trough
+  data.epochs[54321].train.elbo = nan;         // a gap
+  const std::string page = page_of(data);
+  EXPECT_LT(page.size(), std::size_t{1} << 20);
+  const std::string script = between(page, "<script type=\"application/json\" id=\"data\">", "</script>").at(0);
+  const std::string table = between(page, "<details class=\"epochs\">", "</details>").at(0);
+  const std::size_t shown = occurrences(table, "<tr><th scope=\"row\">");
+  EXPECT_GT(shown, most_epochs_shown / 3);
+  EXPECT_LE(shown, most_epochs_shown);
+  EXPECT_EQ(occurrences(script, "\"epoch\":"), shown);
+  EXPECT_EQ(curve_points(page, "test"), 3 * shown);
+  EXPECT_EQ(curve_points(page, "train"), 3 * shown - 1);
+  for (const char* epoch : {"1", "2", "43211", "54322", "65433", "76544", "100000"})
+    EXPECT_NE(table.find(std::string("<tr><th scope=\"row\">") + epoch + "</th>"), std::string::npos) << epoch;
+  for (const char* words : {"best −100.00, epoch 43211", "100,000 epochs", "1 of 100000 epochs have values",
+                            " of 100,000 epochs</summary>"})
+    EXPECT_NE(page.find(words), std::string::npos) << words;
+}
+
+// What is kept of a curve goes through all its highest and lowest values: in every stretch as wide as a hundredth of
+// the axis the thinned curve has the range of the whole one, to within what its neighbours reach.
+TEST(Thinned, KeepsTheRangeOfEveryStretch) {
+  std::vector<EpochMetrics> epochs = made_up_report(1, 30000).epochs;
+  for (EpochMetrics& e : epochs) {
+    e.test.kl += scatter_number(e.epoch);
+    e.train.elbo -= 50 * scatter_number(3 * e.epoch);
+  }
+  const std::vector<EpochMetrics> shown = thinned(epochs);
+  EXPECT_LE(shown.size(), most_epochs_shown);
+  EXPECT_TRUE(std::ranges::is_sorted(shown, std::less<>(), &EpochMetrics::epoch));
+  for (const auto& value : {std::function<double(const EpochMetrics&)>([](const auto& e) { return e.test.kl; }),
+                            std::function<double(const EpochMetrics&)>([](const auto& e) { return e.train.elbo; })})
+    for (double from = 1; from < 29000; from *= 1.2) {
+      const auto range = [&](const std::vector<EpochMetrics>& of, double widened) {
+        double low = INFINITY, high = -INFINITY;
+        for (const EpochMetrics& e : of)
+          if (static_cast<double>(e.epoch) >= from / widened && static_cast<double>(e.epoch) < 1.2 * from * widened)
+            low = std::min(low, value(e)), high = std::max(high, value(e));
+        return std::pair(low, high);
+      };
+      const auto [low, high] = range(epochs, 1);
+      const auto [shown_low, shown_high] = range(shown, 1.1);
+      EXPECT_LE(shown_low, low) << from;
+      EXPECT_GE(shown_high, high) << from;
+    }
+  EXPECT_EQ(thinned({epochs.begin(), epochs.begin() + most_epochs_shown}).size(), most_epochs_shown);
+}
+
 TEST_F(Report, NumbersThatAreNotFinite) {
   constexpr double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
   ReportData data = made_up_report(3, 9);
@@ -340,6 +399,16 @@ TEST(Number, IsWrittenForPeople) {
   EXPECT_EQ(number(-INFINITY, 2), "−∞");
 }
 
+TEST(Number, OfALargeImageIsShort) {
+  EXPECT_EQ(short_number(-99999.994, 2), "−99999.99");
+  EXPECT_EQ(short_number(-11960605.07, 2), "−11960605");
+  ReportData r = made_up_report(2, 2);
+  for (EpochMetrics& e : r.epochs) e.train.elbo = e.test.elbo = -1.2e7 + 1e5 * static_cast<double>(e.epoch);
+  const std::string svg = curve_panel(r.epochs, measures[0]).svg();
+  EXPECT_NE(svg.find(">−11.90M<"), std::string::npos) << svg;
+  EXPECT_NE(svg.find(">test −11800000<"), std::string::npos) << svg;
+}
+
 TEST(View, LooksFromTheFront) {
   const View front{0, 0};
   const Seen right = look(front, {1, 0, 0}), up = look(front, {0, 1, 0}), near = look(front, {0, 0, 1});
@@ -430,6 +499,33 @@ TEST(CollectPictures, LargeImagesAreShrunk) {
   EXPECT_EQ(r.samples.height, 117);
   EXPECT_EQ(r.manifold.height, 64);
   EXPECT_EQ(r.manifold.pixels.size(), 400u * 64u);
+}
+
+// 16.8 million pixels are 64 MiB of floats: 42 such images are decoded in seconds, 510 in minutes.
+TEST(CollectPictures, FewerOfVeryLargeImages) {
+  const auto counts = [](std::int64_t side) {
+    const PictureCounts c = picture_counts(side * side);
+    return std::vector<std::int64_t>{c.originals, c.samples, c.manifold_side};
+  };
+  EXPECT_EQ(counts(28), (std::vector<std::int64_t>{10, 100, 20}));
+  EXPECT_EQ(counts(512), (std::vector<std::int64_t>{10, 100, 20}));
+  EXPECT_EQ(counts(1024), (std::vector<std::int64_t>{10, 100, 16}));
+  EXPECT_EQ(counts(4096), (std::vector<std::int64_t>{10, 16, 4}));
+  EXPECT_EQ(counts(1 << 15), (std::vector<std::int64_t>{1, 1, 1}));
+}
+
+TEST(CollectPictures, TellsHowMuchIsDone) {
+  const Dataset data = made_up_set(false);
+  Spec spec;
+  spec.model.latent = 2;
+  const OpenedDevice device = open_device("cpu");
+  Vae vae(*device.backend, spec, data.test.image_size());
+  std::vector<double> told;
+  collect_pictures(vae, spec, data, [&](double done) { told.push_back(done); });
+  EXPECT_TRUE(std::ranges::is_sorted(told));
+  EXPECT_GT(told.front(), 0);
+  EXPECT_EQ(told.back(), 1);
+  EXPECT_EQ(told.size(), 2 * 10u + 100 + 400 + 90);
 }
 
 TEST(CollectPictures, WithoutLabelsEvenlySpaced) {

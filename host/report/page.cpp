@@ -65,11 +65,11 @@ std::string highlight_json(const std::string& text) {
 }
 
 // What page.js works on.
-std::string script_data(const ReportData& data) {
+std::string script_data(const ReportData& data, const std::vector<EpochMetrics>& shown) {
   using nlohmann::json;
   json root{{"epochs", json::array()}};
   const auto triple = [](const Figures& f) { return json{f.elbo, f.reconstruction, f.kl}; };
-  for (const EpochMetrics& e : data.epochs)
+  for (const EpochMetrics& e : shown)
     root["epochs"].push_back({{"epoch", e.epoch}, {"train", triple(e.train)}, {"test", triple(e.test)}});
   if (data.latent == 3) {
     const View view;
@@ -109,16 +109,13 @@ std::string figures_of_merit(const ReportData& data) {
   };
   if (!data.epochs.empty()) {
     const Figures& test = data.epochs.back().test;
-    const auto better = [](const EpochMetrics& a, const EpochMetrics& b) {
-      return !(a.test.elbo >= b.test.elbo) && !std::isnan(b.test.elbo);  // a NaN is worse than anything
-    };
-    const EpochMetrics& best = *std::max_element(data.epochs.begin(), data.epochs.end(), better);
-    add(" class=\"first\"", "Test ELBO", number(test.elbo, 2),
+    const EpochMetrics& best = best_epoch(data.epochs);
+    add(" class=\"first\"", "Test ELBO", short_number(test.elbo, 2),
         best.epoch == data.epochs.back().epoch || std::isnan(best.test.elbo)
             ? "nats per image"
-            : fmt::format("nats per image; best {}, epoch {}", number(best.test.elbo, 2), best.epoch));
-    add("", "Reconstruction", number(test.reconstruction, 2), "nats per image");
-    add("", "KL divergence", number(test.kl, 2), "nats per image");
+            : fmt::format("nats per image; best {}, epoch {}", short_number(best.test.elbo, 2), best.epoch));
+    add("", "Reconstruction", short_number(test.reconstruction, 2), "nats per image");
+    add("", "KL divergence", short_number(test.kl, 2), "nats per image");
   }
   add("", "Time", duration(data.seconds),
       grouped(static_cast<std::int64_t>(data.epochs.size())) + (data.epochs.size() == 1 ? " epoch" : " epochs"));
@@ -135,16 +132,21 @@ std::string figures_of_merit(const ReportData& data) {
   return html + "</dl>\n";
 }
 
-std::string table_of_epochs(const std::vector<EpochMetrics>& epochs) {
+// Says of how many epochs only some are shown.
+std::string table_of_epochs(const std::vector<EpochMetrics>& shown, std::size_t of) {
   std::string html =
-      "<details class=\"epochs\"><summary>The numbers behind the curves</summary>\n"
+      "<details class=\"epochs\"><summary>The numbers behind the curves" +
+      (shown.size() < of
+           ? fmt::format(", {} of {} epochs", grouped(std::ssize(shown)), grouped(static_cast<std::int64_t>(of)))
+           : "") +
+      "</summary>\n"
       "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table of epochs\"><table class=\"numbers\">\n"
       "<thead><tr><th scope=\"col\" rowspan=\"2\">Epoch</th><th scope=\"colgroup\" colspan=\"2\">ELBO</th>"
       "<th scope=\"colgroup\" colspan=\"2\">Reconstruction</th><th scope=\"colgroup\" colspan=\"2\">KL</th>"
       "<th scope=\"col\" rowspan=\"2\">Images/s</th><th scope=\"col\" rowspan=\"2\">Time, s</th></tr>\n<tr>";
   for (std::size_t i = 0; i < measures.size(); ++i) html += "<th scope=\"col\">test</th><th scope=\"col\">train</th>";
   html += "</tr></thead>\n<tbody>\n";
-  for (const EpochMetrics& e : epochs) {
+  for (const EpochMetrics& e : shown) {
     html += fmt::format("<tr><th scope=\"row\">{}</th>", e.epoch);
     for (const Measure& m : measures)
       html += fmt::format("<td>{}</td><td>{}</td>", number(e.test.*m.value, 3), number(e.train.*m.value, 3));
@@ -155,7 +157,7 @@ std::string table_of_epochs(const std::vector<EpochMetrics>& epochs) {
   return html + "</tbody></table></div></details>\n";
 }
 
-std::string learning(const ReportData& data) {
+std::string learning(const ReportData& data, const std::vector<EpochMetrics>& shown) {
   if (data.epochs.empty()) return section("learning", "Learning", "<p>No epoch was finished.</p>\n");
   std::string html =
       "<p class=\"lead\">Averages in nats per image; the ELBO is minus the sum of reconstruction and KL. Training "
@@ -170,11 +172,11 @@ std::string learning(const ReportData& data) {
         "have gaps there.</p>\n",
         bad, data.epochs.size());
   html += "<figure class=\"panels\">\n";
-  for (const Measure& m : measures) html += curve_panel(data.epochs, m).svg();
+  for (const Measure& m : measures) html += curve_panel(shown, m).svg();
   html +=
       "</figure>\n<p class=\"readout\" data-hint=\"Point at a curve to read its values.\">Point at a curve to read its "
       "values.</p>\n";
-  return section("learning", "Learning", html + table_of_epochs(data.epochs));
+  return section("learning", "Learning", html + table_of_epochs(shown, data.epochs.size()));
 }
 
 std::string reconstructions(const ReportData& data) {
@@ -307,7 +309,8 @@ std::string report_page(const ReportData& data) {
       "</header>\n<main>\n",
       name, data.latent, data.latent == 1 ? "" : "s", data.device.empty() ? "" : ", trained on ",
       escape_html(data.device), figures_of_merit(data));
-  html += learning(data);
+  const std::vector<EpochMetrics> shown = thinned(data.epochs);
+  html += learning(data, shown);
   if (data.originals.count > 0) html += reconstructions(data);
   if ((data.latent == 2 || data.latent == 3) && !data.means.empty()) html += latent_space(data);
   if (data.samples.count > 0) html += prior_samples(data);
@@ -317,7 +320,7 @@ std::string report_page(const ReportData& data) {
       "</main>\n<footer>Written by elbo {}. The pictures of this page lie beside it as PNG files in "
       "<code>figures/</code>.</footer>\n<script type=\"application/json\" id=\"data\">{}</script>\n"
       "<script>\n{}</script>\n</body>\n</html>\n",
-      escape_html(data.version), script_data(data), page_js);
+      escape_html(data.version), script_data(data, shown), page_js);
   return html;
 }
 

@@ -43,18 +43,22 @@ struct Tick {
 std::vector<Tick> ticks(const Axis& axis, int count, double smallest_step = 0) {
   std::vector<Tick> out;
   if (axis.logarithmic) {
-    const bool many = axis.high / axis.low > 200;
-    for (double power = 1; power <= axis.high; power *= 10)
+    const bool many = axis.high / axis.low > 200, very_many = axis.high / axis.low > 2e4;
+    for (double power = 1; power <= axis.high; power *= very_many ? 100 : 10)
       for (const double factor : {1.0, 2.0, 5.0})
         if ((factor == 1.0 || !many) && factor * power >= axis.low && factor * power <= axis.high)
           out.push_back({factor * power, number(factor * power, 0)});
     return out;
   }
   const double step = std::max(smallest_step, round_step(std::max(axis.high - axis.low, 1e-12), count));
-  const int decimals = static_cast<int>(std::clamp(-std::floor(std::log10(step)), 0.0, 9.0));
+  const double largest = std::max(std::abs(axis.low), std::abs(axis.high));
+  const auto [unit, letter] = largest < 1e5   ? std::pair(1.0, "")
+                              : largest < 1e7 ? std::pair(1e3, "k")
+                                              : std::pair(1e6, "M");
+  const int decimals = static_cast<int>(std::clamp(-std::floor(std::log10(step / unit)), 0.0, 9.0));
   const double first = std::ceil(axis.low / step - 1e-9);
   for (int i = 0; i <= 2 * count && (first + i) * step <= axis.high + 1e-9 * step; ++i)
-    out.push_back({(first + i) * step, number((first + i) * step, decimals)});
+    out.push_back({(first + i) * step, number((first + i) * step / unit, decimals) + letter});
   return out;
 }
 
@@ -154,7 +158,7 @@ void draw_curve_panel(Picture& picture, double offset, const std::vector<EpochMe
     if (!curve.end) continue;
     picture.disc(*curve.end, 2.6, curve.ink);
     picture.text({curve.end->x + 7, curve.label_y + 4},
-                 fmt::format("{} {}", curve.name, number((epochs.back().*curve.set).*measure.value, 1)),
+                 fmt::format("{} {}", curve.name, short_number((epochs.back().*curve.set).*measure.value, 1)),
                  {11, curve.ink == Ink::train ? Ink::muted : curve.ink});
   }
 }
@@ -359,6 +363,8 @@ std::string number(double value, int decimals) {
   return value < 0 && !zero ? "−" + digits : digits;
 }
 
+std::string short_number(double value, int decimals) { return number(value, std::abs(value) < 1e5 ? decimals : 0); }
+
 Picture curve_panel(const std::vector<EpochMetrics>& epochs, const Measure& measure) {
   Picture picture(panel_width, panel_height, describe_curves(epochs, measure));
   const Axis x = epoch_axis(epochs);
@@ -375,6 +381,53 @@ Picture curves(const std::vector<EpochMetrics>& epochs) {
   for (std::size_t i = 0; i < measures.size(); ++i)
     draw_curve_panel(picture, static_cast<double>(i) * panel_width, epochs, measures[i]);
   return picture;
+}
+
+const EpochMetrics& best_epoch(const std::vector<EpochMetrics>& epochs) {
+  const auto better = [](const EpochMetrics& a, const EpochMetrics& b) {
+    return !(a.test.elbo >= b.test.elbo) && !std::isnan(b.test.elbo);  // a NaN is worse than anything
+  };
+  return *std::max_element(epochs.begin(), epochs.end(), better);
+}
+
+std::vector<EpochMetrics> thinned(const std::vector<EpochMetrics>& epochs) {
+  if (epochs.size() <= most_epochs_shown) return epochs;
+  constexpr std::size_t curves = 2 * measures.size();  // training and test
+  // What a stretch keeps: two epochs a curve, and one for gaps.
+  constexpr std::size_t stretches = (most_epochs_shown - 3) / (2 * curves + 1);
+
+  const Axis axis = epoch_axis(epochs);
+  const auto stretch_of = [&](const EpochMetrics& e) {
+    const double part = (axis(static_cast<double>(e.epoch)) - axis.from) / (axis.to - axis.from);
+    return part > 0 ? std::min(stretches - 1, static_cast<std::size_t>(std::min(part, 1.0) * stretches)) : 0;
+  };
+  std::vector<std::size_t> kept = {0, static_cast<std::size_t>(&best_epoch(epochs) - epochs.data()), epochs.size() - 1};
+  for (std::size_t first = 0, end; first < epochs.size(); first = end) {
+    for (end = first + 1; end < epochs.size() && stretch_of(epochs[end]) == stretch_of(epochs[first]);) ++end;
+    std::optional<std::size_t> gap;
+    for (const Measure& measure : measures)
+      for (Figures EpochMetrics::*set : {&EpochMetrics::train, &EpochMetrics::test}) {
+        const auto value = [&](std::size_t i) { return (epochs[i].*set).*measure.value; };
+        std::optional<std::size_t> low, high;
+        for (std::size_t i = first; i < end; ++i) {
+          if (!std::isfinite(value(i))) {
+            if (!gap) gap = i;
+            continue;
+          }
+          if (!low || value(i) < value(*low)) low = i;
+          if (!high || value(i) > value(*high)) high = i;
+        }
+        for (const auto& i : {low, high})
+          if (i) kept.push_back(*i);
+      }
+    if (gap) kept.push_back(*gap);
+  }
+  std::ranges::sort(kept);
+  const auto repeated = std::ranges::unique(kept);
+  kept.erase(repeated.begin(), repeated.end());
+  std::vector<EpochMetrics> shown;
+  for (const std::size_t i : kept) shown.push_back(epochs[i]);
+  return shown;
 }
 
 Picture originals_and_reconstructions(const ReportData& data) {

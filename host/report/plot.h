@@ -14,6 +14,8 @@ inline constexpr double active_unit_nats = 0.01;
 
 // "−238.12", with a true minus sign; "NaN", "∞".
 std::string number(double value, int decimals);
+// The same without decimals where there are six digits before them: a large image has millions of nats.
+std::string short_number(double value, int decimals);
 
 // The curves over epochs: test and training.
 struct Measure {
@@ -26,6 +28,13 @@ inline constexpr std::array<Measure, 3> measures{
      {"KL divergence", "nats per image", &Figures::kl}}};
 Picture curve_panel(const std::vector<EpochMetrics>&, const Measure&);
 Picture curves(const std::vector<EpochMetrics>&);
+
+// The best epoch by its test ELBO; of equals the first. There must be one.
+const EpochMetrics& best_epoch(const std::vector<EpochMetrics>&);
+// At most most_epochs_shown of the epochs, in their order, of which the curves look the same: the first, the last, the
+// best, and from each small stretch of the axis the lowest and highest values of every curve and where one has a gap.
+inline constexpr std::size_t most_epochs_shown = 2000;
+std::vector<EpochMetrics> thinned(const std::vector<EpochMetrics>&);
 
 Picture originals_and_reconstructions(const ReportData&);
 Picture samples(const ReportData&);

@@ -50,7 +50,7 @@ void write_report(const ReportData& data, const std::string& folder) {
   require(!problem, figures.string(), ": this folder cannot be made: ", problem.message());
 
   const auto write = [&](const char* name, const Picture& picture) { replace_file(figures / name, picture.png()); };
-  if (!data.epochs.empty()) write("curves.png", curves(data.epochs));
+  if (!data.epochs.empty()) write("curves.png", curves(thinned(data.epochs)));
   if (data.originals.count > 0) write("reconstructions.png", originals_and_reconstructions(data));
   if (data.samples.count > 0) write("samples.png", samples(data));
   if ((data.latent == 2 || data.latent == 3) && !data.means.empty())
