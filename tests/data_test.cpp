@@ -1,10 +1,13 @@
 // Reading data sets: what is right is read right, and what is wrong is refused by name, at no cost.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <optional>
 #include <set>
@@ -228,6 +231,22 @@ TEST(Idx, RefusesWhatIsTooLargeAtOnce) {
   const std::string mat = sparse("freyface/frey_rawface.mat", mat_header(), terabyte);
   EXPECT_THAT(error_of([&] { load_freyface(mat, Split::none, 0); }), HasSubstr(mat + ": the element at byte 128"));
   EXPECT_THAT(error_of([&] { read_text(mat); }), HasSubstr(mat + ": needs 1099511627776 bytes of memory"));
+}
+
+TEST(Idx, RefusesWhatDoesNotFitIntoWhatIsLeftOfTheAddressSpace) {
+  constexpr std::uint64_t gigabyte = std::uint64_t{1} << 30;
+  const TemporaryFolder folder;
+  const std::string path = folder.write("images", idx_header({1 << 11, 1 << 10, 1 << 10}));
+  std::filesystem::resize_file(path, 2 * gigabyte + 16);
+  std::uint64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_AS, &before), 0);
+  const rlimit set{pages * static_cast<std::uint64_t>(sysconf(_SC_PAGE_SIZE)) + gigabyte, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &set), 0);
+  const std::string error = error_of([&] { read_idx_images(path, ""); });
+  ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
+  EXPECT_THAT(error, AllOf(HasSubstr(path), HasSubstr("needs 2147483648 bytes of memory, and this process may use ")));
 }
 
 // ---- MATLAB -------------------------------------------------------------------------------------------
