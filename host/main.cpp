@@ -233,7 +233,8 @@ int run_command_line(int argc, char** argv) {
   data_app.require_subcommand(1);
   std::string data;
   CLI::App& list_app = *data_app.add_subcommand("list", "what is there, and where to get what is not");
-  CLI::App& verify_app = *data_app.add_subcommand("verify", "compare every file with its checksum");
+  CLI::App& verify_app =
+      *data_app.add_subcommand("verify", "read every file, and compare known ones with their checksums");
   for (CLI::App* a : {&list_app, &verify_app}) add_data(*a, data);
 
   CLI::App& schema_app = *app.add_subcommand("schema", "the JSON schema of experiments");
