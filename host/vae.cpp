@@ -50,10 +50,6 @@ void initialise(const Spec& spec, std::uint32_t index, const Parameter& p, float
   }
 }
 
-}  // namespace
-
-namespace {
-
 // Rows of a batch of encode() and decode(): fewer of large images, so that they take less than 512 MiB.
 std::int64_t host_rows(const Spec& spec, std::int64_t pixels) {
   constexpr std::int64_t most_bytes = std::int64_t{512} << 20;
