@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -164,8 +165,7 @@ class TrainingRun {
       const std::string others = checkpoints_.names();
       require(others.empty(), checkpoints_.path("last"), ": is missing; there are ", others,
               ", and --resume NAME goes on from one of them");
-      require(read_metrics(folder, std::numeric_limits<std::int64_t>::max()).empty(), folder,
-              ": has epochs in metrics.jsonl, but no checkpoint to go on from");
+      require(!has_history(folder), folder, ": has epochs in metrics.jsonl, but no checkpoint to go on from");
       fmt::print("{}: no checkpoint yet, so the run starts from the beginning\n", folder);
       return false;
     }
@@ -177,7 +177,7 @@ class TrainingRun {
             "); these are ", images_);
     require(progress_.step <= total_, spec_.where("train.epochs"), ": the run has done ", progress_.step,
             " steps, and ", spec_.train.epochs, " epochs are only ", total_);
-    epochs_ = read_metrics(folder_, progress_.step);
+    epochs_ = read_history(folder_, {progress_.step, trainer_.batches_per_epoch(), progress_.best_elbo});
     // What can be wrong has been found; from here on, `last` is where the run stands, and only then are the metrics
     // cut. `previous` stays: it may be the only other one that is whole.
     if (name != "last") checkpoints_.replace_last(file);
@@ -456,7 +456,9 @@ struct OpenedRun {
     checkpoint = checkpoints.file(q.checkpoint);
     load_weights(*vae, file, checkpoint);
     progress = read_progress(file, checkpoint);
-    if (const std::string images = describe_images(data); images != progress.images)
+    const std::string images = describe_images(data);
+    on_its_images = images == progress.images;
+    if (!on_its_images)
       std::fprintf(stderr, "note: %s was trained on other images (%s); these are %s\n", q.folder.c_str(),
                    progress.images.c_str(), images.c_str());
   }
@@ -475,6 +477,14 @@ struct OpenedRun {
   std::unique_ptr<Vae> vae;
   std::string checkpoint;  // its path
   Progress progress;
+  bool on_its_images = false;  // those that it was trained on
+
+  // What the checkpoint has behind it. describe_images() begins with the number of training images.
+  Behind behind() const {
+    std::int64_t images = 0;
+    std::from_chars(progress.images.data(), progress.images.data() + progress.images.size(), images);
+    return {progress.step, std::max<std::int64_t>(1, images / spec.train.batch_size), progress.best_elbo};
+  }
 };
 
 }  // namespace
@@ -486,7 +496,7 @@ int evaluate_run(const RunQuery& query) {
   m.seconds = run.progress.seconds;
   m.train = run.evaluate(run.data.train);
   m.test = run.evaluate(run.data.test);
-  m.epoch = m.step / std::max<std::int64_t>(1, run.data.train.count / run.spec.train.batch_size);
+  m.epoch = m.step / run.behind().steps_per_epoch;
   fmt::print("{}\n", to_json_line(m));
   return 0;
 }
@@ -511,7 +521,7 @@ int sample_run(const RunQuery& query, std::int64_t count, std::uint64_t seed, co
 int report_run(const RunQuery& query) {
   OpenedRun run(query);
   run.evaluate(run.data.test);
-  make_report(query.folder, run.spec, *run.vae, run.data, read_metrics(query.folder, run.progress.step));
+  make_report(query.folder, run.spec, *run.vae, run.data, read_history(query.folder, run.behind()));
   fmt::print("report     {}/report.html\n", query.folder);
   return 0;
 }

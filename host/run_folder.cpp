@@ -10,10 +10,12 @@
 #include <array>
 #include <cctype>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -25,6 +27,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
+
+constexpr const char* blank = " \t\r\n";
 
 // The fields of a session, by their names in machine.json.
 constexpr std::array<std::pair<const char*, std::string Session::*>, 6> session_fields{
@@ -146,29 +150,53 @@ void remove_leftovers(const std::string& folder) {
   for (const fs::path& path : leftovers) fs::remove(path);
 }
 
-std::vector<EpochMetrics> read_metrics(const std::string& folder, std::int64_t step) {
+bool has_history(const std::string& folder) {
+  return fs::exists(metrics_path(folder)) &&
+         read_text(metrics_path(folder)).find_first_not_of(blank) != std::string::npos;
+}
+
+std::vector<EpochMetrics> read_history(const std::string& folder, const Behind& checkpoint) {
+  const std::string path = metrics_path(folder), text = fs::exists(path) ? read_text(path) : "";
+  const std::int64_t last = checkpoint.step / checkpoint.steps_per_epoch;
   std::vector<EpochMetrics> epochs;
-  if (!fs::exists(metrics_path(folder))) return epochs;
-  const std::string text = read_text(metrics_path(folder));
-  // A line tells how many steps an epoch has, and so whether the next is wanted.
-  const auto next_is_wanted = [&] {
-    if (epochs.empty() || epochs.back().epoch < 1) return step > 0;
-    return epochs.back().step + epochs.back().step / epochs.back().epoch <= step;
+  std::size_t line = 0;
+  const auto refuse = [&](const auto&... what) {
+    fail(path, ":", line, ": ", what..., "; epochs 1 to ", last, " were expected, those of the checkpoint of step ",
+         checkpoint.step,
+         ". An earlier checkpoint may go with what is there; with this file moved away, all goes on without it");
   };
-  for (std::size_t at = 0, line = 1; at < text.size(); ++line) {
+  for (std::size_t at = 0; at < text.size();) {
     const std::size_t end = std::min(text.find('\n', at), text.size());
     const std::string record = text.substr(at, end - at);
     at = end + 1;
-    if (record.find_first_not_of(" \t\r") == std::string::npos) continue;
+    ++line;
+    if (record.find_first_not_of(blank) == std::string::npos) continue;
+    const bool complete = (epochs.empty() ? 0 : epochs.back().epoch) == last;
+    EpochMetrics m;
     try {
-      EpochMetrics m = parse_metrics(record);
-      if (m.step <= step) epochs.push_back(std::move(m));
+      m = parse_metrics(record);
     } catch (const Error& e) {
-      if (text.find_first_not_of(" \t\r\n", std::min(at, text.size())) == std::string::npos) break;
-      if (!next_is_wanted()) break;
-      fail(metrics_path(folder), ":", line, ": ", e.what(), "; without that line the run can be read");
+      if (!complete) refuse(e.what());
+      continue;
     }
+    if (m.epoch > last && (complete || epochs.empty())) continue;
+    if (!epochs.empty() && m.epoch != epochs.back().epoch + 1)
+      refuse("epoch ", m.epoch, " follows on epoch ", epochs.back().epoch);
+    if (m.epoch < 1 || m.step != m.epoch * checkpoint.steps_per_epoch)
+      refuse("epoch ", m.epoch, " ends with step ", m.step, ", but an epoch has ", checkpoint.steps_per_epoch);
+    epochs.push_back(std::move(m));
   }
+  if (!epochs.empty() && epochs.back().epoch < last) refuse("the last is epoch ", epochs.back().epoch);
+
+  double best = -std::numeric_limits<double>::infinity();
+  for (const EpochMetrics& m : epochs) best = std::max(best, m.test.elbo);
+  const std::int64_t missing = epochs.empty() ? last : epochs.front().epoch - 1;
+  if (best > checkpoint.best_elbo || (missing == 0 && best != checkpoint.best_elbo))
+    refuse("the best test ELBO is ", fmt::format("{}", best), ", but ", fmt::format("{}", checkpoint.best_elbo),
+           " by the checkpoint");
+  if (missing > 0)
+    std::fprintf(stderr, "note: %s: the figures of epoch%s are not there\n", path.c_str(),
+                 missing == 1 ? " 1" : fmt::format("s 1 to {}", missing).c_str());
   return epochs;
 }
 

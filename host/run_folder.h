@@ -46,10 +46,20 @@ class FolderLock {
 // Removes what a process that was killed had begun to write. Call it under the folder's lock.
 void remove_leftovers(const std::string& folder);
 
-// The epochs of metrics.jsonl up to `step`; none where there is no such file. A line that cannot be read is dropped
-// where it is the last (a crash cut it short) or is of a later epoch (a power cut may leave anything in what no
-// checkpoint has behind it). Throws Error naming the line where it is another.
-std::vector<EpochMetrics> read_metrics(const std::string& folder, std::int64_t step);
+// What a checkpoint says of the epochs that are behind it.
+struct Behind {
+  std::int64_t step = 0, steps_per_epoch = 1;
+  double best_elbo = 0;  // on the test set; -infinity where there is no epoch
+};
+
+// The epochs of metrics.jsonl that a checkpoint has behind it, each there once, in order. What follows them is dropped,
+// readable or not: a run that was killed, or a power cut, may leave anything in what no checkpoint has behind it. The
+// first ones, or all, may be missing, as where a run goes on from a checkpoint of another folder; a note says so.
+// Throws Error naming the line, what is wrong with it, and what to do, where one is missing, twice there, not in its
+// place, or of other figures than the checkpoint's.
+std::vector<EpochMetrics> read_history(const std::string& folder, const Behind&);
+// Whether there is anything in metrics.jsonl.
+bool has_history(const std::string& folder);
 
 // Where a run was made, and by which command: machine.json. Of a run that was resumed, the last time, with the times
 // before.

@@ -592,11 +592,16 @@ class CommandLine(unittest.TestCase):
         self.assertNotEqual(result.returncode, 0, result.stdout)
         for word in words:
             self.assertIn(word, result.stderr)
-        self.assertEqual(self.content(run), before)
+        self.assertEqual(self.changed(run, before), [])
 
     @staticmethod
-    def content(run):
-        return {p.relative_to(run): p.read_bytes() for p in sorted(run.rglob("*")) if p.is_file()}
+    def content(folder):
+        return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    def changed(self, folder, before):
+        """The files that are new, gone or another."""
+        after = self.content(folder)
+        return sorted(str(p) for p in {*before, *after} if before.get(p) != after.get(p))
 
     def test_a_resume_that_cannot_be_changes_nothing(self):
         run = self.cwd / "out"
@@ -625,7 +630,8 @@ class CommandLine(unittest.TestCase):
         (run / "metrics.jsonl").write_text("\n".join([lines[0], "{}", lines[2], ""]))
         before = self.content(run)
         self.unchanged(self.train("--out", run, "--resume", run / "checkpoints" / "previous.safetensors", "--set",
-                                  "train.epochs=5"), run, before, "metrics.jsonl:2", "without that line")
+                                  "train.epochs=5"), run, before, "metrics.jsonl:2: metrics: epoch: missing",
+                       "with this file moved away")
 
     def test_flaws_of_a_run_that_do_no_harm(self):
         self.assertEqual(self.train("--out", "whole", "--set", "train.epochs=4").returncode, 0)
@@ -638,6 +644,32 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(program.weights(self.cwd / "whole"), program.weights(self.cwd / "out"))
         self.assertEqual(program.figures(self.cwd / "whole"), program.figures(self.cwd / "out"))
 
+    def test_a_history_that_does_not_go_with_the_checkpoint(self):
+        """It is refused, names the ways out, and these work."""
+        run, metrics = self.cwd / "out", self.cwd / "out" / "metrics.jsonl"
+        self.assertEqual(self.train("--out", "whole", "--set", "train.epochs=4").returncode, 0)
+        self.assertEqual(self.train("--out", run, "--set", "train.checkpoint_epochs=1").returncode, 0)
+        first, second, third = metrics.read_text().splitlines()
+        again = ["--out", run, "--resume"]
+        for lines, word in (([first, third], ":2: epoch 3 follows on epoch 1;"), ([first, second], ":2: the last is epoch 2;"),
+                            ([first, second, second, third], ":3: epoch 2 follows on epoch 2;"),
+                            ([first, second, third.replace('"elbo":-', '"elbo":-1')], ":3: the best test ELBO is")):
+            metrics.write_text("\n".join([*lines, ""]))
+            before = self.content(run)
+            for result in (self.train(*again, "--set", "train.epochs=4"),
+                           program.run("report", run, "--data", self.data, "--device", "cpu", cwd=self.cwd)):
+                self.unchanged(result, run, before, f"metrics.jsonl{word}", "with this file moved away")
+        metrics.write_text("\n".join([first, second, ""]))
+        result = self.train(*again, "epoch-2", "--set", "train.epochs=4")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(program.figures(self.cwd / "whole"), program.figures(run))
+        metrics.rename(self.cwd / "away.jsonl")
+        for epochs in (5, 6):  # and so is a run whose history begins late
+            result = self.train(*again, "--set", f"train.epochs={epochs}")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn("metrics.jsonl: the figures of epochs 1 to 4 are not there", result.stderr)
+        self.assertEqual([f["epoch"] for f in program.figures(run)], [5, 6])
+
     def test_what_a_power_cut_leaves_of_lines_beyond_a_checkpoint(self):
         self.assertEqual(self.train("--out", "whole").returncode, 0)
         self.assertEqual(self.train("--out", "out", "--set", "train.checkpoint_epochs=1").returncode, 0)
@@ -647,7 +679,7 @@ class CommandLine(unittest.TestCase):
             (run / "metrics.jsonl").write_text("\n".join([*lines, ""]))
             before = self.content(run)
             self.unchanged(self.train("--out", run, "--resume", "previous"), run, before,
-                           f"metrics.jsonl:{lines.index(chr(0) * 3) + 1}", "without that line")
+                           f"metrics.jsonl:{lines.index(chr(0) * 3) + 1}: ", "with this file moved away")
         (run / "metrics.jsonl").write_text("\n".join([first, "\0\0\0", third, ""]))
         result = self.train("--out", run, "--resume", "epoch-1")
         self.assertEqual(result.returncode, 0, result.stderr)

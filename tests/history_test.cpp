@@ -1,0 +1,113 @@
+// metrics.jsonl against a checkpoint, when a run goes on.
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "host/files.h"
+#include "host/run_folder.h"
+#include "tests/errors.h"
+#include "tests/temporary_folder.h"
+
+namespace elbo {
+namespace {
+
+using test::error_of;
+using test::TemporaryFolder;
+
+constexpr std::int64_t steps_per_epoch = 20;
+constexpr double no_best = -std::numeric_limits<double>::infinity();
+
+// Test ELBOs of epochs 1, 2, ...: the third is the best of the first four.
+double elbo_of(std::int64_t epoch) { return epoch == 3 ? -90.125 : -100.1 + 0.1 * static_cast<double>(epoch); }
+
+std::string line(std::int64_t epoch, std::int64_t step) {
+  EpochMetrics m;
+  m.epoch = epoch;
+  m.step = step;
+  m.test.elbo = elbo_of(epoch);
+  return to_json_line(m);
+}
+std::string line(std::int64_t epoch) { return line(epoch, epoch * steps_per_epoch); }
+
+// The epochs read, or the Error; `notes` gets what is noted.
+std::string read(const std::vector<std::string>& lines, std::int64_t step, double best, std::string* notes = nullptr) {
+  const TemporaryFolder folder;
+  std::string text;
+  for (const std::string& l : lines) text += l + "\n";
+  replace_file(metrics_path(folder.path()), text);
+  std::string epochs;
+  testing::internal::CaptureStderr();
+  const std::string error = error_of([&] {
+    for (const EpochMetrics& m : read_history(folder.path(), {step, steps_per_epoch, best}))
+      epochs += std::to_string(m.epoch) + " ";
+  });
+  const std::string noted = testing::internal::GetCapturedStderr();
+  if (notes) *notes = noted;
+  if (error.empty()) return epochs;
+  EXPECT_EQ(noted, "");
+  return error.starts_with(metrics_path(folder.path())) ? error.substr(metrics_path(folder.path()).size()) : error;
+}
+
+TEST(History, WhatTheCheckpointHasBehindItIsRead) {
+  const std::vector<std::string> three = {line(1), line(2), line(3)};
+  EXPECT_EQ(read({}, 0, no_best), "");
+  EXPECT_EQ(read({}, 19, no_best), "") << "within the first epoch";
+  EXPECT_EQ(read(three, 60, elbo_of(3)), "1 2 3 ");
+  EXPECT_EQ(read({line(1), "", line(2)}, 40, elbo_of(2)), "1 2 ");
+}
+
+// A run was killed, or the power was cut, after its last checkpoint.
+TEST(History, WhatFollowsIsDropped) {
+  const std::vector<std::string> three = {line(1), line(2), line(3)};
+  std::string notes;
+  EXPECT_EQ(read(three, 0, no_best, &notes), "");
+  EXPECT_EQ(read(three, 40, elbo_of(2), &notes), "1 2 ");
+  EXPECT_EQ(read(three, 59, elbo_of(2), &notes), "1 2 ");
+  EXPECT_EQ(read({line(1), std::string(3, '\0'), line(3)}, 20, elbo_of(1), &notes), "1 ");
+  EXPECT_EQ(read({line(1), line(3), line(3, 7), "{\"epoch\":4,\"st"}, 20, elbo_of(1), &notes), "1 ");
+  EXPECT_EQ(notes, "");
+}
+
+TEST(History, WhatIsWrongIsSaid) {
+  const std::string one = line(1), two = line(2), three = line(3);
+  const auto refused = [](const std::vector<std::string>& lines, const std::string& begin, std::int64_t step = 60,
+                          double best = elbo_of(3)) {
+    const std::string error = read(lines, step, best);
+    EXPECT_TRUE(error.starts_with(begin)) << error << "\nexpected " << begin;
+    test::expect_words(error, {"An earlier checkpoint may go with what is there", "with this file moved away"});
+  };
+  refused({one, three},
+          ":2: epoch 3 follows on epoch 1; epochs 1 to 3 were expected, those of the checkpoint of step 60");
+  refused({one, two}, ":2: the last is epoch 2;");
+  refused({one, two, two, three}, ":3: epoch 2 follows on epoch 2;");
+  refused({one, two, three, two}, ":4: epoch 2 follows on epoch 3;");
+  refused({two, one, three}, ":2: epoch 1 follows on epoch 2;");
+  refused({one, three, two}, ":2: epoch 3 follows on epoch 1;");
+  refused({one, line(5)}, ":2: epoch 5 follows on epoch 1;");
+  refused({one, line(2, 41), three}, ":2: epoch 2 ends with step 41, but an epoch has 20;");
+  refused({line(0), one, two, three}, ":1: epoch 0 ends with step 0");
+  refused({one, "{}", three}, ":2: metrics: epoch: missing;");
+  refused({one, two, three.substr(0, 30)}, ":3: metrics:1:");
+  refused({"\1", two, three}, ":1: metrics:1:1");
+  refused({one, two, three}, ":3: the best test ELBO is -90.125, but -90 by the checkpoint;", 60, -90);
+  refused({one, two, line(4, 60)}, ":3: epoch 4 follows");
+  refused({two, three}, ":2: the best test ELBO is -90.125, but -95 by the checkpoint;", 60, -95);
+}
+
+// A run goes on from a checkpoint of another folder, or somebody moved the file away.
+TEST(History, TheFirstEpochsMayBeMissingAndThatIsSaid) {
+  std::string notes;
+  EXPECT_EQ(read({line(3), line(4)}, 80, elbo_of(3), &notes), "3 4 ");
+  test::expect_words(notes, {"metrics.jsonl: the figures of epochs 1 to 2 are not there"});
+  EXPECT_EQ(read({line(2)}, 40, -1, &notes), "2 ") << "the best may be one of the missing";
+  test::expect_words(notes, {"the figures of epoch 1 are not there"});
+  EXPECT_EQ(read({}, 60, elbo_of(3), &notes), "");
+  test::expect_words(notes, {"the figures of epochs 1 to 3 are not there"});
+  EXPECT_EQ(read({line(4)}, 60, elbo_of(3), &notes), "");
+  test::expect_words(notes, {"the figures of epochs 1 to 3 are not there"});
+}
+
+}  // namespace
+}  // namespace elbo
