@@ -9,7 +9,6 @@
 #include <filesystem>
 #include <vector>
 
-#include "host/files.h"
 #include "host/sha256.h"
 
 namespace elbo {
@@ -192,19 +191,6 @@ void CheckpointFolder::replace_last(const TensorFile& file) const {
   write_safetensors(path("last"), file);
 }
 
-// Makes `to` a second name of what `from` is now.
-void CheckpointFolder::link(const std::string& from, const std::string& to) const {
-  const std::string link = path(to) + ".tmp";
-  std::error_code error;
-  fs::remove(link, error);
-  fs::create_hard_link(path(from), link, error);
-  if (error && fs::copy_file(path(from), link, error)) sync_file(link);  // a file system without links
-  if (!error) fs::rename(link, path(to), error);
-  require(!error, path(to), ": cannot be written: ", error.message());
-  fs::remove(link, error);  // still there where both names were the same file's already
-  sync_folder(folder_);
-}
-
 void CheckpointFolder::settle(const std::string& name, std::int64_t step,
                               const std::vector<std::string>& others) const {
   if (holds(name, step)) return;
@@ -226,9 +212,11 @@ bool CheckpointFolder::has(const std::string& name) const {
 }
 
 std::string CheckpointFolder::names() const {
-  std::error_code absent;
   std::vector<std::string> found;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder_, absent))
+  std::error_code error;
+  const fs::directory_iterator entries(folder_, error);
+  require(!error || error == std::errc::no_such_file_or_directory, folder_, ": cannot be read: ", error.message());
+  for (const fs::directory_entry& entry : entries)
     if (entry.path().extension() == ".safetensors") found.push_back(entry.path().stem());
   std::ranges::sort(found);
   return fmt::format("{}", fmt::join(found, ", "));

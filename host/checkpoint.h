@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "host/files.h"
 #include "host/safetensors.h"
 #include "host/trainer.h"
 
@@ -81,7 +82,7 @@ class CheckpointFolder {
   std::string file(const std::string& name) const;
 
  private:
-  void link(const std::string& from, const std::string& to) const;
+  void link(const std::string& from, const std::string& to) const { replace_by_link(path(from), path(to)); }
   bool holds(const std::string& name, std::int64_t step) const;
 
   std::string folder_;

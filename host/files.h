@@ -1,5 +1,6 @@
 // Files, read and replaced whole, with errors that name the file and the reason.
 #pragma once
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -10,6 +11,17 @@
 
 namespace elbo {
 
+// The Error "PATH: WHAT: REASON", the reason of a system call that has left `error` in errno.
+[[noreturn]] void fail_call(int error, std::string_view path, std::string_view what);
+
+// A system call's result, which is negative where the call has failed: an Error then. errno is read in here, when the
+// call is over; among the arguments of require() it may be read before, as the compiler likes.
+template <class T>
+T check_call(T result, std::string_view path, std::string_view what) {
+  if (result < 0) fail_call(errno, path, what);
+  return result;
+}
+
 // Owns an open file.
 class Descriptor {
  public:
@@ -18,6 +30,8 @@ class Descriptor {
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   int get() const { return fd_; }
+  // For a file that was written: some file systems tell only now that there was no space. `path` is for the Error.
+  void close(const std::string& path);
 
  private:
   int fd_;
@@ -42,15 +56,28 @@ class InputFile {
 std::vector<std::byte> read_file(const std::string& path);
 std::string read_text(const std::string& path);
 
-// Makes `pieces`, one after the other, the content of the file `path`. At every moment, a power cut included,
-// `path` is either the old file or the whole new one: the bytes go to `path`.tmp, are synced, and are renamed.
-// On an Error (no space, no such folder, ...) `path` is untouched and nothing else is left. A link is followed.
+// Makes `pieces`, one after the other, the content of the file `path`. At every moment, a power cut included, `path` is
+// either the old file or the whole new one: the bytes go to a temporary file beside it, are synced, and it is renamed.
+// Several processes may do so at once; the last one's file stays. On an Error (no space, no such folder, ...) `path` is
+// untouched and nothing else is left. A link is followed.
 void replace_file(const std::string& path, std::span<const std::span<const std::byte>> pieces);
 void replace_file(const std::string& path, std::string_view text);
+
+// Makes `to`, in the same way, a second name of the file `from`, or a copy on a file system without such names.
+void replace_by_link(const std::string& from, const std::string& to);
 
 // For the time before long work: the Error of a replace_file() that could not begin, or where `path` is one of
 // `others`. Nothing where `path` is empty.
 void require_writable(const std::string& path, std::initializer_list<std::string> others = {});
+
+// Where `path` leads, links followed. What is not there yet has a place, too.
+std::string place_of(const std::string& path);
+
+// Temporary files are called NAME.XXXXXX.elbo-tmp, with six random characters, and locked while they are written.
+// The NAME in that of a file's; empty where it is none.
+std::string name_in_temporary(const std::string& file_name);
+// Removes one that a killed process has left. One that is being written stays.
+void remove_leftover(const std::string& path);
 
 // Brings a folder's names to the disk, after a file in it was renamed.
 void sync_folder(const std::string& folder);

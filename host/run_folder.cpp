@@ -43,12 +43,31 @@ std::string default_folder(const std::string& name, int i) {
   return i == 1 ? "runs/" + name : fmt::format("runs/{}-{}", name, i);
 }
 
-// NAME.tmp, with a NAME that a run has: what a killed process had begun to write.
-bool is_leftover(const fs::directory_entry& entry) {
-  const fs::path& path = entry.path();
-  const std::string kind = path.stem().extension();
-  return path.extension() == ".tmp" && entry.is_regular_file() &&
-         (kind == ".json" || kind == ".jsonl" || kind == ".safetensors" || kind == ".png" || kind == ".html");
+// Whether a run gives a file this name. `folder`: empty, or that within the run's.
+bool is_name_of_run(const std::string& folder, const fs::path& name) {
+  if (folder == "checkpoints") return name.extension() == ".safetensors";
+  if (folder == "figures") return name.extension() == ".png";
+  constexpr std::array names = {"spec.json", "machine.json", "tuning.json", "metrics.jsonl", "report.html"};
+  return folder.empty() && std::ranges::find(names, name.string()) != names.end();
+}
+
+// What a killed process had begun to write.
+bool is_leftover(const std::string& folder, const fs::directory_entry& entry) {
+  return fs::is_regular_file(entry.symlink_status()) &&
+         is_name_of_run(folder, name_in_temporary(entry.path().filename().string()));
+}
+
+// Whether more than the first file of a run is there.
+bool has_begun(const fs::path& folder) {
+  std::error_code error;
+  return fs::exists(folder / "spec.json", error) &&
+         (fs::exists(folder / "metrics.jsonl", error) || fs::exists(folder / "checkpoints", error));
+}
+
+// A spec.json alone, which a person may have written, is a run's where it is as a run writes it.
+bool is_written_by_run(const std::string& spec) {
+  const std::string text = read_text(spec);
+  return to_json(parse_spec(text, spec)) == text;
 }
 
 bool is_of_same_experiment(const Spec& spec, const std::string& folder) {
@@ -121,33 +140,39 @@ bool holds_run(const std::string& folder, bool resume, const Spec& spec) {
   if (status.type() == fs::file_type::not_found) return false;
   require(!error, folder, ": ", error.message());
   require(fs::is_directory(status), folder, ": is not a folder");
-  const bool empty = std::ranges::all_of(fs::directory_iterator(folder), is_leftover);
+  const bool empty =
+      std::ranges::all_of(fs::directory_iterator(folder), [](const auto& entry) { return is_leftover("", entry); });
   require(resume || empty, folder,
           ": the output folder exists; choose another with --out, or continue that run with --resume");
   const bool started = fs::exists(spec_path(folder));
   require(started || empty, folder, ": is not the folder of a run: it has no spec.json");
-  if (started) check_same_experiment(spec, read_text(spec_path(folder)), spec_path(folder));
-  return started;
+  if (!started) return false;
+  check_same_experiment(spec, read_text(spec_path(folder)), spec_path(folder));
+  require(has_begun(folder) || is_written_by_run(spec_path(folder)), folder,
+          ": is not the folder of a run: nothing is beside its spec.json, and no run wrote that; choose another with "
+          "--out");
+  return true;
 }
 
-FolderLock::FolderLock(const std::string& folder) : fd_(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)) {
-  require(fd_ >= 0, folder, ": cannot be opened: ", std::strerror(errno));
-  if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
-    ::close(fd_);
-    fail(folder, ": another process is training here");
-  }
+FolderLock::FolderLock(const std::string& folder)
+    : folder_(check_call(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), folder, "cannot be opened")) {
+  const int locked = ::flock(folder_.get(), LOCK_EX | LOCK_NB);
+  require(locked == 0 || errno != EWOULDBLOCK, folder, ": another process is training here");
+  check_call(locked, folder, "cannot be locked");
 }
-
-FolderLock::~FolderLock() { ::close(fd_); }
 
 void remove_leftovers(const std::string& folder) {
-  std::vector<fs::path> leftovers;
-  for (const char* part : {"", "/checkpoints", "/figures"}) {
-    std::error_code absent;
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder + part, absent))
-      if (is_leftover(entry)) leftovers.push_back(entry.path());
+  for (const char* part : {"", "checkpoints", "figures"}) {
+    const std::string path = *part ? folder + "/" + part : folder;
+    std::vector<fs::path> leftovers;
+    std::error_code error;
+    const fs::directory_iterator entries(path, error);
+    if (error == std::errc::no_such_file_or_directory) continue;
+    require(!error, path, ": cannot be read: ", error.message());
+    for (const fs::directory_entry& entry : entries)
+      if (is_leftover(part, entry)) leftovers.push_back(entry.path());
+    for (const fs::path& leftover : leftovers) remove_leftover(leftover);
   }
-  for (const fs::path& path : leftovers) fs::remove(path);
 }
 
 bool has_history(const std::string& folder) {

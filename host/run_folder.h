@@ -2,12 +2,14 @@
 //
 //   spec.json  machine.json  tuning.json  metrics.jsonl  checkpoints/*.safetensors  figures/*.png  report.html
 //
-// spec.json comes first: a folder without it is not that of a run.
+// spec.json comes first: a folder without it is not that of a run. Beside these names, and the temporary files that are
+// to get them, all is somebody else's: never removed, never replaced.
 #pragma once
 #include <cstdint>
 #include <string>
 #include <vector>
 
+#include "host/files.h"
 #include "host/metrics.h"
 #include "host/spec.h"
 
@@ -35,15 +37,13 @@ bool holds_run(const std::string& folder, bool resume, const Spec&);
 class FolderLock {
  public:
   explicit FolderLock(const std::string& folder);
-  ~FolderLock();
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
 
  private:
-  int fd_;
+  Descriptor folder_;
 };
 
-// Removes what a process that was killed had begun to write. Call it under the folder's lock.
+// Removes what a process that was killed had begun to write. Call it under the folder's lock: what is being written is
+// told by a lock of its own, but the second names of checkpoints are not.
 void remove_leftovers(const std::string& folder);
 
 // What a checkpoint says of the epochs that are behind it.

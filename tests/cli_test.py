@@ -283,7 +283,8 @@ class CommandLine(unittest.TestCase):
 
     def test_a_run_that_was_killed_at_birth(self):
         """Nothing but the beginnings of its first files: it starts, with --resume and without."""
-        for name, words in (("spec.json.tmp", []), ("spec.json.tmp", ["--resume"]), ("spec.json", ["--resume"])):
+        half = "spec.json.a1b2c3.elbo-tmp"
+        for name, words in ((half, []), (half, ["--resume"]), ("spec.json", ["--resume"])):
             out = pathlib.Path(tempfile.mkdtemp(dir=self.cwd))
             if name == "spec.json":
                 self.assertEqual(self.train("--out", "whole").returncode, 0)
@@ -293,19 +294,36 @@ class CommandLine(unittest.TestCase):
             result = self.train("--out", out, *words)
             self.assertEqual(result.returncode, 0, result.stderr)
             self.assertEqual(len(program.figures(out)), 3)
-            self.assertFalse((out / "spec.json.tmp").exists())
+            self.assertFalse((out / half).exists())
 
     def test_what_others_left_in_a_run_stays(self):
         self.assertEqual(self.train("--out", "out", "--set", "train.epochs=1").returncode, 0)
-        mine = [self.cwd / "out" / "notes.tmp", self.cwd / "out" / "mine" / "metrics.jsonl.tmp"]
-        (self.cwd / "out" / "mine.png.tmp").mkdir()
-        mine[1].parent.mkdir()
+        run, ending = self.cwd / "out", ".a1b2c3.elbo-tmp"
+        mine = [run / "notes.tmp", run / "spec.json.tmp", run / f"notes{ending}", run / f"thesis.json{ending}",
+                run / "mine" / f"metrics.jsonl{ending}", run / f"checkpoints/last.json{ending}", run / "spec.json.elbo-tmp",
+                run / "checkpoints/last.safetensors.tmp", run / f"figures/spec.json{ending}"]
+        (run / f"report.html{ending}").mkdir()
+        (run / "mine").mkdir()
         for path in mine:
             path.write_text("mine")
-        (self.cwd / "out" / "checkpoints" / "last.safetensors.tmp").write_text("half")
+        (run / f"spec.json{ending}").symlink_to(mine[0])
+        half = [run / f"{name}{ending}" for name in ("metrics.jsonl", "checkpoints/last.safetensors", "figures/curves.png")]
+        for path in half:
+            path.write_text("half")
         self.assertEqual(self.train("--out", "out", "--resume").returncode, 0)
-        self.assertTrue(all(path.exists() for path in mine))
-        self.assertFalse((self.cwd / "out" / "checkpoints" / "last.safetensors.tmp").exists())
+        for path in [*mine, run / f"spec.json{ending}"]:
+            self.assertEqual(path.read_text(), "mine", path)
+        self.assertTrue((run / f"report.html{ending}").is_dir())
+        self.assertEqual([path for path in half if path.exists()], [])
+
+    def test_a_folder_with_files_of_others_gets_no_run(self):
+        """Neither a spec that was written by hand, nor what merely looks like the beginning of a file."""
+        for name in ("spec.json", "thesis.json.tmp", "thesis.json.a1b2c3.elbo-tmp"):
+            out = pathlib.Path(tempfile.mkdtemp(dir=self.cwd))
+            shutil.copy(self.spec, out / name)
+            before = self.content(out)
+            for words in ([], ["--resume"]):
+                self.unchanged(self.train("--out", out, *words), out, before, str(out), "--out" if words == [] else "not the")
 
     def test_a_folder_in_which_another_process_trains(self):
         self.assertEqual(self.train("--out", "out", "--set", "train.epochs=1").returncode, 0)
@@ -413,7 +431,7 @@ class CommandLine(unittest.TestCase):
             self.assertNotEqual(result.returncode, 0)
             self.assertIn("No space left on device", result.stderr)
             self.assertIn(str(mount / "out"), result.stderr)
-            self.assertEqual([p.name for p in mount.rglob("*.tmp")], [])
+            self.assertEqual([p.name for p in mount.rglob("*.elbo-tmp")], [])
         finally:
             subprocess.run(["umount", mount], check=True)
 
@@ -430,7 +448,7 @@ class CommandLine(unittest.TestCase):
             self.assertNotEqual(result.returncode, 0)
             self.assertIn(f"{mount / 'out' / 'checkpoints' / 'last.safetensors'}: cannot be written: No space left on device",
                           result.stderr)
-            self.assertEqual([p.name for p in mount.rglob("*.tmp")], [])
+            self.assertEqual([p.name for p in mount.rglob("*.elbo-tmp")], [])
             step, _ = program.weights(mount / "out")
             self.assertEqual(step, "80", "beside epoch-2")
             subprocess.run(["mount", "-o", "remount,size=20m", mount], check=True)
@@ -447,7 +465,7 @@ class CommandLine(unittest.TestCase):
                             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
         self.assertNotEqual(result.returncode, 0)
         self.assertIn("last.safetensors: cannot be written: File too large", result.stderr)
-        self.assertEqual([p.name for p in (self.cwd / "out").rglob("*.tmp")], [])
+        self.assertEqual([p.name for p in (self.cwd / "out").rglob("*.elbo-tmp")], [])
 
     def test_metrics_that_may_not_grow(self):
         """They are written behind the back of the training, which ends all the same."""

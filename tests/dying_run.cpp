@@ -33,9 +33,9 @@ int rename(const char* from, const char* to) noexcept {
   count();
   return static_cast<int>(syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, 0));
 }
-int link(const char* from, const char* to) noexcept {
+int linkat(int from_folder, const char* from, int to_folder, const char* to, int flags) noexcept {
   count();
-  return static_cast<int>(syscall(SYS_linkat, AT_FDCWD, from, AT_FDCWD, to, 0));
+  return static_cast<int>(syscall(SYS_linkat, from_folder, from, to_folder, to, flags));
 }
 int unlink(const char* path) noexcept {
   count();

@@ -1,6 +1,7 @@
 """Who may include whom: reads every #include of the rooms and fails on one that the rules do not allow.
 
 The rules are the table ROOMS below. A breach is planted for each of them as well, so that the net is known to hold.
+And a rule of the house: no reason of a system call is looked up among the arguments of the check that makes the call.
 """
 import pathlib
 import re
@@ -49,6 +50,58 @@ def breaches(root):
             if bare or not any(re.fullmatch(pattern, include[2]) for pattern in allowed):
                 found.append(f"{name}:{number}: {room}/ may not include {include[2]}")
     return sorted(set(found))
+
+
+# What tells why the call before has failed, or what a call has left in its std::error_code.
+REASON = re.compile(r"\b(errno\b|dlerror\(|reason\(\))|\.message\(\)")
+
+
+def arguments(text, begin):
+    """Those of a call, whose first character after the parenthesis is at `begin`."""
+    found, depth = [""], 1
+    for c in text[begin:]:
+        depth += (c in "([{") - (c in ")]}")
+        if depth == 0:
+            break
+        if c == "," and depth == 1:
+            found.append("")
+        else:
+            found[-1] += c
+    return found
+
+
+def stale_reasons(root):
+    """Lines `file:line` of each require() that makes a call and says why it failed: arguments are evaluated before the
+    condition or after it, as the compiler likes. check_call() of host/files.h looks when the call is over."""
+    found = []
+    for path in sorted(p for room in ROOMS for p in (root / room).rglob("*") if p.suffix in SOURCES):
+        text = re.sub(r'"(\\.|[^"\\\n])*"', '""', path.read_text())  # texts are empty, there are no single characters
+        text = re.sub(r"//.*", "", re.sub(r"'(\\.|[^'\\])'", "0", text))
+        for check in re.finditer(r"\brequire\(", text):
+            condition, *message = arguments(text, check.end())
+            if re.search(r"\w\(", condition) and any(REASON.search(part) for part in message):
+                found.append(f"{path.relative_to(root)}:{text.count(chr(10), 0, check.start()) + 1}")
+    return found
+
+
+class StaleReasons(unittest.TestCase):
+    def test_tree_has_none(self):
+        self.assertEqual(stale_reasons(ROOT), [])
+
+    def test_planted_ones_are_found(self):
+        for line, wrong in (('require(::fsync(fd) == 0, path, ": ", std::strerror(errno));', True),
+                            ('require(\n    ::rename(a, b) == 0, a, ": (",\n    reason());', True),
+                            ('require(fs::remove(path, error), path, error.message());', True),
+                            ('require(dlopen(file, 1), file, dlerror());', True),
+                            ('require(!error, path, ": ", error.message());', False),
+                            ('require(has(path), path, ": is \\"errno\\" (, ", name);', False),
+                            ('require(locked == 0 || errno != EAGAIN, path);', False),
+                            ('check_call(::fsync(fd), path, "cannot be written");', False)):
+            with self.subTest(line=line), tempfile.TemporaryDirectory() as folder:
+                path = pathlib.Path(folder, "host/x.cpp")
+                path.parent.mkdir()
+                path.write_text(f"// A comment.\n{line}\n")
+                self.assertEqual(stale_reasons(pathlib.Path(folder)), ["host/x.cpp:2"] if wrong else [])
 
 
 class IncludeRules(unittest.TestCase):

@@ -46,7 +46,7 @@ class Kill(unittest.TestCase):
         self.assertTrue((self.folder / out / "report.html").exists())
         files = [sorted(p.name for p in (self.folder / run / "checkpoints").iterdir()) for run in (whole, out)]
         self.assertEqual(*files)
-        self.assertEqual([p.name for p in (self.folder / out).rglob("*.tmp")], [])
+        self.assertEqual([p.name for p in (self.folder / out).rglob("*.elbo-tmp")], [])
 
     def kill_at_random(self, device, kills, seconds, data, names=("last", "best"), **train):
         program.device_or_skip(device)

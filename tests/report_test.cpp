@@ -360,7 +360,7 @@ TEST_F(Report, FailuresNameTheFileAndKeepTheOldOne) {
   EXPECT_NE(message.find("File too large"), std::string::npos) << message;
   EXPECT_NE(message.find((folder_ / "").string()), std::string::npos) << message;
   EXPECT_EQ(read(folder_ / "report.html"), before);
-  for (const auto& entry : fs::recursive_directory_iterator(folder_)) EXPECT_NE(entry.path().extension(), ".tmp");
+  for (const auto& entry : fs::recursive_directory_iterator(folder_)) EXPECT_NE(entry.path().extension(), ".elbo-tmp");
 
   try {
     write_report(made_up_report(2, 1), folder_ / "report.html");  // a folder below a file
