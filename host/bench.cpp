@@ -11,7 +11,7 @@
 
 #include "host/data/dataset.h"
 #include "host/devices.h"
-#include "host/files.h"
+#include "host/output.h"
 #include "host/plan.h"
 #include "host/spec.h"
 #include "host/timing.h"
@@ -117,7 +117,7 @@ StepTimes time_steps(Backend& device, Trainer& trainer, const BenchOptions& opti
 }  // namespace
 
 int bench_step(const BenchOptions& options) {
-  require_writable(options.json, {options.spec});
+  require_output(options.json, step_output, {options.spec});
   const Spec spec = load_spec(options.spec, options.overrides);
   const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));
   BackendOptions backend_options = options.backend;
@@ -167,9 +167,7 @@ int bench_step(const BenchOptions& options) {
             {"timings", microseconds.size()},
             {"steps_per_timing", block}});
   if (times.sm_clock_mhz > 0) j["sm_clock_mhz"] = times.sm_clock_mhz;
-  const auto write = [&] {
-    if (!options.json.empty()) replace_file(options.json, j.dump(2) + "\n");
-  };
+  const auto write = [&] { write_output(options.json, step_output, j.dump(2) + "\n"); };
   write();  // an error in what follows leaves the step's time
   if (!options.operations) return 0;
 

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "host/devices.h"
-#include "host/files.h"
+#include "host/output.h"
 #include "host/report/page.h"
 #include "host/report/picture.h"
 #include "host/timing.h"
@@ -221,7 +221,7 @@ class Bench {
       if (options_.reference) t.errors = loss.errors(result);
       result_.timings.push_back(t);
       // One that is stopped leaves what it has.
-      if (!options_.json.empty()) replace_file(options_.json, to_json(result_).dump(2) + "\n");
+      write_output(options_.json, loss_output, to_json(result_).dump(2) + "\n");
     }
   }
 
@@ -384,7 +384,7 @@ LossShape parse_loss_shape(const std::string& text) {
 LossBench measure_losses(const BenchLossOptions& options) { return Bench(options).run(); }
 
 std::string loss_page(const LossBench& bench) {
-  std::string html = page_begin("Loss kernels");
+  std::string html = page_begin("bench loss", "Loss kernels");
   html += fmt::format(
       "<header>\n<h1>Loss kernels</h1>\n<p class=\"lead\">Value and gradient by rival kernels on {}: of the "
       "reconstruction loss, of the latent variable (sample, KL divergence, both gradients), and of a VAE's whole head, "
@@ -401,11 +401,11 @@ std::string loss_page(const LossBench& bench) {
 }
 
 int bench_loss(const BenchLossOptions& options) {
-  require_writable(options.json);
-  require_writable(options.page, {options.json});
+  require_output(options.json, loss_output);
+  require_output(options.page, loss_page_output, {options.json});
   const LossBench bench = measure_losses(options);
   print_table(bench);
-  if (!options.page.empty()) replace_file(options.page, loss_page(bench));
+  write_output(options.page, loss_page_output, loss_page(bench));
   return 0;
 }
 

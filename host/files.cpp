@@ -195,13 +195,7 @@ void replace_by_link(const std::string& from, const std::string& to) {
   sync_folder(fs::path(to).parent_path().string());
 }
 
-void require_writable(const std::string& path, std::initializer_list<std::string> others) {
-  if (path.empty()) return;
-  for (const std::string& other : others)
-    require(other.empty() || place_of(path) != place_of(other), path,
-            ": cannot be written: it is the experiment, or another output");
-  TemporaryFile{path};
-}
+void require_writable(const std::string& path) { TemporaryFile{path}; }
 
 // A file that is replaced by its link's name would leave the link's place.
 std::string place_of(const std::string& path) {

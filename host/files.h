@@ -3,7 +3,6 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -66,9 +65,8 @@ void replace_file(const std::string& path, std::string_view text);
 // Makes `to`, in the same way, a second name of the file `from`, or a copy on a file system without such names.
 void replace_by_link(const std::string& from, const std::string& to);
 
-// For the time before long work: the Error of a replace_file() that could not begin, or where `path` is one of
-// `others`. Nothing where `path` is empty.
-void require_writable(const std::string& path, std::initializer_list<std::string> others = {});
+// The Error of a replace_file() that could not begin.
+void require_writable(const std::string& path);
 
 // Where `path` leads, links followed. What is not there yet has a place, too.
 std::string place_of(const std::string& path);

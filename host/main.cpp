@@ -137,10 +137,13 @@ int run_command_line(int argc, char** argv) {
   sample_app.add_option("--seed", seed, "of the draws")
       ->transform(whole_number_in(0, 9007199254740991.0))
       ->capture_default_str();
-  sample_app.add_option("--out", picture, "the PNG file")->capture_default_str();
+  sample_app.add_option("--out", picture, "the PNG file; replaces a PNG that is no run's, and nothing else")
+      ->capture_default_str();
 
   CLI::App& report_app = *app.add_subcommand("report", "write a run's report and figures anew");
   add_query(report_app, query);
+  std::string report;
+  report_app.add_option("--out", report, "another folder, for a report of another checkpoint or on other images");
 
   BenchOptions bench;
   CLI::App& bench_app = *app.add_subcommand("bench", "time what an experiment is made of");
@@ -268,7 +271,7 @@ int run_command_line(int argc, char** argv) {
   if (run_app) return run_experiment(run);
   if (eval_app) return evaluate_run(query);
   if (sample_app) return sample_run(query, count, seed, picture);
-  if (report_app) return report_run(query);
+  if (report_app) return report_run(query, report);
   if (step_app) return bench_step(bench);
   if (loss_app) return bench_loss(losses);
   if (profile_app) return profile(profiling);

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "host/files.h"
+#include "host/output.h"
 #include "host/trainer.h"
 
 namespace elbo {
@@ -145,7 +145,7 @@ double floor_us(const PlannedOperation& o, const Gpu& gpu, Precision p) {
 }
 
 int print_plan(const PlanOptions& options) {
-  require_writable(options.json, {options.spec});
+  require_output(options.json, step_output, {options.spec});
   const Spec spec = load_spec(options.spec, options.overrides);
   Gpu gpu = options.bandwidth > 0 && options.tflops > 0 ? Gpu{"the given GPU"} : find_gpu(options.gpu);
   if (options.bandwidth > 0) gpu.bandwidth = 1e9 * options.bandwidth;
@@ -190,7 +190,7 @@ int print_plan(const PlanOptions& options) {
                                  {"bytes", o.bytes},
                                  {"flops", o.flops},
                                  {"floor_us", floor_us(o, gpu, precision)}});
-    replace_file(options.json, j.dump(2) + "\n");
+    write_output(options.json, step_output, j.dump(2) + "\n");
   }
   return 0;
 }

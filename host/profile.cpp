@@ -10,7 +10,7 @@
 
 #include "host/data/dataset.h"
 #include "host/devices.h"
-#include "host/files.h"
+#include "host/output.h"
 #include "host/plan.h"
 #include "host/timing.h"
 #include "host/trainer.h"
@@ -188,8 +188,8 @@ void write_trace(const ProfileOptions& options, const std::string& table, const 
   trace["traceEvents"] = trace_events(device, ranges, planned, activities);
   trace["displayTimeUnit"] = "ns";
   trace["otherData"] = {{"spec", spec.name}, {"device", device}};
-  replace_file(options.trace, trace.dump() + "\n");
-  replace_file(table, csv(rows));
+  write_output(options.trace, trace_output, trace.dump() + "\n");
+  write_output(table, table_output, csv(rows));
   fmt::print("trace: {} (open it in ui.perfetto.dev or chrome://tracing)\ntable: {}\n", options.trace, table);
 }
 
@@ -200,8 +200,8 @@ int profile(const ProfileOptions& options) {
   const std::string table = tracing ? std::filesystem::path(options.trace).replace_extension(".csv").string() : "";
   require(!tracing || table != options.trace, "--trace ", options.trace,
           ": that is where the table goes; name the trace .json");
-  require_writable(options.trace, {options.spec});
-  require_writable(table, {options.spec});
+  require_output(options.trace, trace_output, {options.spec});
+  require_output(table, table_output, {options.spec});
 
   const Spec spec = load_spec(options.spec, options.overrides);
   const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));

@@ -17,6 +17,7 @@
 #include "host/checkpoint.h"
 #include "host/evaluate.h"
 #include "host/files.h"
+#include "host/output.h"
 #include "host/progress.h"
 #include "host/report/collect.h"
 #include "host/report/picture.h"
@@ -66,12 +67,13 @@ Told show_on(ProgressLine& line, const char* text) {
   return [&line, text](double done) { line.show(static_cast<std::int64_t>(done * whole_work), text); };
 }
 
-void make_report(const std::string& folder, const Spec& spec, Vae& vae, const Dataset& data,
-                 const std::vector<EpochMetrics>& epochs) {
+// Of the run in `folder`; `out`: the folder that gets it; `name`: its heading.
+void make_report(const std::string& folder, const std::string& out, const std::string& name, const Spec& spec, Vae& vae,
+                 const Dataset& data, const std::vector<EpochMetrics>& epochs) {
   const Machine machine = read_machine(folder);
   ProgressLine line(whole_work, "making the report");
   ReportData report = collect_pictures(vae, spec, data, show_on(line, "report"));
-  report.name = spec.name;
+  report.name = name;
   report.spec_json = to_json(spec);
   if (!machine.sessions.empty()) {
     const Session& last = machine.sessions.back();
@@ -90,7 +92,7 @@ void make_report(const std::string& folder, const Spec& spec, Vae& vae, const Da
   report.test_images = data.test.count;
   report.beta = spec.objective.beta;
   report.epochs = epochs;
-  write_report(report, folder);
+  write_report(report, out);
 }
 
 // ---- Training -----------------------------------------------------------------------------------------------------
@@ -432,7 +434,7 @@ int run_experiment(const RunOptions& options) {
                last.test.reconstruction, last.test.kl);
     fmt::print("time       {} for {} epochs on {}\n", format_seconds(last.seconds), last.epoch, info.name);
   }
-  make_report(folder, spec, run.trainer().vae, data, run.epochs());
+  make_report(folder, folder, spec.name, spec, run.trainer().vae, data, run.epochs());
   fmt::print("report     {}/report.html\n", folder);
   return 0;
 }
@@ -487,6 +489,17 @@ struct OpenedRun {
   }
 };
 
+// The folder for a report that is not to be the run's own.
+void require_report_folder(const std::string& folder) {
+  std::error_code error;
+  const bool empty = !fs::exists(folder, error) || (!error && fs::is_empty(folder, error));
+  require(!error, folder, ": ", error.message());
+  const std::string page = folder + "/report.html";
+  if (empty) return;
+  require(fs::exists(page), folder, ": is not empty, and has no report of elbo; choose another folder with --out");
+  require_output(page, report_output);
+}
+
 }  // namespace
 
 int evaluate_run(const RunQuery& query) {
@@ -502,6 +515,7 @@ int evaluate_run(const RunQuery& query) {
 }
 
 int sample_run(const RunQuery& query, std::int64_t count, std::uint64_t seed, const std::string& out) {
+  require_output(out, png_output);
   OpenedRun run(query);
   constexpr std::int64_t longest_side = 8192, gap = 2;  // pixels of the picture; between images
   const auto columns = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
@@ -511,18 +525,27 @@ int sample_run(const RunQuery& query, std::int64_t count, std::uint64_t seed, co
   line.clear();
   require(std::ranges::all_of(samples.pixels, [](float x) { return std::isfinite(x); }), run.checkpoint,
           ": its weights have diverged: samples hold NaN or infinity");
-  replace_file(out, contact_sheet(samples, 0, count, columns, gap).png());
+  write_output(out, png_output, contact_sheet(samples, 0, count, columns, gap).png());
   const bool shrunk = samples.height < run.data.test.height || samples.width < run.data.test.width;
   fmt::print("{} samples{}: {}\n", count,
              shrunk ? fmt::format(", shrunk to {} x {}", samples.height, samples.width) : "", out);
   return 0;
 }
 
-int report_run(const RunQuery& query) {
+int report_run(const RunQuery& query, const std::string& out) {
+  if (!out.empty()) require_report_folder(out);
+  require(!out.empty() || query.checkpoint == "last", query.folder,
+          ": its own report is that of its last checkpoint; --out FOLDER takes one of another");
   OpenedRun run(query);
+  require(!out.empty() || run.on_its_images, query.folder,
+          ": its own report is on the images that it was trained on; --out FOLDER takes one on others");
   run.evaluate(run.data.test);
-  make_report(query.folder, run.spec, *run.vae, run.data, read_history(query.folder, run.behind()));
-  fmt::print("report     {}/report.html\n", query.folder);
+  const std::string folder = out.empty() ? query.folder : out;
+  std::string name = run.spec.name;
+  if (!out.empty()) name += fmt::format(" after step {}", run.progress.step);
+  if (!run.on_its_images) name += ", on images that it was not trained on";
+  make_report(query.folder, folder, name, run.spec, *run.vae, run.data, read_history(query.folder, run.behind()));
+  fmt::print("report     {}/report.html\n", folder);
   return 0;
 }
 

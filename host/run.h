@@ -48,6 +48,8 @@ struct RunQuery {
 // Each throws Error where the model's figures or pictures are not finite.
 int evaluate_run(const RunQuery&);  // prints train and test figures as JSON
 int sample_run(const RunQuery&, std::int64_t count, std::uint64_t seed, const std::string& out);  // writes a PNG
-int report_run(const RunQuery&);  // writes report.html and figures/ anew
+// Writes report.html and figures/ anew: the run's own, of its last checkpoint and on its own images, or others into the
+// folder `out`, which is new, empty, or has a report made so.
+int report_run(const RunQuery&, const std::string& out);
 
 }  // namespace elbo

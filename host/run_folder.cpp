@@ -175,6 +175,13 @@ void remove_leftovers(const std::string& folder) {
   }
 }
 
+bool belongs_to_run(const std::string& path) {
+  const fs::path place = place_of(path), folder = place.parent_path();
+  const std::string part = folder.filename();
+  return (is_name_of_run("", place.filename()) && has_begun(folder)) ||
+         (is_name_of_run(part, place.filename()) && has_begun(folder.parent_path()));
+}
+
 bool has_history(const std::string& folder) {
   return fs::exists(metrics_path(folder)) &&
          read_text(metrics_path(folder)).find_first_not_of(blank) != std::string::npos;

@@ -46,6 +46,10 @@ class FolderLock {
 // told by a lock of its own, but the second names of checkpoints are not.
 void remove_leftovers(const std::string& folder);
 
+// Whether a file of that name would be one of a run's: it is one of the names above in the folder of a run that has
+// begun. The folder's links are followed.
+bool belongs_to_run(const std::string& path);
+
 // What a checkpoint says of the epochs that are behind it.
 struct Behind {
   std::int64_t step = 0, steps_per_epoch = 1;

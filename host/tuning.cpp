@@ -10,6 +10,7 @@
 #include "host/devices.h"
 #include "host/evaluate.h"
 #include "host/files.h"
+#include "host/output.h"
 #include "host/run_folder.h"
 #include "host/spec.h"
 #include "host/trainer.h"
@@ -61,7 +62,7 @@ void note_unused_tuning(const Backend& device, const std::string& file) {
 // ---- elbo tune -----------------------------------------------------------------------------------------------
 
 int tune(const TuneOptions& options) {
-  require_writable(options.out, {options.spec});
+  require_output(options.out, tuning_output, {options.spec});
   const Spec spec = load_spec(options.spec, options.overrides);
   BackendOptions backend_options = options.backend;
   backend_options.precision = spec.train.precision;
@@ -87,7 +88,7 @@ int tune(const TuneOptions& options) {
     best += p.microseconds;
   });
   fmt::print("{:<48}{:>10.2f}{:>10.2f}\n", "sum", own, best);
-  replace_file(options.out, to_json(tuning));
+  write_output(options.out, tuning_output, to_json(tuning));
   fmt::print("tuning     {}\n", options.out);
   return 0;
 }

@@ -1078,6 +1078,124 @@ class CommandLine(unittest.TestCase):
             self.assertIn(product["product"] + " in fp32", result.stderr)
             self.assertIn("CUBLAS_STATUS_NOT_SUPPORTED", product["refusal"])
 
+    def outputs(self):
+        """Commands by the ending of the file that they write, which comes last."""
+        shared = [self.spec, "--data", self.data]
+        one = ["--device", "cpu", "--warmup", "0"]
+        loss = ["bench", "loss", *one, "--shape", "2x9", "--loss", "latent", "--seconds", "0", "--no-reference"]
+        commands = {
+            "plan": ["plan", *shared, "--json"],
+            "step": ["bench", "step", *shared, *one, "--steps", "1", "--no-operations", "--json"],
+            "loss": [*loss, "--json"],
+            "page": [*loss, "--page"],
+            "trace": ["profile", *shared, *one, "--steps", "1", "--trace"],
+            "png": ["sample", self.run_for_outputs, "--data", self.data, "--device", "cpu", "--count", "1", "--out"],
+        }
+        if "ELBO_SIM_TUNES" in os.environ:
+            commands["tuning"] = ["tune", *shared, "--device", "sim", "--seconds", "0", "--out"]
+        return commands
+
+    def test_what_an_output_may_replace(self):
+        """An earlier one of its kind and an empty file; no file of a run, of another kind or of another hand."""
+        self.run_for_outputs = run = self.cwd / "out"
+        self.assertEqual(self.train("--out", run, "--set", "train.epochs=1").returncode, 0)
+        (run / "checkpoints" / "link.png").symlink_to("../figures/curves.png")
+        good = [self.cwd / "mine.json", self.cwd / "mine.txt", self.cwd / "mine.html", self.cwd / "mine.csv"]
+        for path in good:
+            path.write_text({".json": '{"mine": 1}', ".html": "<!DOCTYPE html>\n<html>"}.get(path.suffix, "mine"))
+        of_run = [run / name for name in (
+            "spec.json", "machine.json", "metrics.jsonl", "report.html", "checkpoints/last.safetensors",
+            "checkpoints/epoch-9.safetensors", "checkpoints/link.png", "figures/curves.png", "figures/more.png", "tuning.json")]
+        before = self.content(self.cwd)
+        others = [*good, self.spec, *self.data.rglob("t10k-images*")]
+        for name, command in self.outputs().items():
+            for victim, words in [(v, "is no earlier") for v in others] + [
+                    (v, "it belongs to the run in that folder") for v in of_run]:
+                if name != "png" and victim not in (good[0], self.spec, of_run[0], of_run[4]):
+                    continue  # one command meets them all
+                result = program.run(*command, victim, cwd=self.cwd)
+                self.assertEqual(result.returncode, 1, (name, victim))
+                self.assertIn(f"{victim}: cannot be written: ", result.stderr)
+                self.assertIn("it is the experiment" if victim == self.spec and name in ("plan", "step", "trace", "tuning")
+                              else words, result.stderr)
+                self.assertEqual(result.stdout, "", "it is found before the work")
+        self.assertEqual(self.changed(self.cwd, before), [])
+        result = program.run(*self.outputs()["trace"], "mine.json2", cwd=self.cwd)  # whose table is mine.csv
+        self.assertIn("mine.csv: cannot be written: there is a file that is no earlier table of `elbo profile`", result.stderr)
+        self.assertEqual(self.changed(self.cwd, before), [])
+
+        # Its own, as often as one likes: no output is told from itself.
+        (self.cwd / "o").mkdir()
+        for name, command in self.outputs().items():
+            path = self.cwd / "o" / f"{name}.x"
+            path.touch()
+            sizes = []
+            for _ in range(2):
+                result = program.run(*command, path, cwd=self.cwd)
+                self.assertEqual(result.returncode, 0, (name, result.stderr))
+                sizes.append(path.stat().st_size)
+            self.assertGreater(min(sizes), 0)
+        # Nor does one kind replace another.
+        for name, command in self.outputs().items():
+            for other in self.outputs():
+                if other != name and {other, name} != {"plan", "step"}:
+                    result = program.run(*command, self.cwd / "o" / f"{other}.x", cwd=self.cwd)
+                    self.assertIn("is no earlier", result.stderr, (name, other))
+
+    def test_reports_of_other_checkpoints_and_of_other_images(self):
+        """The run's own is of its last checkpoint and its images; others go to a folder of their own."""
+        run = self.cwd / "out"
+        self.assertEqual(self.train("--out", run, "--set", "train.checkpoint_epochs=2").returncode, 0)
+        few = program.make_data(self.cwd / "few", train=7, test=3)
+
+        def report(*arguments, data=self.data):
+            return program.run("report", run, "--device", "cpu", "--data", data, *arguments, cwd=self.cwd)
+
+        before = self.content(run)
+        self.unchanged(report(data=few), run, before, f"{run}: its own report is on the images", "--out FOLDER")
+        self.unchanged(report("--checkpoint", "epoch-2"), run, before, "its own report is that of its last checkpoint", "--out")
+        self.unchanged(report("--checkpoint", "epoch-2", "--out", run), run, before, "it belongs to the run")
+        mine = self.cwd / "mine"
+        (mine / "figures").mkdir(parents=True)
+        (mine / "figures" / "curves.png").write_bytes(b"\x89PNG\r\n\x1a\n of mine")
+        for page in (None, "<!DOCTYPE html>\n<html>mine"):
+            if page:
+                (mine / "report.html").write_text(page)
+            kept = self.content(mine)
+            self.unchanged(report("--checkpoint", "epoch-2", "--out", "mine"), mine, kept, "mine")
+
+        for words, data in ((["--checkpoint", "epoch-2"], self.data), (["--checkpoint", "epoch-2"], few), ([], few)):
+            result = report(*words, "--out", "elsewhere", data=data)
+            self.assertEqual(result.returncode, 0, result.stderr)
+            self.assertIn("report     elsewhere/report.html", result.stdout)
+        self.assertTrue((self.cwd / "elsewhere" / "figures" / "curves.png").exists())
+        self.assertIn("<h1>squares-2d after step 60, on images that it was not trained on</h1>",
+                      (self.cwd / "elsewhere" / "report.html").read_text())
+        evaluated = program.run("eval", run, "--data", few, "--device", "cpu", cwd=self.cwd)
+        self.assertEqual(json.loads(evaluated.stdout)["epoch"], 3, "of the images that it was trained on")
+        self.assertEqual(self.changed(run, before), [])
+        result = report()
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertEqual(self.changed(run, before), [])
+
+    def test_many_write_one_file_at_once(self):
+        """Reports of one run, samples to one picture: all succeed, and what is there at the end is whole."""
+        run = self.cwd / "out"
+        self.assertEqual(self.train("--out", run, "--threads", "1", "--set", "train.epochs=1").returncode, 0)
+        before = self.content(run)
+        for _ in range(2):
+            words = [["report", run]] * 3 + [["sample", run, "--count", "9", "--out", "nine.png"]] * 3
+            processes = [subprocess.Popen([os.path.abspath(program.ELBO), *map(str, w), "--data", str(self.data), "--device",
+                                           "cpu", "--threads", "1"], cwd=self.cwd, stdout=subprocess.DEVNULL,
+                                          stderr=subprocess.PIPE, text=True) for w in words]
+            self.assertEqual([(p.communicate()[1], p.returncode) for p in processes], [("", 0)] * 6)
+        alone = program.run("sample", run, "--count", "9", "--out", "alone.png", "--data", self.data, "--device", "cpu",
+                            "--threads", "1", cwd=self.cwd)
+        self.assertEqual(alone.returncode, 0, alone.stderr)
+        self.assertTrue((self.cwd / "nine.png").read_bytes() == (self.cwd / "alone.png").read_bytes())
+        self.assertEqual(self.changed(run, before), [])
+        self.assertEqual(sorted(p.name for p in self.cwd.iterdir()), ["alone.png", "nine.png", "out"])
+
     def test_an_output_that_is_a_link(self):
         (self.cwd / "there").mkdir()
         (self.cwd / "link.json").symlink_to("there/plan.json")

@@ -290,20 +290,20 @@ std::string run_facts(const ReportData& data) {
 
 }  // namespace
 
-std::string page_begin(const std::string& title) {
+std::string page_begin(const std::string& maker, const std::string& title) {
   return fmt::format(
-      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+      "<!DOCTYPE html>\n<!-- elbo {} -->\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
       "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src "
       "'unsafe-inline'; script-src 'unsafe-inline'\">\n"
       "<link rel=\"icon\" href=\"data:,\">\n<title>{} · elbo</title>\n<style>\n"
       ":root{{{}}}\n@media screen and (prefers-color-scheme: dark){{:root{{{}}}}}\n{}</style>\n</head>\n<body>\n",
-      escape_html(title), css_colours(false), css_colours(true), page_css);
+      maker, escape_html(title), css_colours(false), css_colours(true), page_css);
 }
 
 std::string report_page(const ReportData& data) {
   const std::string name = escape_html(data.name);
-  std::string html = page_begin(data.name);
+  std::string html = page_begin("report", data.name);
   html += fmt::format(
       "<header>\n<h1>{}</h1>\n<p class=\"lead\">A variational auto-encoder with {} latent unit{}{}{}.</p>\n{}"
       "</header>\n<main>\n",

@@ -8,7 +8,8 @@ namespace elbo {
 
 std::string report_page(const ReportData&);
 
-// The beginning of such a page, up to and with <body>; for others than the report.
-std::string page_begin(const std::string& title);
+// The beginning of such a page, up to and with <body>; for others than the report. `maker` stands in its second line,
+// by which an OutputKind tells it from other pages.
+std::string page_begin(const std::string& maker, const std::string& title);
 
 }  // namespace elbo
