@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Times elbo and PyTorch side by side on the CPU, in turns, and tabulates the ratios.
+"""Times elbo, PyTorch and JAX side by side on the CPU, in turns, and tabulates the ratios.
 
     bench.py [--elbo PROGRAM] [--threads N] [--rounds N] [--steps N] [--data FOLDER] [--json FILE] [--markdown FILE]
              [--epochs N] [--no-run]
 
 A training step of tools/compare/w1.json (784-500-2x20-500-784, batch 100), and a whole run of fashion-2d from start
-to end of the process: elbo's includes its report. Run it with a Python that has torch, on a machine that does
-nothing else.
+to end of the process: elbo's includes its report. JAX trains an epoch of steps in one call (lax.scan), on all cores.
+Run it with a Python that has torch and jax, on a machine that does nothing else.
 """
 
 import argparse
@@ -24,17 +24,20 @@ ROOT = HERE.parents[1]
 import record
 
 PYTORCH = ["eager", "eager-foreach", "eager-fused"]  # Adam's implementations
+JAX = "scan"
 
 
 def time_step(options, name, folder):
-    """One round of one side; None where this PyTorch has no such Adam on the CPU."""
-    shared = ["--threads", str(options.threads), "--steps", str(options.steps), "--json", f"{folder}/{name}.json"]
+    """One round of one side; None where this PyTorch has no such Adam on the CPU, or there is no JAX."""
+    shared = ["--steps", str(options.steps), "--json", f"{folder}/{name}.json"]
+    shared += ["--threads", str(options.threads)] if name != JAX else ["--seconds", "8"]
     shared += ["--data", options.data] if options.data else []
     spec = str(HERE / "w1.json")
     if name == "elbo":
         command = [options.elbo, "bench", "step", spec, "--device", "cpu", *shared]
     else:
-        command = [sys.executable, HERE / "bench_step.py", spec, "--form", name, *shared]
+        script = "bench_step_jax.py" if name == JAX else "bench_step.py"
+        command = [sys.executable, HERE / script, spec, "--form", name, *shared]
     done = subprocess.run(command, stderr=None if name == "elbo" else subprocess.PIPE, text=True)
     if done.returncode != 0:
         if name in ("elbo", "eager"):
@@ -91,15 +94,15 @@ def main():
     parser.add_argument("--markdown", type=record.output, help="write the tables here, too")
     options = parser.parse_args()
 
-    steps = in_turns(options, ["elbo", *PYTORCH], time_step)
-    version = steps["eager"][0]["framework"]
+    steps = in_turns(options, ["elbo", *PYTORCH, JAX], time_step)
+    version = {name: results[0].get("framework") for name, results in steps.items()}
     median = {name: statistics.median(r["median_us"] for r in results) for name, results in steps.items()}
     rows = []
     for name, results in steps.items():
         medians = [r["median_us"] for r in results]
         rows.append(
             [
-                label(name, version),
+                label(name, version[name]),
                 f"{median[name]:.0f}",
                 f"{min(medians):.0f} to {max(medians):.0f}",
                 f"{statistics.median(r['p10_us'] for r in results):.0f}",
@@ -122,11 +125,11 @@ def main():
             ["", "median", "rounds", "times elbo's"],
             [
                 ["elbo", f"{statistics.median(runs['elbo']):.1f}", ", ".join(f"{s:.1f}" for s in runs["elbo"]), "1.00"],
-                [version, f"{statistics.median(runs['pytorch']):.1f}", ", ".join(f"{s:.1f}" for s in runs["pytorch"]), f"{ratio:.2f}"],
+                [version["eager"], f"{statistics.median(runs['pytorch']):.1f}", ", ".join(f"{s:.1f}" for s in runs["pytorch"]), f"{ratio:.2f}"],
             ],
         )
         result["run_seconds"] = runs
-    text += f"\n{result['machine']}; {result['date']}; {steps['elbo'][0]['device_description']}; {version}. Made by `{result['command']}`\n"
+    text += f"\n{result['machine']}; {result['date']}; {steps['elbo'][0]['device_description']}; {version['eager']}. Made by `{result['command']}`\n"
 
     print(f"\n{text}", end="")
     if options.json:
