@@ -150,10 +150,11 @@ int bench_step(const BenchOptions& options) {
   const double median = quantile(microseconds, 0.5), p10 = quantile(microseconds, 0.1),
                p90 = quantile(microseconds, 0.9);
   fmt::print("{}: a training step of {} images on {}\n", spec.name, spec.train.batch_size, info.description);
-  fmt::print("median {:.1f} us   p10 {:.1f}   p90 {:.1f}   mean {:.1f}   ({} timings of {} steps{})   {:.0f} images/s\n", median, p10,
-             p90, times.mean(), microseconds.size(), block,
-             times.sm_clock_mhz > 0 ? fmt::format(" at {:.0f} MHz", times.sm_clock_mhz) : "",
-             1e6 * static_cast<double>(spec.train.batch_size) / median);
+  fmt::print(
+      "median {:.1f} us   p10 {:.1f}   p90 {:.1f}   mean {:.1f}   ({} timings of {} steps{})   {:.0f} images/s\n",
+      median, p10, p90, times.mean(), microseconds.size(), block,
+      times.sm_clock_mhz > 0 ? fmt::format(" at {:.0f} MHz", times.sm_clock_mhz) : "",
+      1e6 * static_cast<double>(spec.train.batch_size) / median);
   fmt::print("{}", graph);
   print_products(products);
   note_unused_tuning(*device.backend, options.backend.tuning);
