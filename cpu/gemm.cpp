@@ -21,7 +21,7 @@ using Type = memory::data_type;
 // How many parts a product has for each thread: with more, a thread that is late is helped sooner; with fewer, less of
 // the operands is packed twice.
 constexpr std::int64_t parts_a_thread = 2;
-// The least that a part is, unless the whole is less, and what its sides are multiples of: vectors of any CPU.
+// What parts begin at multiples of: vectors of any CPU.
 constexpr std::int64_t grain = 16;
 
 struct Shape {
@@ -51,7 +51,8 @@ dnnl::matmul::primitive_desc describe(const dnnl::engine& engine, const memory::
 #endif
 }
 
-// Cuts `size` into `count` pieces that differ by at most a grain: where piece `i` begins.
+// Cuts `size` into `count` pieces, size / grain of them at most: where piece `i` begins. None is empty, and none is
+// much more than a grain off size / count.
 std::int64_t cut(std::int64_t size, std::int64_t count, std::int64_t i) {
   return i == count ? size : (size * i / count + grain / 2) / grain * grain;
 }

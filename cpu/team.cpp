@@ -64,7 +64,8 @@ void ask_for_short_turns() {
 
 Team::Team(int threads)
     : members_([&] {
-        require(threads >= 0, "device 'cpu': ", threads, " threads; expected 0 (one for each core) or more");
+        require(threads >= 0 && threads <= 1024, "device 'cpu': ", threads,
+                " threads; expected 0 (one for each core) or 1 to 1024");
         return static_cast<std::size_t>(threads == 0 ? usable_cores() : threads);
       }()) {
   if (members_.size() > 1) ask_for_short_turns();  // the threads inherit it
@@ -73,6 +74,9 @@ Team::Team(int threads)
   } catch (const std::system_error& e) {
     end();
     fail("device 'cpu': ", members_.size(), " threads cannot be had: ", e.code().message());
+  } catch (...) {
+    end();
+    throw;
   }
 }
 
@@ -88,7 +92,8 @@ void Team::end() noexcept {
 }
 
 std::int64_t Team::begin_of_share(std::size_t member) const {
-  return loop_.n * static_cast<std::int64_t>(member) / static_cast<std::int64_t>(members_.size());
+  const auto threads = static_cast<std::int64_t>(members_.size());  // rounded up, so that the caller is not left out
+  return (loop_.n * static_cast<std::int64_t>(member) + threads - 1) / threads;
 }
 
 std::uint32_t Team::blocks_of(std::size_t member) const {

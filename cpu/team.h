@@ -17,6 +17,7 @@ namespace elbo {
 class Team {
  public:
   // threads: 0 means one for each core this process may use (limits.h). Throws Error where they cannot be had.
+  // With more threads than one the caller's turns become shorter, too (team.cpp).
   explicit Team(int threads);
   ~Team();
   Team(const Team&) = delete;
@@ -24,8 +25,8 @@ class Team {
 
   int threads() const { return static_cast<int>(members_.size()); }
 
-  // body(i) for every i in [0, n). What body computes may depend on i alone, so that a result never depends on the
-  // number of threads. Throws what a body has thrown, when all others are done. By one caller at a time, and not from
+  // body(i) for every i in [0, n). What body computes may depend on i alone, so that a result never depends on which
+  // thread does what. Throws what a body has thrown, when all others are done. By one caller at a time, and not from
   // within a body.
   template <class Body>
   void run(std::int64_t n, Body&& body) {

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/limits.h"
 #include "tests/errors.h"
 
 namespace elbo {
@@ -122,7 +123,7 @@ TEST(Team, SleepsWhenThereIsNothingToDo) {
 // of the kernel's.
 TEST(Team, IsNotHeldUpByABusyMachine) {
   const auto time_loops = [] {
-    Team team(0);
+    Team team(std::min(usable_cores(), 4));
     std::vector<float> values(64, 1.0f);
     const auto begin = steady_clock::now();
     for (int loop = 0; loop < 10000; ++loop)
@@ -135,7 +136,7 @@ TEST(Team, IsNotHeldUpByABusyMachine) {
   const double alone = time_loops();
   std::atomic<bool> stop = false;
   std::vector<std::thread> busy;
-  for (unsigned i = 0; i < 2 * std::max(1U, std::thread::hardware_concurrency()); ++i)
+  for (int i = 0; i < 2 * usable_cores(); ++i)
     busy.emplace_back([&] {
       while (!stop) continue;
     });
