@@ -238,17 +238,21 @@ TensorFile CheckpointFolder::read(const std::string& name, const std::string& op
   try {
     return read_finite(file(name));
   } catch (const Error& e) {
+    std::string newest;
+    std::int64_t step = -1;
     for (const char* other : {"last", "previous", "best"}) {
       if (file(name) == path(other)) continue;
-      std::uint32_t step = 0;
       try {
-        step = read_progress(read_finite(path(other)), path(other)).step;
+        const std::int64_t at = read_progress(read_finite(path(other)), path(other)).step;
+        if (at <= step) continue;
+        step = at;
+        newest = other;
       } catch (const Error&) {
         continue;
       }
-      fail(e.what(), "; the checkpoint ", other, ", of step ", step, ", is whole (", option, " ", other, ")");
     }
-    throw;
+    if (step < 0) throw;
+    fail(e.what(), "; the checkpoint ", newest, ", of step ", step, ", is whole (", option, " ", newest, ")");
   }
 }
 

@@ -220,7 +220,7 @@ std::string name_in_temporary(const std::string& file_name) {
 
 void remove_leftover(const std::string& path) {
   const Descriptor file(::open(path.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  if (file.get() < 0 || !lock(file.get(), LOCK_EX | LOCK_NB)) return;
+  if (file.get() < 0 || (!lock(file.get(), LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)) return;
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) fail_call(errno, path, "cannot be removed");
 }
 

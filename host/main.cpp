@@ -5,7 +5,6 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
-#include <cstring>
 #include <exception>
 #include <filesystem>
 #include <new>
@@ -20,6 +19,7 @@
 #include "host/command_line.h"
 #include "host/data/catalog.h"
 #include "host/devices.h"
+#include "host/files.h"
 #include "host/plan.h"
 #include "host/profile.h"
 #include "host/run.h"
@@ -303,9 +303,7 @@ int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);  // so that lines and errors come in order where both go to one file
   try {
     const int status = run_command_line(argc, argv);
-    const bool written = std::fclose(stdout) == 0;
-    const int reason = errno;
-    elbo::require(written, "standard output: cannot be written: ", std::strerror(reason));
+    if (std::fclose(stdout) != 0 && status == 0) elbo::fail_call(errno, "standard output", "cannot be written");
     return status;
   } catch (const std::bad_alloc&) {
     std::fputs("elbo: out of memory\n", stderr);

@@ -117,7 +117,7 @@ std::uint32_t total_steps(const Spec& spec, const Trainer& trainer) {
 }
 
 // A table in 80 columns, up to 100,000 epochs: its head and its lines. Reconstruction and KL are the test set's.
-constexpr const char* epoch_columns = "{:>13}{:>13}{:>16}{:>10}{:>10}\n";
+constexpr const char* epoch_columns = "{:>13}{:>13}{:>15}{:>10}{:>10}\n";
 
 std::string epoch_label(std::int64_t epoch, std::int64_t epochs) {
   const std::string last = fmt::format("{}", epochs);
@@ -336,7 +336,7 @@ class TrainingRun {
   }
 
   // The weights of now are no good. The newest that are known to be good may be the best, if they are not written yet.
-  // What to say of it.
+  // What to say of it. `last` may be of steps after the last evaluation, so that its figures have to show what it is.
   std::string keep_best_of_diverged() {
     try {
       if (best_waits_) {
@@ -344,11 +344,33 @@ class TrainingRun {
         hand_over(best_.read(spec_), {}, {"best"});
       }
       writer_.finish();
-      const std::string path = checkpoints_.path("last");
-      return cat("; the last good checkpoint is ", path, ", of step ", read_progress(read_safetensors(path), path).step,
-                 "; --resume would go the same way again from there: other settings need a new run, in another folder");
+      std::string newest;
+      std::int64_t step = -1;
+      for (const char* name : {"last", "previous", "best"})
+        if (const std::int64_t at = step_of_good(name); at > step) {
+          step = at;
+          newest = checkpoints_.path(name);
+        }
+      const char* const way_out = "other settings need a new run, in another folder";
+      if (step < 0) return cat("; no checkpoint that is left has finite figures: ", way_out);
+      return cat("; the last good checkpoint is ", newest, ", of step ", step,
+                 "; --resume would go the same way again from there: ", way_out);
     } catch (const Error& e) {
       return cat("; moreover, ", e.what());
+    }
+  }
+
+  // -1 where there is no such checkpoint, or its figures are not finite. Its weights take the place of those of now.
+  std::int64_t step_of_good(const char* name) {
+    if (!checkpoints_.has(name)) return -1;
+    const std::string path = checkpoints_.path(name);
+    try {
+      const TensorFile file = read_safetensors(path);
+      load_weights(trainer_.vae, file, path);
+      evaluator_.run();
+      return read_progress(file, path).step;
+    } catch (const Error&) {
+      return -1;
     }
   }
 
@@ -445,7 +467,8 @@ namespace {
 
 // A run, opened again.
 struct OpenedRun {
-  explicit OpenedRun(const RunQuery& q)
+  // `option`: by which another checkpoint is asked for, should this one be damaged.
+  explicit OpenedRun(const RunQuery& q, const std::string& option = "--checkpoint")
       : spec(parse_spec(read_text(spec_path(q.folder)), spec_path(q.folder))),
         data(load_dataset(spec.data, spec.seed, data_directories(q.data))) {
     BackendOptions options = q.backend;
@@ -454,7 +477,7 @@ struct OpenedRun {
     use_tuning_of_run(*device.backend, q.folder, "");
     vae = std::make_unique<Vae>(*device.backend, spec, data.train.image_size());
     const CheckpointFolder checkpoints(q.folder);
-    const TensorFile file = checkpoints.read(q.checkpoint, "--checkpoint");
+    const TensorFile file = checkpoints.read(q.checkpoint, option);
     checkpoint = checkpoints.file(q.checkpoint);
     load_weights(*vae, file, checkpoint);
     progress = read_progress(file, checkpoint);
@@ -492,10 +515,14 @@ struct OpenedRun {
 // The folder for a report that is not to be the run's own.
 void require_report_folder(const std::string& folder) {
   std::error_code error;
-  const bool empty = !fs::exists(folder, error) || (!error && fs::is_empty(folder, error));
+  const bool there = fs::exists(folder, error);
+  const auto entries = there ? fs::directory_iterator(folder, error) : fs::directory_iterator();
   require(!error, folder, ": ", error.message());
+  const auto is_temporary = [](const fs::directory_entry& e) {
+    return !name_in_temporary(e.path().filename()).empty();
+  };
+  if (std::ranges::all_of(entries, is_temporary)) return;
   const std::string page = folder + "/report.html";
-  if (empty) return;
   require(fs::exists(page), folder, ": is not empty, and has no report of elbo; choose another folder with --out");
   require_output(page, report_output);
 }
@@ -536,7 +563,7 @@ int report_run(const RunQuery& query, const std::string& out) {
   if (!out.empty()) require_report_folder(out);
   require(!out.empty() || query.checkpoint == "last", query.folder,
           ": its own report is that of its last checkpoint; --out FOLDER takes one of another");
-  OpenedRun run(query);
+  OpenedRun run(query, out.empty() ? "--out FOLDER --checkpoint" : "--checkpoint");
   require(!out.empty() || run.on_its_images, query.folder,
           ": its own report is on the images that it was trained on; --out FOLDER takes one on others");
   run.evaluate(run.data.test);

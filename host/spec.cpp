@@ -6,7 +6,6 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
-#include <cstring>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -620,8 +619,7 @@ Spec load_spec(const std::string& path, const std::vector<std::string>& override
       text.append(chunk.data(), n);
       require(text.size() <= largest, "standard input: an experiment has at most ", largest, " bytes");
     }
-    const int reason = errno;
-    require(!std::ferror(stdin), "standard input: cannot be read: ", std::strerror(reason));
+    if (std::ferror(stdin)) fail_call(errno, "standard input", "cannot be read");
     return parse_spec(text, "standard input", overrides);
   }
   const InputFile file(path);

@@ -734,7 +734,7 @@ class CommandLine(unittest.TestCase):
                        f"{last.relative_to(self.cwd)}: decoder.0.bias holds NaN or infinity", "(--resume previous)")
         for command in (["eval", "out"], ["report", "out"], ["sample", "out", "--out", "out/samples.png"]):
             self.unchanged(program.run(*command, "--data", self.data, "--device", "cpu", cwd=self.cwd), self.cwd / "out",
-                           before, "decoder.0.bias holds NaN or infinity", "(--checkpoint previous)")
+                           before, "decoder.0.bias holds NaN or infinity", "--checkpoint previous)")
 
     # ---- The rest ------------------------------------------------------------------------------------------------------
 

@@ -203,14 +203,31 @@ class Messages(unittest.TestCase):
         self.assertEqual(result.returncode, 0)
         self.assertIn("looked in nowhere (no such folder), ", result.stdout)
 
+    def test_a_set_that_cannot_be_seen_hides_no_other(self):
+        for command, status in (("list", 0), ("verify", 1)):
+            result = self.elbo(f"data {command} --data data")
+            self.assertEqual(result.returncode, status)
+            self.assertIn("round: data/round: Too many levels of symbolic links\n", result.stdout)
+            self.assertIn("black: data/black\n", result.stdout)
+
     # ---- What diverges ---------------------------------------------------------------------------------------------
 
     def test_what_may_help_a_diverged_run(self):
         for changes, found, remedy, no_cause in DIVERGENCES:
             out = tempfile.mkdtemp(dir=self.root)
-            self.refused(1, f"{TRAIN} --out {out} {changes}", found, "what may help is", remedy,
-                         f"the last good checkpoint is {out}/checkpoints/last.safetensors, of step 0",
+            good = f"the last good checkpoint is {out}/checkpoints/last.safetensors, of step 0"
+            if "model.initialization" in changes:
+                good = "no checkpoint that is left has finite figures"
+            self.refused(1, f"{TRAIN} --out {out} {changes}", found, "what may help is", remedy, good,
                          "other settings need a new run", without=no_cause)
+
+    def test_a_checkpoint_that_only_seems_good(self):
+        """Weights that are finite, but whose figures are not: the one before is the last good one."""
+        self.refused(1, f"""{TRAIN} --out seems --set train.batch_size=100 --set train.checkpoint_steps=1
+                        --set 'optimizer={{"type":"sgd","learning_rate":1e20}}'""", "training diverged at step 2 ",
+                     "the last good checkpoint is seems/checkpoints/previous.safetensors, of step 0")
+        self.assertEqual(self.elbo("eval seems --data data --checkpoint previous").returncode, 0)
+        self.refused(1, "eval seems --data data", "its weights have diverged")
 
     def test_figures_that_are_not_finite(self):
         """The step of the only epoch goes well, but no image gets through the weights that it leaves."""
@@ -250,6 +267,12 @@ class Messages(unittest.TestCase):
                                             stderr=subprocess.PIPE, text=True)
                     self.assertEqual(result.stderr, f"elbo: standard output: cannot be written: {reason}\n")
                     self.assertEqual(result.returncode, 1)
+
+    def test_a_wrong_command_line_stays_one(self):
+        result = subprocess.run(["sh", "-c", 'exec "$0" nope >&-', os.path.abspath(program.ELBO)], cwd=self.root,
+                                stderr=subprocess.PIPE, text=True)
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertIn("nope", result.stderr)
 
     def test_output_and_errors_in_one_file(self):
         """They stand there in the order in which they were said."""

@@ -19,14 +19,22 @@ namespace {
 namespace fs = std::filesystem;
 
 // Sets in IDX form that are in the directories but not in the catalogue.
+// Whether a folder has the images of a set in IDX form, or something there cannot be seen, which is to be told.
+bool is_own_set(const fs::path& folder) {
+  try {
+    return is_there(folder / "train-images-idx3-ubyte") || is_there(folder / "train-images-idx3-ubyte.gz");
+  } catch (const Error&) {
+    return true;
+  }
+}
+
 std::set<std::string> own_sets(const std::vector<std::string>& directories) {
   std::set<std::string> names;
   for (const std::string& directory : directories) {
     std::error_code unreadable;
     for (const fs::directory_entry& entry : fs::directory_iterator(directory, unreadable)) {
       const std::string name = entry.path().filename().string();
-      for (const char* file : {"train-images-idx3-ubyte", "train-images-idx3-ubyte.gz"})
-        if (!find_known(name) && fs::exists(fs::symlink_status(entry.path() / file, unreadable))) names.insert(name);
+      if (!find_known(name) && is_own_set(entry.path())) names.insert(name);
     }
   }
   return names;
@@ -251,7 +259,13 @@ std::string list_data(const std::vector<std::string>& directories) {
       text += heading(set.name, e.what());
     }
   }
-  for (const std::string& name : own_sets(directories)) text += heading(name, find_set(name, directories));
+  for (const std::string& name : own_sets(directories)) {
+    try {
+      text += heading(name, find_set(name, directories));
+    } catch (const Error& e) {
+      text += heading(name, e.what());
+    }
+  }
   return text;
 }
 
@@ -270,8 +284,13 @@ std::string verify_data(const std::vector<std::string>& directories, bool& ok) {
     }
   }
   for (const std::string& name : own_sets(directories)) {
-    text += verify_own(name, find_set(name, directories), ok);
     any = true;
+    try {
+      text += verify_own(name, find_set(name, directories), ok);
+    } catch (const Error& e) {
+      text += heading(name, e.what());
+      ok = false;
+    }
   }
   ok = ok && any;
   return text;

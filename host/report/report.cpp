@@ -44,11 +44,17 @@ void check(const ReportData& data) {
 
 void write_report(const ReportData& data, const std::string& folder) {
   check(data);
-  const fs::path figures = fs::path(folder) / "figures";
-  std::error_code problem;
-  fs::create_directories(figures, problem);
-  require(!problem, figures.string(), ": this folder cannot be made: ", problem.message());
+  const auto make_folder = [](const fs::path& path) {
+    std::error_code problem;
+    fs::create_directories(path, problem);
+    require(!problem, path.string(), ": this folder cannot be made: ", problem.message());
+  };
+  make_folder(folder);
+  // First, since it tells what folder this is, should the rest be cut short.
+  replace_file(fs::path(folder) / "report.html", report_page(data));
 
+  const fs::path figures = fs::path(folder) / "figures";
+  make_folder(figures);
   const auto write = [&](const char* name, const Picture& picture) { replace_file(figures / name, picture.png()); };
   if (!data.epochs.empty()) write("curves.png", curves(thinned(data.epochs)));
   if (data.originals.count > 0) write("reconstructions.png", originals_and_reconstructions(data));
@@ -58,8 +64,6 @@ void write_report(const ReportData& data, const std::string& folder) {
   if (data.manifold_side > 0) write("manifold.png", manifold(data));
   if (!data.epochs.empty() && !data.epochs.back().test.unit_kl.empty())
     write("unit-kl.png", unit_kl(data.epochs.back().test.unit_kl));
-
-  replace_file(fs::path(folder) / "report.html", report_page(data));
 }
 
 }  // namespace elbo
