@@ -42,6 +42,7 @@ def time_step(options, name, folder):
     if done.returncode != 0:
         if name in ("elbo", "eager"):
             raise SystemExit(f"failed: {' '.join(map(str, command))}\n{done.stderr or ''}")
+        print(f"{name}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
         return None
     result = json.loads(pathlib.Path(f"{folder}/{name}.json").read_text())
     return result if name == "elbo" else result[0]
@@ -81,6 +82,28 @@ def label(name, version):
     return "elbo" if name == "elbo" else f"{version}, {name}"
 
 
+def step_table(steps, version):
+    """By the mean step of a round, since of JAX no single one is timed."""
+    mean = {name: [r["mean_us"] for r in results] for name, results in steps.items()}
+    rows = []
+    for name, results in steps.items():
+        ratios = [m / elbo for m, elbo in zip(mean[name], mean["elbo"])]
+        single = results[0]["steps_per_timing"] == 1
+        quantiles = [statistics.median(r[key] for r in results) for key in ("median_us", "p10_us", "p90_us")]
+        rows.append(
+            [
+                label(name, version[name]),
+                f"{statistics.median(mean[name]):.0f}",
+                f"{min(mean[name]):.0f} to {max(mean[name]):.0f}",
+                *(f"{q:.0f}" if single else "" for q in quantiles),
+                f"{statistics.median(ratios):.2f}",
+                f"{min(ratios):.2f} to {max(ratios):.2f}",
+            ]
+        )
+    header = ["", "mean", "means of the rounds", "median", "p10", "p90", "times elbo's", "in the rounds"]
+    return record.markdown(header, rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--elbo", default=str(ROOT / "build" / "elbo"), help="the program")
@@ -96,25 +119,10 @@ def main():
 
     steps = in_turns(options, ["elbo", *PYTORCH, JAX], time_step)
     version = {name: results[0].get("framework") for name, results in steps.items()}
-    median = {name: statistics.median(r["median_us"] for r in results) for name, results in steps.items()}
-    rows = []
-    for name, results in steps.items():
-        medians = [r["median_us"] for r in results]
-        rows.append(
-            [
-                label(name, version[name]),
-                f"{median[name]:.0f}",
-                f"{min(medians):.0f} to {max(medians):.0f}",
-                f"{statistics.median(r['p10_us'] for r in results):.0f}",
-                f"{statistics.median(r['p90_us'] for r in results):.0f}",
-                f"{median[name] / median['elbo']:.2f}",
-            ]
-        )
     text = (
         f"A W1 step (784-500-2x20-500-784, batch 100, Adam, f32), {options.threads} threads, {options.rounds} rounds "
-        f"in turns of {options.steps} steps each; microseconds\n\n"
+        f"in turns of {options.steps} steps each; microseconds\n\n{step_table(steps, version)}"
     )
-    text += record.markdown(["", "median", "medians of the rounds", "p10", "p90", "times elbo's"], rows)
     result = {"step": steps, **record.origin()}
 
     if not options.no_run:

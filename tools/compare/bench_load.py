@@ -6,9 +6,9 @@
 
 elbo, PyTorch (eager, fused Adam) and JAX (an epoch of steps in one call), each with a thread for every core, train
 tools/compare/w1.json (784-500-2x20-500-784, batch 100) alone, and beside N processes that do nothing but loop. A fair
-share is cores / (cores + N) of the machine for a program that has as many threads as there are cores; the last column
-but one is the throughput beside them over that share of the throughput alone, measured a moment before. Run it with a
-Python that has torch and jax, on a machine that does nothing else.
+share is cores / (cores + N) of the machine for a program that has as many threads as there are cores; what is told of it
+is the throughput beside them over that share of the throughput alone, measured at the beginning of the program's turn.
+Run it with a Python that has torch and jax, on a machine that does nothing else.
 """
 
 import argparse
@@ -86,10 +86,11 @@ def table(options, figures):
                     f"{statistics.median(mean) / 1e3:.2f}",
                     f"{min(mean) / 1e3:.2f} to {max(mean) / 1e3:.2f}",
                     f"{statistics.median(of_share):.0%}",
+                    f"{min(of_share):.0%} to {max(of_share):.0%}",
                     f"{statistics.median(r['p90_us'] / r['median_us'] for r in results):.1f}" if one_step else "",
                 ]
             )
-    header = ["", "busy processes", "mean step, ms", "means of the rounds", "of a fair share", "p90 / median"]
+    header = ["", "busy processes", "mean step, ms", "means of the rounds", "of a fair share", "in the rounds", "p90 / median"]
     return record.markdown(header, rows)
 
 

@@ -2,9 +2,10 @@
 //
 //     cpu_ceilings [THREADS] [PARAMETERS]
 //
-// FLOP/s of fused multiply-adds in registers, in the widest vectors, alone and on THREADS at once; bytes a second of
-// the traffic of an Adam step over so many PARAMETERS (four arrays read, three written), without its arithmetic; the
-// time of a loop of the CPU backend's team that does nothing. Medians of 41.
+// FLOP/s of fused multiply-adds in registers, in the widest vectors, alone and on THREADS at once; bytes a second of the
+// traffic of an Adam step over so many PARAMETERS (four arrays read, three written) without its arithmetic; the time of
+// the CPU backend's Adam for one parameter, by a thread that has all of them in its caches; the time of a loop of its team
+// that does nothing, which the caller mostly does alone. Medians of 41.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -88,7 +89,7 @@ double adam_bytes_a_second(elbo::Team& team, std::int64_t n) {
   return 7.0 * sizeof(float) * static_cast<double>(n) / seconds;
 }
 
-// A root and two divisions, mostly. By one thread: its piece of cpu/optimizer.cpp.
+// A root and two divisions, mostly.
 double adam_nanoseconds() {
   constexpr std::int64_t n = 16384;
   elbo::BackendOptions options;

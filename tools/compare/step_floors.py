@@ -5,7 +5,7 @@
 
 In turns, `elbo bench step` times the operations of a step, and tests/cpu_ceilings the machine. A layer's floor is its
 FLOP at the rate of fused multiply-adds in registers; the optimiser's is the time for its bytes without its arithmetic,
-or for its arithmetic without the bytes, whichever is longer.
+or for the same code with all of them in a core's caches, whichever is longer.
 What an operation takes in the best round stands beside the floor by the best ceiling, since on a virtual machine the
 speed varies from round to round; the median is told, too.
 """
@@ -81,7 +81,7 @@ def main():
         + record.markdown(["", "best round", "median round", "floor", "times the floor"], rows)
         + f"\nCeilings, of the best round: {best['gflops']:.0f} GFLOP/s of fused multiply-adds by {options.threads} "
         f"threads ({best['gflops_of_one']:.0f} by one), {best['adam_gb_per_second']:.0f} GB/s of the optimiser's "
-        f"traffic, {best['adam_ns']:.2f} ns of its arithmetic for a parameter, {best['empty_loop_us']:.2f} us for a loop "
+        f"traffic, {best['adam_ns']:.2f} ns of Adam for a parameter in the caches, {best['empty_loop_us']:.2f} us for a loop "
         f"of the team.\n\n{origin['machine']}; {origin['date']}; {steps[0]['device_description']}. Made by "
         f"`{origin['command']}`\n"
     )
