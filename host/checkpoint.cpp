@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "host/memory.h"
 #include "host/sha256.h"
 
 namespace elbo {
@@ -38,7 +39,9 @@ TensorFile read_finite(const std::string& path) {
 }
 
 std::vector<std::byte> read_back(Backend& device, const Tensor& t) {
-  std::vector<std::byte> bytes(t.bytes());
+  std::vector<std::byte> bytes;
+  reserve_memory(bytes, t.bytes(), "the host's copy of the weights, for a checkpoint");
+  bytes.resize(t.bytes());
   device.download(bytes.data(), t);
   return bytes;
 }
