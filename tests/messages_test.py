@@ -226,8 +226,8 @@ class Messages(unittest.TestCase):
         self.refused(1, f"""{TRAIN} --out seems --set train.batch_size=100 --set train.checkpoint_steps=1
                         --set 'optimizer={{"type":"sgd","learning_rate":1e20}}'""", "training diverged at step 2 ",
                      "the last good checkpoint is seems/checkpoints/previous.safetensors, of step 0")
-        self.assertEqual(self.elbo("eval seems --data data --checkpoint previous").returncode, 0)
-        self.refused(1, "eval seems --data data", "its weights have diverged")
+        self.assertEqual(self.elbo("eval seems --data data --device cpu --checkpoint previous").returncode, 0)
+        self.refused(1, "eval seems --data data --device cpu", "its weights have diverged")
 
     def test_figures_that_are_not_finite(self):
         """The step of the only epoch goes well, but no image gets through the weights that it leaves."""

@@ -139,11 +139,9 @@ def main():
         result["run_seconds"] = runs
     text += f"\n{result['machine']}; {result['date']}; {steps['elbo'][0]['device_description']}; {version['eager']}. Made by `{result['command']}`\n"
 
-    print(f"\n{text}", end="")
+    record.tell(text, options.markdown)
     if options.json:
         record.write_json(options.json, result)
-    if options.markdown:
-        pathlib.Path(options.markdown).write_text(text)
 
 
 if __name__ == "__main__":

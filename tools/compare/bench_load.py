@@ -118,11 +118,9 @@ def main():
         f"{options.rounds} rounds in turns of {options.steps} steps or more\n\n{table(options, figures)}"
         f"\n{result['machine']}; {result['date']}; {'; '.join(names)}. Made by `{result['command']}`\n"
     )
-    print(f"\n{text}", end="")
+    record.tell(text, options.markdown)
     if options.json:
         record.write_json(options.json, result)
-    if options.markdown:
-        pathlib.Path(options.markdown).write_text(text)
 
 
 if __name__ == "__main__":

@@ -132,10 +132,7 @@ def main():
                 result = runner(options, experiment, seed, planned_epochs(options, experiment))
                 record.write_json(path, {**result, "wall_seconds": time.perf_counter() - begin})
 
-    table = make_table(options)
-    print(f"\n{table}", end="")
-    if options.markdown:
-        pathlib.Path(options.markdown).write_text(table)
+    record.tell(make_table(options), options.markdown)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,13 @@ def write_json(path, result):
     unfinished.rename(path)
 
 
+def tell(text, path):
+    """Prints what was found; to the file, too, if there is a path."""
+    print(f"\n{text}", end="")
+    if path:
+        pathlib.Path(path).write_text(text)
+
+
 def mean_and_deviation(values):
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 

@@ -85,9 +85,7 @@ def main():
         f"of the team.\n\n{origin['machine']}; {origin['date']}; {steps[0]['device_description']}. Made by "
         f"`{origin['command']}`\n"
     )
-    print(f"\n{text}", end="")
-    if options.markdown:
-        pathlib.Path(options.markdown).write_text(text)
+    record.tell(text, options.markdown)
 
 
 if __name__ == "__main__":
