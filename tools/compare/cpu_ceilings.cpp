@@ -2,10 +2,10 @@
 //
 //     cpu_ceilings [THREADS] [PARAMETERS]
 //
-// FLOP/s of fused multiply-adds in registers, in the widest vectors, alone and on THREADS at once; bytes a second of the
-// traffic of an Adam step over so many PARAMETERS (four arrays read, three written) without its arithmetic; the time of
-// the CPU backend's Adam for one parameter, by a thread that has all of them in its caches; the time of a loop of its team
-// that does nothing, which the caller mostly does alone. Medians of 41.
+// FLOP/s of fused multiply-adds in registers, in the widest vectors, alone and on THREADS at once; bytes a second of
+// the traffic of an Adam step over so many PARAMETERS (four arrays read, three written) without its arithmetic; the
+// time of the CPU backend's Adam for one parameter, by a thread that has all of them in its caches; the time of a loop
+// of its team that does nothing, which the caller mostly does alone. Medians of 41.
 #include <immintrin.h>
 
 #include <algorithm>
