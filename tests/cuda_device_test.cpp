@@ -16,7 +16,7 @@
 #include "cuda/graph.h"
 #include "cuda/handles.h"
 #include "cuda/kernel_name.h"
-#include "host/loss_case.h"
+#include "host/lab/loss_case.h"
 #include "tests/errors.h"
 
 namespace elbo {

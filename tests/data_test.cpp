@@ -12,12 +12,12 @@
 #include <optional>
 #include <set>
 
+#include "host/base/files.h"
+#include "host/base/sha256.h"
 #include "host/data/catalog.h"
 #include "host/data/freyface.h"
 #include "host/data/idx.h"
 #include "host/data/mat.h"
-#include "host/files.h"
-#include "host/sha256.h"
 #include "tests/allocations.h"
 #include "tests/data_files.h"
 #include "tests/errors.h"

@@ -14,7 +14,7 @@
 #include <cstdlib>
 #include <exception>
 
-#include "host/run.h"
+#include "host/commands/run.h"
 
 namespace {
 

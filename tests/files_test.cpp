@@ -1,5 +1,5 @@
 // Files that are replaced, by several at once, too, and what a killed process leaves of them.
-#include "host/files.h"
+#include "host/base/files.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "host/files.h"
-#include "host/run_folder.h"
+#include "host/base/files.h"
+#include "host/train/run_folder.h"
 #include "tests/errors.h"
 #include "tests/temporary_folder.h"
 

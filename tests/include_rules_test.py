@@ -27,11 +27,23 @@ ROOMS = {
     "cuda": [STANDARD, SYSTEM, CONTRACT, CUDA_RUNTIME, r"kernels/.*", r"cuda/.*", r"cuda\.h", r"cupti\.h",
              r"cu(blas|blasLt|dnn)\w*\.h"],
     "cpu": [STANDARD, SYSTEM, CONTRACT, r"cpu/.*", r"oneapi/dnnl/.*", r"omp\.h"],
-    "host": [STANDARD, SYSTEM, CONTRACT, r"host/.*", r"nlohmann/.*", r"CLI/.*", r"fmt/.*", r"zlib\.h", r"openssl/.*",
-             r"cairo(-ft)?\.h", r"ft2build\.h"],
 }
+# The rooms of host/, lowest first: each may include itself, those named before it, and these libraries.
+HOST = {
+    "base": [r"fmt/.*", r"nlohmann/.*", r"openssl/.*"],
+    "spec": [r"nlohmann/.*"],
+    "data": [r"zlib\.h"],
+    "model": [],
+    "train": [r"fmt/.*", r"nlohmann/.*"],
+    "report": [r"fmt/.*", r"nlohmann/.*", r"cairo(-ft)?\.h", r"ft2build\.h"],
+    "lab": [r"fmt/.*", r"nlohmann/.*"],
+    "commands": [r"fmt/.*", r"nlohmann/.*", r"CLI/.*"],
+}
+for number, (room, libraries) in enumerate(HOST.items(), 1):
+    lower = "|".join(list(HOST)[:number])
+    ROOMS[f"host/{room}"] = [STANDARD, SYSTEM, CONTRACT, rf"host/({lower})/.*", *libraries]
 # The one file of the host that names a concrete device, and the one that asks what this process may use.
-EXCEPTIONS = {"host/devices.cpp": [r"cpu/backend\.h"], "host/memory.cpp": [r"cpu/limits\.h"]}
+EXCEPTIONS = {"host/base/devices.cpp": [r"cpu/backend\.h"], "host/base/memory.cpp": [r"cpu/limits\.h"]}
 
 
 def breaches(root):
@@ -72,7 +84,7 @@ def arguments(text, begin):
 
 def stale_reasons(root):
     """Lines `file:line` of each require() that makes a call and says why it failed: arguments are evaluated before the
-    condition or after it, as the compiler likes. check_call() of host/files.h looks when the call is over."""
+    condition or after it, as the compiler likes. check_call() of host/base/files.h looks when the call is over."""
     found = []
     for path in sorted(p for room in ROOMS for p in (root / room).rglob("*") if p.suffix in SOURCES):
         text = re.sub(r'"(\\.|[^"\\\n])*"', '""', path.read_text())  # texts are empty, there are no single characters
@@ -98,13 +110,21 @@ class StaleReasons(unittest.TestCase):
                             ('require(locked == 0 || errno != EAGAIN, path);', False),
                             ('check_call(::fsync(fd), path, "cannot be written");', False)):
             with self.subTest(line=line), tempfile.TemporaryDirectory() as folder:
-                path = pathlib.Path(folder, "host/x.cpp")
-                path.parent.mkdir()
+                path = pathlib.Path(folder, "host/base/x.cpp")
+                path.parent.mkdir(parents=True)
                 path.write_text(f"// A comment.\n{line}\n")
-                self.assertEqual(stale_reasons(pathlib.Path(folder)), ["host/x.cpp:2"] if wrong else [])
+                self.assertEqual(stale_reasons(pathlib.Path(folder)), ["host/base/x.cpp:2"] if wrong else [])
 
 
 class IncludeRules(unittest.TestCase):
+    def test_every_host_file_is_in_a_room_whose_head_names_those_below(self):
+        rooms = {p.relative_to(ROOT / "host").parts[0] for p in (ROOT / "host").rglob("*") if p.suffix in SOURCES}
+        self.assertEqual(rooms, set(HOST))
+        for number, room in enumerate(HOST):
+            head = (ROOT / "host" / room / "README.md").read_text()
+            lower = ", ".join(list(HOST)[:number]) or "no other room"
+            self.assertIn(f"Rests on: {lower}.\n", head, room)
+
     def test_tree_keeps_the_rules(self):
         files = [p for room in ROOMS for p in (ROOT / room).rglob("*") if p.suffix in SOURCES]
         self.assertGreater(len(files), 20, "the rooms were not found")
@@ -117,23 +137,26 @@ class IncludeRules(unittest.TestCase):
             ("include/elbo/x.h", "#include <cuda_runtime.h>"),
             ("include/elbo/x.h", "#include <oneapi/dnnl/dnnl.hpp>"),
             ("include/elbo/x.h", "#include <nlohmann/json.hpp>"),
-            ("include/elbo/x.h", '#include "host/spec.h"'),
+            ("include/elbo/x.h", '#include "host/spec/spec.h"'),
             ("kernels/x.cu", "#include <cublas_v2.h>"),
             ("kernels/x.cu", '#include "cuda/memory.h"'),
             ("kernels/x.h", "  #  include <cub/cub.cuh>"),
             ("kernels/x.h", "#include <thrust/detail/config.h>"),
             ("cuda/x.cpp", "#include <thrust/transform.h>"),
-            ("cuda/x.cpp", '#include "host/spec.h"'),
+            ("cuda/x.cpp", '#include "host/spec/spec.h"'),
             ("cuda/x.cpp", "#include <nlohmann/json.hpp>"),
             ("cuda/x.cpp", "#include <oneapi/dnnl/dnnl.hpp>"),
             ("cpu/x.cpp", '#include "kernels/launch.h"'),
             ("cpu/x.cpp", "#include <cuda_runtime.h>"),
-            ("host/x.cpp", '#include "cpu/backend.h"'),
-            ("host/x.cpp", '#include "cuda/backend.h"'),
-            ("host/x.cpp", "#include <cpu/backend.h>"),
+            ("host/train/x.cpp", '#include "cpu/backend.h"'),
+            ("host/train/x.cpp", '#include "cuda/backend.h"'),
+            ("host/train/x.cpp", "#include <cpu/backend.h>"),
             ("host/data/x.cpp", "#include <oneapi/dnnl/dnnl.hpp>"),
-            ("host/devices.cpp", '#include "cuda/backend.h"'),
-            ("host/devices.cpp", '#include "backend.h"'),
+            ("host/base/x.cpp", '#include "host/spec/spec.h"'),
+            ("host/data/x.cpp", '#include "host/train/trainer.h"'),
+            ("host/report/x.cpp", '#include "host/lab/plan.h"'),
+            ("host/base/devices.cpp", '#include "cuda/backend.h"'),
+            ("host/base/devices.cpp", '#include "backend.h"'),
         ]
         for name, line in planted:
             with self.subTest(file=name, line=line):
@@ -146,8 +169,9 @@ class IncludeRules(unittest.TestCase):
             ("kernels/x.cu", "#include <thrust/iterator/counting_iterator.h>"),
             ("cuda/x.cpp", "#include <cublasLt.h>"),
             ("cpu/x.cpp", "#include <oneapi/dnnl/dnnl.hpp>"),
-            ("host/devices.cpp", '#include "cpu/backend.h"'),
-            ("host/x.cpp", '// #include "cpu/backend.h" stands in a comment'),
+            ("host/base/devices.cpp", '#include "cpu/backend.h"'),
+            ("host/lab/x.cpp", '#include "host/report/page.h"'),
+            ("host/train/x.cpp", '// #include "cpu/backend.h" stands in a comment'),
         ]
         for name, line in allowed:
             with self.subTest(file=name, line=line):

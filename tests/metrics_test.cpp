@@ -1,5 +1,5 @@
 // A line of metrics.jsonl and back.
-#include "host/metrics.h"
+#include "host/train/metrics.h"
 
 #include <gtest/gtest.h>
 

@@ -18,7 +18,7 @@
 #include "elbo/math/latent.h"
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
-#include "host/devices.h"
+#include "host/base/devices.h"
 #include "tests/ops_cases.h"
 
 namespace elbo::test {

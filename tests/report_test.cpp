@@ -18,7 +18,7 @@
 
 #include "elbo/error.h"
 #include "elbo/math/normal.h"
-#include "host/devices.h"
+#include "host/base/devices.h"
 #include "host/report/collect.h"
 #include "host/report/page.h"
 #include "host/report/plot.h"

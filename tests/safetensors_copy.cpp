@@ -2,7 +2,7 @@
 #include <cstdio>
 
 #include "elbo/error.h"
-#include "host/safetensors.h"
+#include "host/base/safetensors.h"
 
 int main(int argc, char** argv) {
   try {

@@ -10,8 +10,8 @@
 #include <cstring>
 #include <filesystem>
 
-#include "host/files.h"
-#include "host/safetensors.h"
+#include "host/base/files.h"
+#include "host/base/safetensors.h"
 #include "tests/allocations.h"
 #include "tests/data_files.h"
 #include "tests/errors.h"

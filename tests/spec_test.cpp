@@ -1,5 +1,5 @@
 // The spec: what is read, what is written, and every kind of mistake with the words that name it.
-#include "host/spec.h"
+#include "host/spec/spec.h"
 
 #include <gtest/gtest.h>
 
@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "elbo/error.h"
-#include "host/json.h"
+#include "host/base/json.h"
 
 namespace elbo {
 namespace {

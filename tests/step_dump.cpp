@@ -17,11 +17,11 @@
 #include <vector>
 
 #include "elbo/math/random.h"
-#include "host/checkpoint.h"
+#include "host/base/devices.h"
+#include "host/base/safetensors.h"
 #include "host/data/dataset.h"
-#include "host/devices.h"
-#include "host/safetensors.h"
-#include "host/trainer.h"
+#include "host/train/checkpoint.h"
+#include "host/train/trainer.h"
 #include "tests/synthetic.h"
 
 namespace elbo {

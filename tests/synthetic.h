@@ -6,7 +6,7 @@
 
 #include "elbo/math/random.h"
 #include "host/data/dataset.h"
-#include "host/spec.h"
+#include "host/spec/spec.h"
 
 namespace elbo::test {
 

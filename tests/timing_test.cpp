@@ -1,6 +1,6 @@
 // What a person is told of long work; what timings rest on: the warm-up, the clock, the inputs and float64 references
 // of the losses, and the choice of what is measured.
-#include "host/timing.h"
+#include "host/base/timing.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -15,10 +15,10 @@
 
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
-#include "host/bench_loss.h"
-#include "host/devices.h"
-#include "host/parallel.h"
-#include "host/progress.h"
+#include "host/base/devices.h"
+#include "host/base/parallel.h"
+#include "host/base/progress.h"
+#include "host/lab/bench_loss.h"
 #include "tests/errors.h"
 
 namespace elbo {

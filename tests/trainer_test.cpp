@@ -1,5 +1,5 @@
 // Training as a whole, on every device: what must be equal is equal to the last bit.
-#include "host/trainer.h"
+#include "host/train/trainer.h"
 
 #include <gtest/gtest.h>
 
@@ -11,9 +11,9 @@
 #include "elbo/math/latent.h"
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
-#include "host/checkpoint.h"
-#include "host/devices.h"
-#include "host/evaluate.h"
+#include "host/base/devices.h"
+#include "host/train/checkpoint.h"
+#include "host/train/evaluate.h"
 #include "tests/synthetic.h"
 
 namespace elbo {

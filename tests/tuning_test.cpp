@@ -1,5 +1,5 @@
 // Tuning files, and what a tuned device does: on the simulated one, over the stand-in for cuBLASLt.
-#include "host/tuning_file.h"
+#include "host/base/tuning_file.h"
 
 #include <gtest/gtest.h>
 
@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "host/checkpoint.h"
-#include "host/devices.h"
-#include "host/trainer.h"
+#include "host/base/devices.h"
+#include "host/train/checkpoint.h"
+#include "host/train/trainer.h"
 #include "tests/errors.h"
 #include "tests/synthetic.h"
 

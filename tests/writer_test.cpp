@@ -1,5 +1,5 @@
 // The thread that writes while others work; ThreadSanitizer sees this one, too.
-#include "host/writer.h"
+#include "host/base/writer.h"
 
 #include <gtest/gtest.h>
 #include <pthread.h>

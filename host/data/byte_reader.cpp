@@ -8,7 +8,7 @@
 #include <limits>
 
 #include "elbo/error.h"
-#include "host/memory.h"
+#include "host/base/memory.h"
 
 namespace elbo {
 namespace {

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "host/files.h"
+#include "host/base/files.h"
 
 struct z_stream_s;
 

@@ -7,11 +7,11 @@
 #include <set>
 
 #include "elbo/error.h"
+#include "host/base/files.h"
+#include "host/base/sha256.h"
 #include "host/data/byte_reader.h"
 #include "host/data/idx.h"
 #include "host/data/idx_set.h"
-#include "host/files.h"
-#include "host/sha256.h"
 
 namespace elbo {
 namespace {

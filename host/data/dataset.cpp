@@ -4,12 +4,12 @@
 #include <filesystem>
 
 #include "elbo/error.h"
+#include "host/base/memory.h"
+#include "host/base/sha256.h"
 #include "host/data/catalog.h"
 #include "host/data/freyface.h"
 #include "host/data/idx.h"
 #include "host/data/idx_set.h"
-#include "host/memory.h"
-#include "host/sha256.h"
 
 namespace elbo {
 namespace {

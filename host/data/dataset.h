@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "host/spec.h"
+#include "host/spec/spec.h"
 
 namespace elbo {
 

@@ -4,9 +4,9 @@
 #include <functional>
 
 #include "host/data/dataset.h"
+#include "host/model/vae.h"
 #include "host/report/report.h"
-#include "host/spec.h"
-#include "host/vae.h"
+#include "host/spec/spec.h"
 
 namespace elbo {
 

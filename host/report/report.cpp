@@ -3,7 +3,7 @@
 #include <filesystem>
 
 #include "elbo/error.h"
-#include "host/files.h"
+#include "host/base/files.h"
 #include "host/report/page.h"
 #include "host/report/plot.h"
 

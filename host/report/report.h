@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "host/metrics.h"
+#include "host/train/metrics.h"
 
 namespace elbo {
 

@@ -114,7 +114,7 @@ struct BackendOptions {
   int threads = 0;                        // CPU threads; 0: one for each core this process may use
   bool record = true;                     // false: recordings call through, so that a profiler sees calls
   bool epilogues = true;                  // false: bias, activation and their gradients in kernels of their own
-  std::string tuning{};                   // a file of algorithms for the products (host/tuning_file.h); empty: none
+  std::string tuning{};  // a file of algorithms for the products (host/base/tuning_file.h); empty: none
 };
 
 struct DeviceInfo {

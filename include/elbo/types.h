@@ -1,5 +1,5 @@
 // The choices an experiment can make, by the names the field uses. The spec's words for them are in
-// host/spec.cpp; nothing else turns them into text.
+// host/spec/spec.cpp; nothing else turns them into text.
 #pragma once
 #include <cstdint>
 

@@ -4,7 +4,7 @@
 #include <span>
 
 #include "elbo/error.h"
-#include "host/safetensors.h"
+#include "host/base/safetensors.h"
 #include "tests/fuzz/heap.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "elbo/error.h"
-#include "host/spec.h"
+#include "host/spec/spec.h"
 #include "tests/fuzz/heap.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

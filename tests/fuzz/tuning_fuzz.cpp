@@ -4,7 +4,7 @@
 #include <string>
 
 #include "elbo/error.h"
-#include "host/tuning_file.h"
+#include "host/base/tuning_file.h"
 #include "tests/fuzz/heap.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

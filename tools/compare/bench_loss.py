@@ -22,7 +22,7 @@ import timing
 
 FORMS = {"pytorch": ["eager", "compile", "compile-both"], "jax": ["jit"]}
 SHAPES = ["100x784", "65536x784", "512x3x218x178"]
-ROTATED_BYTES = 256 << 20  # as in host/bench_loss.cpp
+ROTATED_BYTES = 256 << 20  # as in host/lab/bench_loss.cpp
 BYTES = 12  # an element: logit and target read, gradient written
 
 

@@ -1,0 +1,344 @@
+#include "host/lab/loss_case.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "elbo/math/latent.h"
+#include "elbo/math/likelihood.h"
+#include "elbo/math/random.h"
+#include "host/base/memory.h"
+#include "host/base/parallel.h"
+
+namespace elbo {
+namespace {
+
+constexpr double variance = 0.25;  // of the Gaussian
+constexpr Posterior posterior = Posterior::log_variance;
+
+const StepState& step_state() {
+  static const StepState state = state_at(1, 0, {});
+  return state;
+}
+
+math::Normals4 noise(std::int64_t row, std::int64_t quad) {
+  const StepState& s = step_state();
+  return math::normals({s.seed, Purpose::latent, s.noise_step, s.row0 + static_cast<std::uint32_t>(row), 0},
+                       static_cast<std::uint32_t>(quad));
+}
+
+std::vector<float> normal_values(std::int64_t count, std::uint32_t stream, float deviation) {
+  std::vector<float> values;
+  reserve_memory(values, static_cast<std::uint64_t>(count), "the inputs (a smaller --shape needs less)");
+  values.resize(static_cast<std::size_t>(count));
+  parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
+    constexpr std::uint32_t lanes = 64;  // quads side by side, so that the loop over them becomes one of vectors
+    float quads[4][lanes];
+    for (; begin < end; begin += 4 * lanes) {
+      const auto first = static_cast<std::uint32_t>(begin / 4);
+      for (std::uint32_t i = 0; i < lanes; ++i) {
+        const math::Normals4 n = math::normals({1, Purpose::prior, stream, 0, 0}, first + i);
+        for (std::uint32_t j = 0; j < 4; ++j) quads[j][i] = deviation * n.v[j];
+      }
+      const std::int64_t here = std::min<std::int64_t>(4 * lanes, end - begin);
+      for (std::int64_t i = 0; i < here; ++i) values[static_cast<std::size_t>(begin + i)] = quads[i % 4][i / 4];
+    }
+  });
+  return values;
+}
+
+template <class T>
+std::vector<T> contents(Backend& device, const Tensor& t) {
+  std::vector<T> values(static_cast<std::size_t>(t.count()));
+  device.download(values.data(), t);
+  return values;
+}
+
+double sum(Backend& device, const Tensor& partial) {
+  double total = 0;
+  for (const float p : contents<float>(device, partial)) total += static_cast<double>(p);
+  return total;
+}
+
+// The latent kernels are fused unless they are unfused.
+Kernels latent_kernels(Kernels k) { return k == Kernels::unfused ? k : Kernels::fused; }
+
+}  // namespace
+
+LossInputs::LossInputs(const LossShape& shape)
+    : outputs(normal_values(shape.rows * shape.pixels, 0, 3)),
+      stats(normal_values(shape.rows * 2 * shape.latent, 1, 1)),
+      dz(normal_values(shape.rows * shape.latent, 2, 1)) {
+  pixels.resize(outputs.size());
+  targets.resize(outputs.size());
+  parallel_for(static_cast<std::int64_t>(pixels.size()), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; i += 4) {
+      const math::Words w = math::random_words({1, Purpose::binarize, 0, 0, 0}, static_cast<std::uint32_t>(i / 4));
+      const std::uint32_t words[] = {w.x, w.y, w.z, w.w};
+      for (std::int64_t j = 0; j < std::min<std::int64_t>(4, end - i); ++j) {
+        const auto at = static_cast<std::size_t>(i + j);
+        pixels[at] = static_cast<std::uint8_t>(words[j] >> 24);
+        targets[at] = math::pixel_value<float>(pixels[at]);
+      }
+    }
+  });
+}
+
+std::vector<std::uint32_t> random_bits(std::size_t words) {
+  std::vector<std::uint32_t> bits(words);
+  parallel_for(static_cast<std::int64_t>(words), [&](std::int64_t begin, std::int64_t end) {
+    for (; begin < end; begin += 4) {
+      const math::Words w = math::random_words({1, Purpose::shuffle, 0, 0, 0}, static_cast<std::uint32_t>(begin / 4));
+      const std::uint32_t quad[] = {w.x, w.y, w.z, w.w};
+      std::copy_n(quad, std::min<std::int64_t>(4, end - begin), bits.begin() + begin);
+    }
+  });
+  return bits;
+}
+
+LossCase::LossCase(const LossKind& kind, const LossShape& shape, DType output, const LossInputs& inputs)
+    : kind_(kind), shape_(shape), inputs_(inputs) {
+  if (output == DType::bf16) {
+    halves_.resize(inputs.outputs.size());
+    parallel_for(static_cast<std::int64_t>(halves_.size()), [&](std::int64_t begin, std::int64_t end) {
+      std::transform(inputs.outputs.begin() + begin, inputs.outputs.begin() + end, halves_.begin() + begin,
+                     [](float o) { return math::to_bf16(o); });
+    });
+  }
+}
+
+// ---- On a device ------------------------------------------------------------------------------------------------
+
+void LossCase::layout(Arena& arena, Buffers& b, DType target) const {
+  const auto [rows, pixels, latent] = shape_;
+  if (kind_.likelihood) {
+    const DType output = halves_.empty() ? DType::f32 : DType::bf16;
+    b.output = arena.take({rows, pixels}, output);
+    b.target = arena.take({rows, pixels}, target);
+    b.grad = arena.take({rows, pixels}, output);
+    b.nll = arena.take({rows, tiles(pixels, pixel_chunk)});
+  }
+  if (kind_.has_latent) {
+    b.state = arena.take({sizeof(StepState)}, DType::u8);
+    b.stats = arena.take({rows, 2 * latent});
+    b.z = arena.take({rows, 1, latent});
+    b.kl = arena.take({tiles(rows, latent_tile), latent});
+    b.dz = arena.take({rows, 1, latent});
+    b.dstats = arena.take({rows, 2 * latent});
+  }
+}
+
+void LossCase::upload(Backend& device, const Buffers& b) const {
+  if (kind_.likelihood) {
+    const void* const outputs = halves_.empty() ? static_cast<const void*>(inputs_.outputs.data()) : halves_.data();
+    device.upload(b.output, outputs);
+    const void* const pixels = inputs_.pixels.data();
+    device.upload(b.target, b.target.dtype == DType::u8 ? pixels : inputs_.targets.data());
+  }
+  if (kind_.has_latent) {
+    device.upload(b.state, &step_state());
+    device.upload(b.stats, inputs_.stats.data());
+    device.upload(b.dz, inputs_.dz.data());
+  }
+}
+
+void LossCase::copy_inputs(Backend& device, const Buffers& to, const Buffers& from) const {
+  if (kind_.likelihood) {
+    device.copy(to.output, from.output);
+    device.copy(to.target, from.target);
+  }
+  if (kind_.has_latent) {
+    device.copy(to.state, from.state);
+    device.copy(to.stats, from.stats);
+    device.copy(to.dz, from.dz);
+  }
+}
+
+void LossCase::call(Backend& device, const Buffers& b, Kernels kernels, const Tensor& scratch) const {
+  const Kernels latent = latent_kernels(kernels);
+  if (kind_.has_latent) device.sample_latent({b.stats, b.state, posterior, latent, b.z, b.kl, scratch});
+  if (kind_.likelihood)
+    device.likelihood({.output = b.output,
+                       .target = b.target,
+                       .likelihood = *kind_.likelihood,
+                       .kernels = kernels,
+                       .variance = static_cast<float>(variance),
+                       .nll_partial = b.nll,
+                       .grad = b.grad,
+                       .scratch = scratch});
+  if (kind_.has_latent)
+    device.sample_latent_backward({b.stats, b.dz, b.state, posterior, latent, 1.0f, b.dstats, scratch});
+}
+
+LossResult LossCase::download(Backend& device, const Buffers& b) const {
+  LossResult result;
+  if (kind_.likelihood) result.value += sum(device, b.nll);
+  if (kind_.has_latent) result.value += sum(device, b.kl);
+  if (kind_.has_latent) result.dstats = contents<float>(device, b.dstats);
+  if (kind_.likelihood && halves_.empty()) result.grad = contents<float>(device, b.grad);
+  if (!halves_.empty()) {
+    const std::vector<math::Bf16> grad = contents<math::Bf16>(device, b.grad);
+    result.grad.resize(grad.size());
+    parallel_for(static_cast<std::int64_t>(grad.size()), [&](std::int64_t begin, std::int64_t end) {
+      std::transform(grad.begin() + begin, grad.begin() + end, result.grad.begin() + begin,
+                     [](math::Bf16 g) { return math::to_float(g); });
+    });
+  }
+  return result;
+}
+
+std::int64_t LossCase::scratch(Kernels kernels) const {
+  return scratch_size(kernels, shape_.rows, 1, std::max(shape_.pixels, shape_.latent));
+}
+
+double LossCase::bytes(Kernels kernels, DType target) const {
+  const auto o = static_cast<double>(size_of(halves_.empty() ? DType::f32 : DType::bf16));
+  const auto t = static_cast<double>(size_of(target));
+  double bytes = 0;
+  if (kind_.likelihood) {
+    const double pixel = kernels == Kernels::unfused    ? 28 + 2 * t
+                         : kernels == Kernels::two_pass ? 3 * o + 2 * t
+                                                        : 2 * o + t;
+    bytes += pixel * static_cast<double>(shape_.rows * shape_.pixels);
+  }
+  if (kind_.has_latent) {
+    // With one sample a row: kernels/latent.cu and unfused.cu, both directions.
+    const double unit = kernels == Kernels::unfused ? 36 + 60 : 12 + 20;
+    bytes += unit * static_cast<double>(shape_.rows * shape_.latent);
+    bytes += 4.0 * static_cast<double>(tiles(shape_.rows, latent_tile) * shape_.latent);
+  }
+  return bytes;
+}
+
+int LossCase::launches(const LossRival& rival) const {
+  return (kind_.likelihood ? rival.likelihood_launches : 0) + (kind_.has_latent ? rival.latent_launches : 0);
+}
+
+// ---- The naive loops ----------------------------------------------------------------------------------------------
+
+void LossCase::naive(LossResult& result) const {
+  result.value = 0;
+  if (kind_.likelihood) naive_pixels(result);
+  if (kind_.has_latent) naive_latent(result);
+}
+
+void LossCase::naive_pixels(LossResult& result) const {
+  const std::size_t count = inputs_.outputs.size();
+  result.grad.resize(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const float o = inputs_.outputs[i], x = inputs_.targets[i];
+    if (kind_.likelihood == Likelihood::bernoulli) {
+      result.value += static_cast<double>(std::max(o, 0.0f) - o * x + std::log1p(std::exp(-std::abs(o))));
+      result.grad[i] = 1.0f / (1.0f + std::exp(-o)) - x;
+    } else {
+      const float d = o - x;
+      result.value += static_cast<double>(
+          0.5f * (d * d / static_cast<float>(variance) + std::log(2 * static_cast<float>(M_PI * variance))));
+      result.grad[i] = d / static_cast<float>(variance);
+    }
+  }
+}
+
+void LossCase::naive_latent(LossResult& result) const {
+  const std::int64_t latent = shape_.latent;
+  result.z.resize(inputs_.dz.size());
+  result.dstats.resize(inputs_.stats.size());
+  for (std::int64_t row = 0; row < shape_.rows; ++row) {
+    math::Normals4 drawn{};
+    for (std::int64_t d = 0; d < latent; ++d) {
+      if (d % 4 == 0) drawn = noise(row, d / 4);
+      const auto at = static_cast<std::size_t>(row * latent + d), mu = static_cast<std::size_t>(2 * row * latent + d),
+                 s = mu + static_cast<std::size_t>(latent);
+      const float m = inputs_.stats[mu], log_variance = inputs_.stats[s], g = inputs_.dz[at];
+      const float sigma = std::exp(0.5f * log_variance), eps = drawn.v[d % 4];
+      result.z[at] = m + sigma * eps;
+      result.value += static_cast<double>(0.5f * (std::exp(log_variance) + m * m - 1 - log_variance));
+      result.dstats[mu] = g + m;
+      result.dstats[s] = g * 0.5f * sigma * eps + 0.5f * (std::exp(log_variance) - 1);
+    }
+  }
+}
+
+// ---- In float64 ---------------------------------------------------------------------------------------------------
+
+void LossCase::refer() {
+  value_ = 0;
+  if (kind_.likelihood) refer_to_pixels();
+  if (kind_.has_latent) refer_to_latent();
+}
+
+void LossCase::refer_to_pixels() {
+  const auto count = static_cast<std::int64_t>(inputs_.outputs.size());
+  grad_.resize(inputs_.outputs.size());
+  std::vector<double> values(static_cast<std::size_t>(tiles(count, parallel_chunk)));
+  parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
+    double sum = 0;
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+      const double x = inputs_.pixels[i] / 255.0;
+      const double o = static_cast<double>(halves_.empty() ? inputs_.outputs[i] : math::to_float(halves_[i]));
+      const math::ValueGrad<double> v = kind_.likelihood == Likelihood::bernoulli
+                                            ? math::bernoulli(o, x)
+                                            : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
+      sum += v.value;
+      grad_[i] = v.grad;
+    }
+    values[static_cast<std::size_t>(begin / parallel_chunk)] = sum;
+  });
+  for (const double v : values) value_ += v;
+}
+
+void LossCase::refer_to_latent() {
+  const std::int64_t latent = shape_.latent, count = shape_.rows * latent;
+  dstats_.assign(static_cast<std::size_t>(2 * count), 0);
+  std::vector<double> values(static_cast<std::size_t>(tiles(count, parallel_chunk)));
+  parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
+    double sum = 0;
+    math::Normals4 drawn{};
+    for (std::int64_t at = begin; at < end; ++at) {
+      const std::int64_t row = at / latent, d = at % latent;
+      if (at == begin || d % 4 == 0) drawn = noise(row, d / 4);
+      const auto mu = static_cast<std::size_t>(2 * row * latent + d), s = mu + static_cast<std::size_t>(latent);
+      const double m = inputs_.stats[mu], log_variance = inputs_.stats[s];
+      const double g = inputs_.dz[static_cast<std::size_t>(at)], eps = drawn.v[d % 4];
+      const math::LatentGrad<double> kl = math::gaussian_kl_grad(posterior, m, log_variance);
+      sum += math::gaussian_kl(posterior, m, log_variance);
+      dstats_[mu] = g + kl.mu;
+      dstats_[s] = g * math::sample_slope(posterior, log_variance, eps) + kl.s;
+    }
+    values[static_cast<std::size_t>(begin / parallel_chunk)] = sum;
+  });
+  for (const double v : values) value_ += v;
+}
+
+namespace {
+
+// The largest difference, by the largest value; NaN if one of them is.
+double error_of(const std::vector<float>& got, const std::vector<double>& expected) {
+  require(got.size() == expected.size(), "a gradient has ", got.size(), " elements, its reference ", expected.size());
+  const auto count = static_cast<std::int64_t>(expected.size());
+  struct Worst {
+    double error = 0, largest = 0;
+    void take(double e, double value) {
+      if (e > error || std::isnan(e)) error = e;  // a NaN stays: nothing is greater
+      largest = std::max(largest, value);
+    }
+  };
+  std::vector<Worst> worst(static_cast<std::size_t>(tiles(count, parallel_chunk)));
+  parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
+    Worst here;
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      here.take(std::abs(static_cast<double>(got[i]) - expected[i]), std::abs(expected[i]));
+    worst[static_cast<std::size_t>(begin / parallel_chunk)] = here;
+  });
+  Worst all;
+  for (const Worst& w : worst) all.take(w.error, w.largest);
+  return expected.empty() ? 0 : all.error / all.largest;
+}
+
+}  // namespace
+
+LossCase::Errors LossCase::errors(const LossResult& result) const {
+  const double outputs = error_of(result.grad, grad_), stats = error_of(result.dstats, dstats_);
+  return {std::abs(result.value - value_) / std::abs(value_), outputs > stats || std::isnan(outputs) ? outputs : stats};
+}
+
+}  // namespace elbo

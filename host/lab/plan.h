@@ -1,0 +1,54 @@
+// A training step as a table: what each operation reads, writes and computes, and the time that a given GPU takes for
+// that at its peak rates.
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "host/data/dataset.h"
+#include "host/spec/spec.h"
+
+namespace elbo {
+
+// One operation of the seam (elbo/backend.h), fused as well as can be: each input is read once and each output
+// written once.
+struct PlannedOperation {
+  std::string name;    // the path of its profiling range within the step: "encode/dense0/dense_forward"
+  std::string shapes;  // "[100, 784] x [784, 500]"
+  double bytes = 0;    // read and written
+  double flops = 0;    // of matrix products; everything else is bound by its bytes
+};
+
+// What the step of a Trainer queues, in order. Nothing is computed.
+std::vector<PlannedOperation> plan_step(const Spec&, const ImageSet&);
+
+// Peak rates: bytes a second, and FLOP a second of dense matrix products.
+struct Gpu {
+  std::string name;
+  double bandwidth = 0, fp32 = 0, tf32 = 0, bf16 = 0;
+
+  double rate(Precision) const;
+};
+
+// By a name of known_gpus(), in any case; throws Error listing them.
+Gpu find_gpu(const std::string& name);
+const std::vector<Gpu>& known_gpus();
+// The one whose name is in a device's description.
+std::optional<Gpu> gpu_in(const std::string& description);
+
+// Microseconds that an operation takes at the GPU's peak rates: its bytes at the memory's bandwidth or its products,
+// whichever is longer. What is still in the L2 cache can be read faster.
+double floor_us(const PlannedOperation&, const Gpu&, Precision);
+
+struct PlanOptions {
+  std::string spec;
+  std::vector<std::string> overrides;  // --set
+  std::string data;                    // --data
+  std::string gpu = "h100";
+  double bandwidth = 0, tflops = 0;  // --bandwidth (GB/s) and --tflops, instead of the GPU's; 0: the GPU's
+  std::string json;                  // also write the table here
+};
+
+int print_plan(const PlanOptions&);
+
+}  // namespace elbo
