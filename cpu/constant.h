@@ -1,14 +1,15 @@
-// Turns a choice that is known at run time into one known to the compiler, so that the formula of an
-// inner loop has no branch left and the loop can be vectorised.
+// Turns a choice that is known at run time into one known to the compiler, so that the formula of an inner loop has no
+// branch left and the loop can be vectorised:
+//
+//   switch (activation) {
+//     case Activation::relu: return f(constant<Activation::relu>);
+//     ...
 #pragma once
 #include <type_traits>
 
 namespace elbo {
 
-// Calls f(std::integral_constant<Choice, choice>), where `choice` is one of Choices.
-template <auto... Choices, class Choice, class F>
-void with_constant(Choice choice, F&& f) {
-  (void)((choice == Choices && (f(std::integral_constant<Choice, Choices>{}), true)) || ...);
-}
+template <auto choice>
+inline constexpr std::integral_constant<decltype(choice), choice> constant{};
 
 }  // namespace elbo

@@ -6,6 +6,12 @@
 
 namespace elbo {
 
+// Null where there is no tensor.
+template <class T>
+T* address_of(const Tensor& t) {
+  return t ? t.as<T>() : nullptr;
+}
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const BackendOptions&);
@@ -21,17 +27,22 @@ class CpuBackend final : public Backend {
   void do_copy(void* to, const void* from, std::size_t bytes) override;
   void do_fill(void* to, std::uint8_t byte, std::size_t bytes) override;
 
-  void do_dense_forward(const DenseForward&) override;                   // layers.cpp
-  void do_dense_backward(const DenseBackward&) override;                 // layers.cpp
-  void do_gather_batch(const GatherBatch&) override;                     // gather.cpp
-  void do_sample_latent(const SampleLatent&) override;                   // latent.cpp
-  void do_sample_latent_backward(const SampleLatentBackward&) override;  // latent.cpp
-  void do_likelihood(const LikelihoodLoss&) override;                    // likelihood.cpp
-
+  // dense.cpp
+  void do_run(const DenseForward&) override;
+  void do_run(const DenseBackward&) override;
+  void do_run(const ActivationBackward&) override;
+  void do_run(const Add&) override;
+  // gather.cpp
+  void do_run(const GatherBatch&) override;
+  // latent.cpp
+  void do_run(const SampleLatent&) override;
+  void do_run(const SampleLatentBackward&) override;
+  // likelihood.cpp
+  void do_run(const LikelihoodLoss&) override;
   // optimizer.cpp
-  void do_accumulate(const Accumulate&) override;
-  void do_optimizer_step(const OptimizerStep&) override;
-  void do_advance(StepState*, const Schedule&, std::uint64_t* fault) override;
+  void do_run(const Accumulate&) override;
+  void do_run(const OptimizerStep&) override;
+  void do_run(const Advance&) override;
 
  private:
   Team team_;

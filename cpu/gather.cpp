@@ -18,8 +18,9 @@ std::int64_t source_row(Indexing indexing, const StepState& s, std::int64_t imag
       return math::shuffled_index(s.seed, s.epoch, static_cast<std::uint32_t>(images),
                                   static_cast<std::uint32_t>(s.batch * rows + r));
     case Indexing::ring: return s.step % (images / rows) * rows + r;
-    default: return s.row0 + r;
+    case Indexing::sequential: return s.row0 + r;
   }
+  return 0;
 }
 
 void binarize_threshold(const std::uint8_t* pixels, std::uint8_t* target, std::int64_t n) {
@@ -50,7 +51,7 @@ void binarize_dynamic(const std::uint8_t* pixels, std::uint8_t* target, std::int
 
 }  // namespace
 
-void CpuBackend::do_gather_batch(const GatherBatch& g) {
+void CpuBackend::do_run(const GatherBatch& g) {
   const std::int64_t images = g.source.rows(), rows = g.input.rows(), pixels = g.source.columns();
   const StepState state = *static_cast<const StepState*>(g.state.data);
   require(g.indexing != Indexing::sequential || state.row0 + rows <= images, "gather_batch: rows ", state.row0, " to ",

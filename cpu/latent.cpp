@@ -12,6 +12,14 @@
 namespace elbo {
 namespace {
 
+template <class F>
+void with_posterior(Posterior posterior, const F& f) {
+  switch (posterior) {
+    case Posterior::log_variance: return f(constant<Posterior::log_variance>);
+    case Posterior::sigma: return f(constant<Posterior::sigma>);
+  }
+}
+
 // Some rows of a batch, and where the elements of their row r lie in stats [R, 2L] and z [R, S, L].
 struct Tile {
   std::int64_t first, rows, samples, latent;
@@ -62,6 +70,7 @@ void sample_tile(const Tile& t, const StepState& state, const float* stats, floa
         sigma[d][r] = math::posterior_sigma(posterior, s);
         kl[r] = math::gaussian_kl(posterior, m, s);
       }
+      if (!kl_sum) continue;
       float sum = 0;
       for (std::int64_t r = 0; r < t.rows; ++r) sum += kl[r];
       kl_sum[first + d] = sum;
@@ -150,15 +159,16 @@ struct Unfused {
 void sample_unfused(const Unfused& u, Posterior posterior, const float* stats, float* z, float* kl_partial,
                     float* scratch) {
   const Tile& t = u.batch;
-  u.draw(scratch);
+  if (z) u.draw(scratch);
   u.for_z([=](std::int64_t i, std::int64_t, std::int64_t s) { z[i] = math::posterior_sigma(posterior, stats[s]); });
   u.for_z([=](std::int64_t i, std::int64_t, std::int64_t) { z[i] *= scratch[i]; });
   u.for_z([=](std::int64_t i, std::int64_t mu, std::int64_t) { z[i] += stats[mu]; });
+  if (!kl_partial) return;
   float* const kl = scratch;  // [R, L], epsilon's work is done
   u.for_stats([=](std::int64_t r, std::int64_t d) {
     kl[r * t.latent + d] = math::gaussian_kl(posterior, stats[t.mu(r, d)], stats[t.s(r, d)]);
   });
-  u.team.run(tiles(t.rows, latent_tile), [=](std::int64_t i) {
+  u.team.run(ceil_div(t.rows, latent_tile), [=](std::int64_t i) {
     const std::int64_t last = std::min(t.rows, (i + 1) * latent_tile);
     for (std::int64_t d = 0; d < t.latent; ++d) {
       float sum = 0;
@@ -171,7 +181,7 @@ void sample_unfused(const Unfused& u, Posterior posterior, const float* stats, f
 void sample_unfused_backward(const Unfused& u, Posterior posterior, const float* stats, const float* dz, float kl_scale,
                              float* dstats, float* scratch) {
   const Tile& t = u.batch;
-  u.draw(scratch);
+  if (dz) u.draw(scratch);
   u.for_z([=](std::int64_t i, std::int64_t, std::int64_t s) {
     scratch[i] = math::sample_slope(posterior, stats[s], scratch[i]);
   });
@@ -192,34 +202,35 @@ void sample_unfused_backward(const Unfused& u, Posterior posterior, const float*
 
 }  // namespace
 
-void CpuBackend::do_sample_latent(const SampleLatent& a) {
-  const auto& state = *static_cast<const StepState*>(a.state.data);
-  const Tile batch{0, a.stats.rows(), a.z.shape[1], a.z.shape[2]};
-  const float* const stats = a.stats.as<float>();
-  float *const z = a.z.as<float>(), *const kl_partial = a.kl_partial.as<float>();
-  if (a.kernels == Kernels::unfused) {
-    sample_unfused({team_, batch, state}, a.posterior, stats, z, kl_partial, a.scratch.as<float>());
+void CpuBackend::do_run(const SampleLatent& op) {
+  const auto& state = *static_cast<const StepState*>(op.state.data);
+  const Tile batch{0, op.stats.rows(), op.z ? op.z.shape[1] : 0, op.stats.columns() / 2};
+  const float* const stats = op.stats.as<float>();
+  float *const z = address_of<float>(op.z), *const kl_partial = address_of<float>(op.kl_partial);
+  if (op.variant == LossVariant::unfused) {
+    sample_unfused({team_, batch, state}, op.posterior, stats, z, kl_partial, op.scratch.as<float>());
     return;
   }
-  with_constant<Posterior::log_variance, Posterior::sigma>(a.posterior, [&](auto posterior) {
-    team_.run(tiles(batch.rows, latent_tile), [&](std::int64_t i) {
-      sample_tile<posterior()>(batch.tile(i), state, stats, z, kl_partial + i * batch.latent);
+  with_posterior(op.posterior, [&](auto posterior) {
+    team_.run(ceil_div(batch.rows, latent_tile), [&](std::int64_t i) {
+      sample_tile<posterior()>(batch.tile(i), state, stats, z, kl_partial ? kl_partial + i * batch.latent : nullptr);
     });
   });
 }
 
-void CpuBackend::do_sample_latent_backward(const SampleLatentBackward& a) {
-  const auto& state = *static_cast<const StepState*>(a.state.data);
-  const Tile batch{0, a.stats.rows(), a.dz.shape[1], a.dz.shape[2]};
-  const float *const stats = a.stats.as<float>(), *const dz = a.dz.as<float>();
-  float* const dstats = a.dstats.as<float>();
-  if (a.kernels == Kernels::unfused) {
-    sample_unfused_backward({team_, batch, state}, a.posterior, stats, dz, a.kl_scale, dstats, a.scratch.as<float>());
+void CpuBackend::do_run(const SampleLatentBackward& op) {
+  const auto& state = *static_cast<const StepState*>(op.state.data);
+  const Tile batch{0, op.stats.rows(), op.dz ? op.dz.shape[1] : 0, op.stats.columns() / 2};
+  const float *const stats = op.stats.as<float>(), *const dz = address_of<float>(op.dz);
+  float* const dstats = op.dstats.as<float>();
+  if (op.variant == LossVariant::unfused) {
+    float* const scratch = address_of<float>(op.scratch);
+    sample_unfused_backward({team_, batch, state}, op.posterior, stats, dz, op.kl_scale, dstats, scratch);
     return;
   }
-  with_constant<Posterior::log_variance, Posterior::sigma>(a.posterior, [&](auto posterior) {
-    team_.run(tiles(batch.rows, latent_tile), [&](std::int64_t i) {
-      sample_tile_backward<posterior()>(batch.tile(i), state, stats, dz, a.kl_scale, dstats);
+  with_posterior(op.posterior, [&](auto posterior) {
+    team_.run(ceil_div(batch.rows, latent_tile), [&](std::int64_t i) {
+      sample_tile_backward<posterior()>(batch.tile(i), state, stats, dz, op.kl_scale, dstats);
     });
   });
 }

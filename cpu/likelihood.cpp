@@ -57,7 +57,7 @@ float fused_chunk(const Loss& loss, const Output* output, const Target* target, 
   float x[block], linear[block], factor[block];
   double total = 0;
   for (std::int64_t begin = 0; begin < n; begin += block) {
-    const std::int64_t count = std::min(block, n - begin), whole = tiles(count, lanes) * lanes;
+    const std::int64_t count = std::min(block, n - begin), whole = ceil_div(count, lanes) * lanes;
     for (std::int64_t i = 0; i < count; ++i) x[i] = value_of(target[begin + i]);
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
@@ -83,7 +83,7 @@ float fused_chunk(const Loss& loss, const Output* output, const Target* target, 
 template <class Target, class Output, class Loss>
 void fused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
   const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
-  const std::int64_t chunks = tiles(pixels, pixel_chunk);
+  const std::int64_t chunks = ceil_div(pixels, pixel_chunk);
   const Output* const output = a.output.as<Output>();
   const Target* const target = a.target.as<Target>();
   float* const nll = a.nll_partial.as<float>();
@@ -124,7 +124,7 @@ void two_pass(Team& team, const Loss& loss, const LikelihoodLoss& a) {
 template <class Target, class Loss>
 void unfused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
   const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
-  const std::int64_t chunks = tiles(pixels, pixel_chunk);
+  const std::int64_t chunks = ceil_div(pixels, pixel_chunk);
   const float* const output = a.output.as<float>();
   const Target* const target = a.target.as<Target>();
   float *const values = a.scratch.as<float>(), *const nll = a.nll_partial.as<float>();
@@ -158,13 +158,14 @@ void unfused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
 
 }  // namespace
 
-void CpuBackend::do_likelihood(const LikelihoodLoss& a) {
+void CpuBackend::do_run(const LikelihoodLoss& a) {
   const auto with_types = [&]<class Target, class Output>(const auto& loss, const auto& fastest) {
-    switch (a.kernels) {
-      case Kernels::fused: return fused<Target, Output>(team_, fastest, a);
-      case Kernels::fused_log: return fused<Target, Output>(team_, PixelByPixel<std::decay_t<decltype(loss)>>{loss}, a);
-      case Kernels::two_pass: return two_pass<Target, Output>(team_, fastest, a);
-      case Kernels::unfused: return unfused<Target>(team_, loss, a);
+    switch (a.variant) {
+      case LossVariant::fused: return fused<Target, Output>(team_, fastest, a);
+      case LossVariant::fused_log:
+        return fused<Target, Output>(team_, PixelByPixel<std::decay_t<decltype(loss)>>{loss}, a);
+      case LossVariant::two_pass: return two_pass<Target, Output>(team_, fastest, a);
+      case LossVariant::unfused: return unfused<Target>(team_, loss, a);
     }
   };
   const auto with_target = [&]<class Target>(const auto& loss, const auto& fastest) {

@@ -11,6 +11,15 @@ namespace {
 
 constexpr std::int64_t piece = 16384;  // parameters that a thread takes at a time
 
+template <class F>
+void with_optimizer(OptimizerType type, const F& f) {
+  switch (type) {
+    case OptimizerType::adam: return f(constant<OptimizerType::adam>);
+    case OptimizerType::adagrad: return f(constant<OptimizerType::adagrad>);
+    case OptimizerType::sgd: return f(constant<OptimizerType::sgd>);
+  }
+}
+
 // yes where mask is all ones, no where it is 0. A plain ?: on a value to be stored becomes a masked store, which
 // makes the loop below five times slower on AMD's CPUs.
 float select(std::uint32_t mask, float yes, float no) {
@@ -19,7 +28,7 @@ float select(std::uint32_t mask, float yes, float no) {
 
 // Updates n parameters. One whose gradient, updated value or updated state is not finite stays as it was, so that the
 // fault can still be found where it began; then the answer is false.
-template <Optimizer type>
+template <OptimizerType type>
 bool update(float* parameter, const float* gradient, float* first, float* second, std::int64_t n,
             math::OptimizerSettings settings, float correction1, float correction2) {
   settings.type = type;
@@ -32,7 +41,7 @@ bool update(float* parameter, const float* gradient, float* first, float* second
     const std::uint32_t good = (g - g) + (p - p) + (m - m) + (v - v) == 0.0f ? ~0u : 0u;  // all finite
     parameter[i] = select(good, p, old_p);
     first[i] = select(good, m, old_m);
-    if (type == Optimizer::adam) second[i] = select(good, v, old_v);
+    if (type == OptimizerType::adam) second[i] = select(good, v, old_v);
     odd |= ~good;
   }
   return odd == 0;
@@ -40,7 +49,7 @@ bool update(float* parameter, const float* gradient, float* first, float* second
 
 }  // namespace
 
-void CpuBackend::do_accumulate(const Accumulate& a) {
+void CpuBackend::do_run(const Accumulate& a) {
   auto& state = *static_cast<StepState*>(a.state.data);
   const std::int64_t latent = a.kl_partial.columns();
   const float *const nll = a.nll_partial.as<float>(), *const kl = a.kl_partial.as<float>();
@@ -59,13 +68,14 @@ void CpuBackend::do_accumulate(const Accumulate& a) {
   if (!std::isfinite(total)) state.bad_step = std::min<std::uint64_t>(state.bad_step, state.step);
 }
 
-void CpuBackend::do_optimizer_step(const OptimizerStep& a) {
+void CpuBackend::do_run(const OptimizerStep& a) {
   auto& state = *static_cast<StepState*>(a.state.data);
   if (state.bad_step != StepState::none) return;
-  float *const p = a.parameters.as<float>(), *const m = a.first.as<float>(), *const v = a.second.as<float>();
+  float *const p = a.parameters.as<float>(), *const m = a.first_moment.as<float>(),
+               *const v = a.second_moment.as<float>();
   const float* const g = a.gradients.as<float>();
   std::atomic<bool> bad = false;
-  with_constant<Optimizer::adam, Optimizer::adagrad, Optimizer::sgd>(a.settings.type, [&](auto type) {
+  with_optimizer(a.settings.type, [&](auto type) {
     team_.run_pieces(a.parameters.count(), piece, [&](std::int64_t i, std::int64_t end) {
       const bool good =
           update<type()>(p + i, g + i, m + i, v + i, end - i, a.settings, state.correction1, state.correction2);
@@ -75,12 +85,13 @@ void CpuBackend::do_optimizer_step(const OptimizerStep& a) {
   if (bad) state.bad_update = std::min<std::uint64_t>(state.bad_update, state.step);
 }
 
-void CpuBackend::do_advance(StepState* state, const Schedule& schedule, std::uint64_t* fault) {
-  StepState next = state_at(state->seed, state->step + 1, schedule);
+void CpuBackend::do_run(const Advance& a) {
+  auto* const state = static_cast<StepState*>(a.state.data);
+  StepState next = state_at(state->seed, state->step + 1, a.schedule);
   next.bad_update = state->bad_update;
   next.bad_step = std::min(state->bad_step, state->bad_update);
   *state = next;
-  if (next.bad_step != StepState::none) *fault = next.bad_step;
+  if (next.bad_step != StepState::none) *a.fault.as<std::uint64_t>() = next.bad_step;
 }
 
 }  // namespace elbo

@@ -33,7 +33,7 @@ void check_cupti(CUptiResult r, const char* what) {
 }
 
 struct Record {
-  Backend::Activity activity;
+  Activity activity;
   std::uint64_t begin, end;  // nanoseconds
   std::uint32_t stream, correlation;
 };
@@ -61,7 +61,7 @@ const char* copy_name(std::uint8_t kind) {
 }
 
 template <class R>
-void add(Collector& c, const R& r, Backend::Activity activity) {
+void add(Collector& c, const R& r, Activity activity) {
   if (r.end == 0) {  // the device had no memory left for its times
     ++c.lost;
     return;
@@ -76,7 +76,7 @@ void read(Collector& c, const CUpti_Activity* record) {
       const auto& k = *reinterpret_cast<const KernelRecord*>(record);
       std::string& name = c.names[k.name];
       if (name.empty()) name = kernel_name(k.name);
-      Backend::Activity a{"kernel", name, ""};
+      Activity a{"kernel", name, ""};
       a.grid = {k.gridX, k.gridY, k.gridZ};
       a.block = {k.blockX, k.blockY, k.blockZ};
       a.registers = k.registersPerThread;
@@ -85,13 +85,13 @@ void read(Collector& c, const CUpti_Activity* record) {
     }
     case CUPTI_ACTIVITY_KIND_MEMCPY: {
       const auto& m = *reinterpret_cast<const CopyRecord*>(record);
-      Backend::Activity a{"copy", copy_name(m.copyKind), ""};
+      Activity a{"copy", copy_name(m.copyKind), ""};
       a.bytes = static_cast<std::int64_t>(m.bytes);
       return add(c, m, std::move(a));
     }
     case CUPTI_ACTIVITY_KIND_MEMSET: {
       const auto& m = *reinterpret_cast<const FillRecord*>(record);
-      Backend::Activity a{"fill", "fill", ""};
+      Activity a{"fill", "fill", ""};
       a.bytes = static_cast<std::int64_t>(m.bytes);
       return add(c, m, std::move(a));
     }
@@ -203,7 +203,7 @@ std::vector<double> Activities::moments(cudaStream_t stream) {
   return moments;
 }
 
-std::vector<Backend::Activity> Activities::take() {
+std::vector<Activity> Activities::take() {
   const std::uint64_t first = flush();
   Collector& c = collector();
   const std::lock_guard lock(c.mutex);
@@ -211,7 +211,7 @@ std::vector<Backend::Activity> Activities::take() {
   std::vector<Record> records = std::exchange(c.records, {});
   require(lost == 0, "CUPTI lost ", lost, " activities for lack of memory; watch fewer steps");
   std::ranges::stable_sort(records, {}, &Record::begin);
-  std::vector<Backend::Activity> activities;
+  std::vector<Activity> activities;
   for (Record& r : records) {
     const auto name = stream_names_.find(r.stream);
     r.activity.stream = name != stream_names_.end() ? name->second : cat("stream ", r.stream);

@@ -22,7 +22,7 @@ class Activities {
   Activities(const Activities&) = delete;
   Activities& operator=(const Activities&) = delete;
 
-  // For Backend::Activity::stream.
+  // For Activity::stream.
   void name_stream(cudaStream_t, const char* name);
 
   // Moments between two calls of this thread, numbered from 0 since start_marks().
@@ -33,7 +33,7 @@ class Activities {
   // When what was queued in `stream` before each mark was over, in microseconds since the first activity began.
   std::vector<double> moments(cudaStream_t stream);
   // All activities since the last call.
-  std::vector<Backend::Activity> take();
+  std::vector<Activity> take();
 
  private:
   std::map<std::uint32_t, std::string> stream_names_;  // by CUPTI's number

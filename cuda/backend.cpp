@@ -17,10 +17,10 @@
 #include "cuda/nvml.h"
 #include "cuda/ring.h"
 #include "cuda/tune.h"
+#include "kernels/dense.h"
 #include "kernels/gather.h"
 #include "kernels/latent.h"
 #include "kernels/launcher.h"
-#include "kernels/layers.h"
 #include "kernels/likelihood.h"
 #include "kernels/optimizer.h"
 
@@ -63,6 +63,12 @@ struct ChosenGpu {
 
 // An operation's StepState, as the kernels take it.
 StepState* state_of(const Tensor& t) { return reinterpret_cast<StepState*>(t.as<std::uint8_t>()); }
+
+// Null where there is no tensor.
+template <class T>
+T* address_of(const Tensor& t) {
+  return t ? t.as<T>() : nullptr;
+}
 
 class CudaBackend : public Backend {
  public:
@@ -182,75 +188,113 @@ class CudaBackend : public Backend {
     check_cuda(cudaMemsetAsync(to, byte, bytes, stream()), "fill");
   }
 
-  // ---- Layers ---------------------------------------------------------------------------------------
+  // ---- Dense layers -----------------------------------------------------------------------------------
   // One product each for y, (dweight, dbias) and dx, where the library can do the rest on the way.
-  void do_dense_forward(const DenseForward& a) override {
-    const bool relu = a.activation == Activation::relu;
-    Product y{a.x.as<float>(), a.weight.as<float>(), a.y.as<float>(), a.x.rows(),
-              a.weight.rows(), a.x.columns(),        false,           true};
-    y.bias = a.bias.as<float>();
+  void do_run(const DenseForward& op) override {
+    const bool relu = op.activation == Activation::relu;
+    Product y{.a = op.x.as<float>(),
+              .b = op.weight.as<float>(),
+              .c = op.y.as<float>(),
+              .m = op.x.rows(),
+              .n = op.weight.rows(),
+              .k = op.x.columns(),
+              .transpose_b = true};
+    const Product plain = y;
+    y.bias = op.bias.as<float>();
     y.relu = relu;
-    if (relu && a.mask) y.relu_mask = a.mask.as<std::uint8_t>();
-    bool done = (relu || a.activation == Activation::identity) && try_multiply(y);
+    if (relu && op.mask) y.relu_mask = op.mask.as<std::uint8_t>();
+    bool done = (relu || op.activation == Activation::identity) && try_multiply(y);
     if (y.relu_mask) has_mask_[y.relu_mask] = done;
     if (!done && std::exchange(y.relu_mask, nullptr)) done = try_multiply(y);
     if (done) return;
-    multiply({y.a, y.b, y.c, y.m, y.n, y.k, y.transpose_a, y.transpose_b});
-    kernels::bias_activation(y.c, y.bias, y.m, y.n, a.activation, stream());
+    multiply(plain);
+    kernels::bias_activation(y.c, y.bias, y.m, y.n, op.activation, stream());
   }
-  void do_dense_backward(const DenseBackward& a) override {
-    const std::int64_t rows = a.x.rows(), in = a.x.columns(), out = a.weight.rows();
-    const float *const x = a.x.as<float>(), *const dz = a.dz.as<float>();
-    Product dweight{dz, x, a.dweight.as<float>(), out, in, rows, true, false};
-    dweight.row_sums = a.dbias.as<float>();
-    if (!try_multiply(dweight)) {
-      kernels::column_sum(dz, a.dbias.as<float>(), rows, out, stream());
-      multiply({dz, x, dweight.c, out, in, rows, true, false});
+  void do_run(const DenseBackward& op) override {
+    const std::int64_t rows = op.x.rows(), in = op.x.columns(), out = op.weight.rows();
+    const float *const x = op.x.as<float>(), *const dz = op.dz.as<float>();
+    if (op.dweight) {
+      Product dweight{.a = dz, .b = x, .c = op.dweight.as<float>(), .m = out, .n = in, .k = rows, .transpose_a = true};
+      const Product plain = dweight;
+      dweight.row_sums = op.dbias.as<float>();
+      if (!try_multiply(dweight)) {
+        kernels::column_sum(dz, op.dbias.as<float>(), rows, out, stream());
+        multiply(plain);
+      }
     }
-    if (!a.dx) return;
-    Product dx{dz, a.weight.as<float>(), a.dx.as<float>(), rows, in, out, false, false};
-    if (a.activation == Activation::relu && a.mask && has_mask_[a.mask.data]) dx.mask = a.mask.as<std::uint8_t>();
+    if (!op.dx) return;
+    Product dx{.a = dz, .b = op.weight.as<float>(), .c = op.dx.as<float>(), .m = rows, .n = in, .k = out};
+    const Product plain = dx;
+    if (op.input_activation == Activation::relu && op.mask && has_mask_[op.mask.data])
+      dx.mask = op.mask.as<std::uint8_t>();
     if (dx.mask && try_multiply(dx)) return;
-    multiply({dz, dx.b, dx.c, rows, in, out, false, false});
-    if (a.activation != Activation::identity) kernels::activation_backward(x, dx.c, rows * in, a.activation, stream());
+    multiply(plain);
+    if (op.input_activation != Activation::identity)
+      kernels::activation_backward(x, dx.c, dx.c, rows * in, op.input_activation, stream());
+  }
+  void do_run(const ActivationBackward& op) override {
+    kernels::activation_backward(op.y.as<float>(), op.dy.as<float>(), op.dx.as<float>(), op.y.count(), op.activation,
+                                 stream());
+  }
+  void do_run(const Add& op) override {
+    kernels::add(op.a.as<float>(), op.b.as<float>(), op.sum.as<float>(), op.sum.count(), stream());
   }
 
   // ---- Batch, latent, loss, update ------------------------------------------------------------------
-  void do_gather_batch(const GatherBatch& g) override {
-    kernels::gather_batch({g.source.as<std::uint8_t>(), state_of(g.state), g.indexing, g.binarize, g.input.as<float>(),
-                           g.target.as<std::uint8_t>(), g.source.rows(), g.input.rows(), g.source.columns()},
+  void do_run(const GatherBatch& op) override {
+    kernels::gather_batch({.source = op.source.as<std::uint8_t>(),
+                           .state = state_of(op.state),
+                           .indexing = op.indexing,
+                           .binarize = op.binarize,
+                           .input = op.input.as<float>(),
+                           .target = op.target.as<std::uint8_t>(),
+                           .images = op.source.rows(),
+                           .rows = op.input.rows(),
+                           .pixels = op.source.columns()},
                           stream());
   }
-  void do_sample_latent(const SampleLatent& a) override {
-    const kernels::LatentSample k{a.stats.as<float>(),      state_of(a.state), a.posterior,  a.z.as<float>(),
-                                  a.kl_partial.as<float>(), a.z.shape[0],      a.z.shape[1], a.z.shape[2]};
-    if (a.kernels != Kernels::unfused) return kernels::sample_latent_fused(k, stream());
-    kernels::sample_latent_unfused(k, a.scratch.as<float>(), stream());
+  void do_run(const SampleLatent& op) override {
+    const kernels::LatentSample k{.stats = op.stats.as<float>(),
+                                  .state = state_of(op.state),
+                                  .posterior = op.posterior,
+                                  .z = address_of<float>(op.z),
+                                  .kl_partial = address_of<float>(op.kl_partial),
+                                  .rows = op.stats.rows(),
+                                  .samples = op.z ? op.z.shape[1] : 0,
+                                  .latent = op.stats.columns() / 2};
+    if (op.variant != LossVariant::unfused) return kernels::sample_latent_fused(k, stream());
+    kernels::sample_latent_unfused(k, op.scratch.as<float>(), stream());
   }
-  void do_sample_latent_backward(const SampleLatentBackward& a) override {
-    const kernels::LatentGradient k{a.stats.as<float>(),  a.dz.as<float>(), state_of(a.state), a.posterior,  a.kl_scale,
-                                    a.dstats.as<float>(), a.dz.shape[0],    a.dz.shape[1],     a.dz.shape[2]};
-    if (a.kernels != Kernels::unfused) return kernels::latent_gradient_fused(k, stream());
-    kernels::latent_gradient_unfused(k, a.scratch.as<float>(), stream());
+  void do_run(const SampleLatentBackward& op) override {
+    const kernels::LatentGradient k{.stats = op.stats.as<float>(),
+                                    .dz = address_of<float>(op.dz),
+                                    .state = state_of(op.state),
+                                    .posterior = op.posterior,
+                                    .kl_scale = op.kl_scale,
+                                    .dstats = op.dstats.as<float>(),
+                                    .rows = op.stats.rows(),
+                                    .samples = op.dz ? op.dz.shape[1] : 0,
+                                    .latent = op.stats.columns() / 2};
+    if (op.variant != LossVariant::unfused) return kernels::latent_gradient_fused(k, stream());
+    kernels::latent_gradient_unfused(k, address_of<float>(op.scratch), stream());
   }
-  void do_likelihood(const LikelihoodLoss& a) override {
-    const bool of_bytes = a.target.dtype == DType::u8;
-    if (a.output.dtype == DType::bf16)
-      return of_bytes ? likelihood_of<std::uint8_t, math::Bf16>(a) : likelihood_of<float, math::Bf16>(a);
-    of_bytes ? likelihood_of<std::uint8_t, float>(a) : likelihood_of<float, float>(a);
+  void do_run(const LikelihoodLoss& op) override {
+    const bool of_bytes = op.target.dtype == DType::u8;
+    if (op.output.dtype == DType::bf16)
+      return of_bytes ? likelihood_of<std::uint8_t, math::Bf16>(op) : likelihood_of<float, math::Bf16>(op);
+    of_bytes ? likelihood_of<std::uint8_t, float>(op) : likelihood_of<float, float>(op);
   }
-  void do_accumulate(const Accumulate& a) override { kernels::accumulate(totals_of(a), stream()); }
-  void do_optimizer_step(const OptimizerStep& a) override { kernels::optimizer_update(update_of(a), stream()); }
-  void do_advance(StepState* state, const Schedule& schedule, std::uint64_t* fault) override {
-    kernels::advance(state, schedule, fault, stream());
+  void do_run(const Accumulate& op) override { kernels::accumulate(totals_of(op), stream()); }
+  void do_run(const OptimizerStep& op) override { kernels::optimizer_update(update_of(op), stream()); }
+  void do_run(const Advance& op) override {
+    kernels::advance(state_of(op.state), op.schedule, op.fault.as<std::uint64_t>(), stream());
   }
-
-  void do_finish_step(const FinishStep& a) override {
+  void do_run(const FinishStep& op) override {
     // Every block looks through all losses: for more of them the launches that this saves cost less.
     constexpr std::int64_t most_losses = 8192;
-    if (a.losses.nll_partial.count() + a.losses.kl_partial.count() > most_losses) return Backend::do_finish_step(a);
-    kernels::finish_step(totals_of(a.losses), update_of(a.update), a.schedule, a.fault.as<std::uint64_t>(),
-                         properties_.multiProcessorCount, stream());
+    if (op.losses.nll_partial.count() + op.losses.kl_partial.count() > most_losses) return Backend::do_run(op);
+    kernels::finish_step(totals_of(op.losses), update_of(op.update), op.advance.schedule,
+                         op.advance.fault.as<std::uint64_t>(), properties_.multiProcessorCount, stream());
   }
 
   // Events in the stream: a range's time is the device's, not that of the calls. They are kept for the next timing,
@@ -284,14 +328,25 @@ class CudaBackend : public Backend {
   // Without anything on the way: the library does it, or throws.
   void multiply(const Product& p) { std::ignore = gemm_.multiply(p); }
 
-  static kernels::Totals totals_of(const Accumulate& a) {
-    return {a.nll_partial.as<float>(), a.kl_partial.as<float>(), state_of(a.state),   a.sums.as<double>(),   a.rows,
-            a.nll_partial.rows(),      a.nll_partial.columns(),  a.kl_partial.rows(), a.kl_partial.columns()};
+  static kernels::Totals totals_of(const Accumulate& op) {
+    return {.nll_partial = op.nll_partial.as<float>(),
+            .kl_partial = op.kl_partial.as<float>(),
+            .state = state_of(op.state),
+            .sums = op.sums.as<double>(),
+            .rows = op.rows,
+            .nll_rows = op.nll_partial.rows(),
+            .chunks = op.nll_partial.columns(),
+            .kl_tiles = op.kl_partial.rows(),
+            .latent = op.kl_partial.columns()};
   }
-  static kernels::Update update_of(const OptimizerStep& a) {
-    return {a.parameters.as<float>(), a.gradients.as<float>(), a.first.as<float>(),
-            a.second.as<float>(),     state_of(a.state),       a.settings,
-            a.parameters.count()};
+  static kernels::Update update_of(const OptimizerStep& op) {
+    return {.parameters = op.parameters.as<float>(),
+            .gradients = op.gradients.as<float>(),
+            .first = op.first_moment.as<float>(),
+            .second = op.second_moment.as<float>(),
+            .state = state_of(op.state),
+            .settings = op.settings,
+            .count = op.parameters.count()};
   }
 
   // Where activities are watched, they tell the time of a range, and no events come between its kernels.
@@ -311,24 +366,24 @@ class CudaBackend : public Backend {
   }
 
   template <class Target, class Output>
-  void likelihood_of(const LikelihoodLoss& a) {
-    const std::int64_t rows = a.target.rows();
-    const kernels::PixelLoss<Target, Output> k{a.output.as<Output>(),
-                                               a.target.as<Target>(),
-                                               a.variance,
-                                               a.grad_scale,
-                                               a.nll_partial.as<float>(),
-                                               a.grad ? a.grad.as<Output>() : nullptr,
-                                               rows,
-                                               a.output.rows() / rows,
-                                               a.output.columns()};
-    switch (a.kernels) {
-      case Kernels::fused: return kernels::likelihood_fused(a.likelihood, k, stream());
-      case Kernels::fused_log: return kernels::likelihood_fused_log(a.likelihood, k, stream());
-      case Kernels::two_pass: return kernels::likelihood_two_pass(a.likelihood, k, stream());
-      case Kernels::unfused:  // of f32: Backend::likelihood refuses the others
+  void likelihood_of(const LikelihoodLoss& op) {
+    const std::int64_t rows = op.target.rows();
+    const kernels::PixelLoss<Target, Output> k{.output = op.output.as<Output>(),
+                                               .target = op.target.as<Target>(),
+                                               .variance = op.variance,
+                                               .grad_scale = op.grad_scale,
+                                               .nll_partial = op.nll_partial.as<float>(),
+                                               .grad = address_of<Output>(op.grad),
+                                               .rows = rows,
+                                               .samples = op.output.rows() / rows,
+                                               .pixels = op.output.columns()};
+    switch (op.variant) {
+      case LossVariant::fused: return kernels::likelihood_fused(op.likelihood, k, stream());
+      case LossVariant::fused_log: return kernels::likelihood_fused_log(op.likelihood, k, stream());
+      case LossVariant::two_pass: return kernels::likelihood_two_pass(op.likelihood, k, stream());
+      case LossVariant::unfused:  // of f32: LikelihoodLoss::check() refuses the others
         if constexpr (std::is_same_v<Output, float>)
-          kernels::likelihood_unfused(a.likelihood, k, a.scratch.as<float>(), stream());
+          kernels::likelihood_unfused(op.likelihood, k, op.scratch.as<float>(), stream());
     }
   }
 
@@ -340,7 +395,8 @@ class CudaBackend : public Backend {
     const StepState state = state_at(0, 0, {});
     do_upload(device.data(), &state, sizeof state);
     try {
-      do_advance(reinterpret_cast<StepState*>(device.data()), {}, reinterpret_cast<std::uint64_t*>(pinned.data()));
+      kernels::advance(reinterpret_cast<StepState*>(device.data()), {}, reinterpret_cast<std::uint64_t*>(pinned.data()),
+                       stream());
       synchronize();
     } catch (const Error& e) {
       fail(info().description, " cannot run this build's kernels, which are for ", ELBO_ARCHITECTURES,

@@ -15,10 +15,10 @@ namespace elbo {
 // C [m, n] = op(A) op(B): row-major, f32, each pointer aligned to 4 bytes. op transposes where its flag is
 // set: A is [m, k], or [k, m] when transposed; B is [k, n], or [n, k].
 struct Product {
-  const float *a, *b;
-  float* c;
-  std::int64_t m, n, k;
-  bool transpose_a, transpose_b;
+  const float *a = nullptr, *b = nullptr;
+  float* c = nullptr;
+  std::int64_t m = 0, n = 0, k = 0;
+  bool transpose_a = false, transpose_b = false;
   // What may be done on the way, one of these lines; cuBLASLt calls it an epilogue.
   const float* bias = nullptr;         // [n], added to every row of C ...
   bool relu = false;                   // ... and then negative elements become 0, and so may NaN ...

@@ -1,4 +1,4 @@
-// Kernels' names for people.
+// LossVariant' names for people.
 #pragma once
 #include <string>
 

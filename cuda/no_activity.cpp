@@ -10,6 +10,6 @@ void Activities::name_stream(cudaStream_t, const char*) {}
 void Activities::start_marks() {}
 void Activities::mark() {}
 std::vector<double> Activities::moments(cudaStream_t) { return {}; }
-std::vector<Backend::Activity> Activities::take() { return {}; }
+std::vector<Activity> Activities::take() { return {}; }
 
 }  // namespace elbo

@@ -28,8 +28,9 @@ __device__ std::int64_t image_of(const Gather& g, std::int64_t row) {
       return math::shuffled_index(g.state->seed, g.state->epoch, static_cast<std::uint32_t>(g.images),
                                   static_cast<std::uint32_t>(g.state->batch * g.rows + row));
     case Indexing::ring: return g.state->step % (g.images / g.rows) * g.rows + row;
-    default: return g.state->row0 + row;
+    case Indexing::sequential: return g.state->row0 + row;
   }
+  return 0;
 }
 
 template <bool aligned>

@@ -5,7 +5,7 @@
 //   of a tile of 32 in the order of the rows.
 //   dmu = sum over samples of dz + kl_scale dKL/dmu;  ds = sum over samples of dz dz/ds + kl_scale dKL/ds.
 // Shapes: stats, dstats [rows, 2 latent] (mu, then s); z, dz [rows, samples, latent];
-//   kl_partial [tiles(rows, 32), latent].
+//   kl_partial [ceil_div(rows, 32), latent].
 // Bytes: reads the statistics (again for every 8 samples) and dz once; writes z, the partial sums and dstats once:
 //   sample_latent 4 an element of z, 8 of mu and 4 of the sums; latent_gradient 4 an element of dz, 16 of mu.
 //   (unfused.cu: 12, 24 and 4; 24 and 36.)
@@ -23,10 +23,12 @@
 // Deterministic: sums run over rows and over samples in their order; fused and unfused give the same bits.
 #include "kernels/latent.h"
 
+#include <algorithm>
 #include <bit>
 #include <type_traits>
 
 #include "elbo/math/latent.h"
+#include "elbo/sizes.h"
 #include "kernels/divisor.h"
 #include "kernels/loaded_quad.h"
 #include "kernels/loss_parts.h"
@@ -87,7 +89,8 @@ __global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n ==
 #pragma unroll
     for (int j = 0; j < 4; ++j) sigma[r].v[j] = math::posterior_sigma(posterior, s[r][j], Approximate{});
   }
-  if (range == 0) {
+  const bool sums_kl = range == 0 && a.kl_partial;
+  if (sums_kl) {
 #pragma unroll
     for (int r = 0; r < static_cast<int>(n); ++r) {
       float4 q{};
@@ -116,7 +119,7 @@ __global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n ==
       if (r < rows && left > 0) store_quad<aligned>(z_at, z, aligned ? 4 : left);
     }
   }
-  if (range != 0) return;
+  if (!sums_kl) return;
   __syncthreads();
   const unsigned summed = strip * width + threadIdx.x;
   if (threadIdx.x < width && summed < latent) {
@@ -139,6 +142,7 @@ __global__ void __launch_bounds__(gradient_threads)
   const unsigned row = group * n, dimension = 4 * quad;
   const auto latent = static_cast<unsigned>(a.latent), samples = static_cast<unsigned>(a.samples);
   const int left = static_cast<int>(latent - dimension), rows = static_cast<int>(static_cast<unsigned>(a.rows) - row);
+  const int left_of_dz = samples > 0 ? left : 0;
   const unsigned row_size = samples * latent;
   const std::uint64_t first = std::uint64_t{row} * (2 * latent) + dimension;
 
@@ -147,7 +151,7 @@ __global__ void __launch_bounds__(gradient_threads)
   const auto load_next = [&] {
     const float* at = dz_row;
 #pragma unroll
-    for (int r = 0; r < static_cast<int>(n); ++r, at += row_size) next[r].load(at, r < rows ? left : 0);
+    for (int r = 0; r < static_cast<int>(n); ++r, at += row_size) next[r].load(at, r < rows ? left_of_dz : 0);
   };
   const float* stats = a.stats + first;
 #pragma unroll
@@ -214,13 +218,13 @@ void sample_latent_fused(const LatentSample& a, cudaStream_t stream) {
   check("sample_latent_fused", a);
   const Range range("sample_latent_fused");
   const bool aligned = a.latent % 4 == 0 && is_aligned(a.stats, 16) && is_aligned(a.z, 16);
-  const std::int64_t ranges = tiles(a.samples, samples_per_block);
+  const std::int64_t ranges = std::max<std::int64_t>(1, ceil_div(a.samples, samples_per_block));
   with_constants<many_rows>(a.posterior, a.rows * ranges * a.latent, [&](auto c) {
     constexpr unsigned groups = tile_rows / c.rows;  // threads that share a tile's quad of dimensions
     unsigned quads = 32 / groups, log2_quads = std::countr_zero(quads);
     for (; groups * quads < max_threads && 4 * quads < a.latent; quads *= 2) ++log2_quads;
-    const std::int64_t strips = tiles(a.latent, 4 * quads);
-    const unsigned blocks = blocks_for("sample_latent_fused", tiles(a.rows, latent_tile) * strips * ranges);
+    const std::int64_t strips = ceil_div(a.latent, 4 * quads);
+    const unsigned blocks = blocks_for("sample_latent_fused", ceil_div(a.rows, latent_tile) * strips * ranges);
     const SampleBlocks which{Divisor(ranges), Divisor(strips), static_cast<unsigned>(ranges),
                              static_cast<unsigned>(strips), log2_quads};
     launch("sample_and_kl",
@@ -234,8 +238,8 @@ void latent_gradient_fused(const LatentGradient& a, cudaStream_t stream) {
   const Range range("latent_gradient_fused");
   const bool aligned = a.latent % 4 == 0 && is_aligned(a.stats, 16) && is_aligned(a.dz, 16) && is_aligned(a.dstats, 16);
   with_constants<many_gradient_rows>(a.posterior, a.rows * a.latent, [&](auto c) {
-    const std::int64_t quads = tiles(a.latent, 4);
-    const unsigned blocks = blocks_for("latent_gradient_fused", tiles(a.rows, c.rows) * quads, gradient_threads);
+    const std::int64_t quads = ceil_div(a.latent, 4);
+    const unsigned blocks = blocks_for("latent_gradient_fused", ceil_div(a.rows, c.rows) * quads, gradient_threads);
     launch("latent_gradient",
            aligned ? latent_gradient<true, c.posterior, c.rows> : latent_gradient<false, c.posterior, c.rows>,
            {blocks, gradient_threads, stream}, a, Divisor(quads), static_cast<unsigned>(quads));

@@ -13,14 +13,14 @@ struct LatentSample {
   const float* stats;  // [rows, 2 * latent]: mu, then s
   const StepState* state;
   Posterior posterior;
-  float* z;           // [rows, samples, latent] out
-  float* kl_partial;  // [tiles(rows, latent_tile), latent] out
+  float* z;           // [rows, samples, latent] out; null: of the KL divergence alone
+  float* kl_partial;  // [ceil_div(rows, latent_tile), latent] out; null: of the sample alone
   std::int64_t rows, samples, latent;
 };
 
 struct LatentGradient {
   const float* stats;  // [rows, 2 * latent]
-  const float* dz;     // [rows, samples, latent]
+  const float* dz;     // [rows, samples, latent]; null: of the KL divergence alone
   const StepState* state;
   Posterior posterior;
   float kl_scale;  // d objective / d KL of one row

@@ -3,7 +3,7 @@
 // What: nll_partial = -log p(x | output) in nats, summed over chunks of 4096 pixels of a row;
 //   grad = grad_scale d(-log p) / d output. Row r of the target serves outputs r * samples and following.
 // Shapes: output, grad [rows * samples, pixels], both f32 or both bf16; target [rows, pixels], u8 or f32;
-//   nll_partial [rows * samples, tiles(pixels, 4096)].
+//   nll_partial [rows * samples, ceil_div(pixels, 4096)].
 // Bytes, fused: reads the output (4, or 2 of bf16) and the target (1 or 4) once, writes the gradient (4 or 2): 9 or
 //   12 a pixel, 5 or 8 of bf16; in 16-byte accesses (8 for bf16, 4 for u8) where pixels is a multiple of 4 and the
 //   buffers are aligned. Two passes: output and target are read again, 14 or 20, of bf16 8 or 14. (unfused.cu: 30 or
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(max_threads)
 template <class Target, class Output, class F>
 void with_partition(const char* launcher, const PixelLoss<Target, Output>& a, cudaStream_t stream, const F& f) {
   check(launcher, a);
-  const std::int64_t row_chunks = tiles(a.pixels, pixel_chunk);
+  const std::int64_t row_chunks = ceil_div(a.pixels, pixel_chunk);
   const unsigned chunks = blocks_for(launcher, a.rows * a.samples * row_chunks);
   const Partition parts{Divisor(row_chunks), Divisor(a.samples), static_cast<unsigned>(row_chunks), chunks,
                         a.pixels <= strip_pixels};
@@ -211,7 +211,7 @@ void with_partition(const char* launcher, const PixelLoss<Target, Output>& a, cu
   constexpr unsigned many_rows = 2048;
   const unsigned warps = parts.is_row_a_strip
                              ? (chunks < many_rows ? 1 : max_warps)
-                             : static_cast<unsigned>(tiles(std::min(a.pixels, pixel_chunk), strip_pixels));
+                             : static_cast<unsigned>(ceil_div(std::min(a.pixels, pixel_chunk), strip_pixels));
   const Grid grid{parts.is_row_a_strip ? (chunks + warps - 1) / warps : chunks, warps * warp_size, stream};
   const bool is_aligned_for_quads = a.pixels % 4 == 0 && is_aligned(a.output, 4 * sizeof(Output)) &&
                                     is_aligned(a.grad, 4 * sizeof(Output)) && is_aligned(a.target, 4 * sizeof(Target));

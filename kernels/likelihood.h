@@ -16,7 +16,7 @@ struct PixelLoss {
   const Target* target;  // [rows, pixels]
   float variance;        // Gaussian
   float grad_scale;      // d objective / d loss of one output row
-  float* nll_partial;    // [rows * samples, tiles(pixels, pixel_chunk)] out
+  float* nll_partial;    // [rows * samples, ceil_div(pixels, pixel_chunk)] out
   Output* grad;          // [rows * samples, pixels] out, may be `output` itself; null: value only
   std::int64_t rows, samples, pixels;
 };

@@ -6,9 +6,10 @@
 #include <cmath>
 #include <cstdint>
 
-#include "elbo/backend.h"
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
+#include "elbo/sizes.h"
+#include "elbo/step_state.h"
 #include "kernels/latent.h"
 #include "kernels/launcher.h"
 #include "kernels/likelihood.h"
@@ -66,14 +67,15 @@ ELBO_HD math::Draw draw_of(const StepState& state, std::int64_t row, std::int64_
           static_cast<std::uint32_t>(sample)};
 }
 
+// z: the samples or their gradient. Without it there are 0 samples.
 inline void check_latent(const char* launcher, const void* stats, const void* z, const StepState* state,
                          const void* out, std::int64_t rows, std::int64_t samples, std::int64_t latent) {
-  require(stats && z && state && out, launcher, ": a null buffer");
-  require(rows > 0 && samples > 0 && latent > 0, launcher, ": ", rows, " rows, ", samples, " samples, ", latent,
-          " latent dimensions; each should be at least 1");
+  require(stats && state && out, launcher, ": a null buffer");
+  require(rows > 0 && (z ? samples > 0 : samples == 0) && latent > 0, launcher, ": ", rows, " rows, ", samples,
+          " samples, ", latent, " latent dimensions; each should be at least 1");
 }
 inline void check(const char* launcher, const LatentSample& a) {
-  check_latent(launcher, a.stats, a.z, a.state, a.kl_partial, a.rows, a.samples, a.latent);
+  check_latent(launcher, a.stats, a.z, a.state, a.z ? a.z : a.kl_partial, a.rows, a.samples, a.latent);
 }
 inline void check(const char* launcher, const LatentGradient& a) {
   check_latent(launcher, a.stats, a.dz, a.state, a.dstats, a.rows, a.samples, a.latent);

@@ -33,7 +33,7 @@ constexpr unsigned quads_per_thread = 2;  // at a time
 
 // Blocks that a multiprocessor holds at once, by the launch bounds: 1,024 threads fit on every one. Adagrad's, whose
 // registers do not suffice for that on sm_100, are fewer.
-constexpr unsigned blocks_at_once(Optimizer type) { return type == Optimizer::adagrad ? 3 : 4; }
+constexpr unsigned blocks_at_once(OptimizerType type) { return type == OptimizerType::adagrad ? 3 : 4; }
 
 // An Update as the kernels take it.
 struct RunUpdate : Update {
@@ -54,7 +54,7 @@ __device__ std::uint64_t note_bad_step(std::uint64_t* first_step, std::uint64_t 
 }
 
 // A quad of parameters with all that belongs to it, on its way from memory and back.
-template <bool aligned, Optimizer type>
+template <bool aligned, OptimizerType type>
 class QuadUpdate {
  public:
   // The parameters from `at` on, `count` of them or 4; none if that is not positive.
@@ -91,13 +91,13 @@ class QuadUpdate {
   }
 
  private:
-  static constexpr bool has_second = type == Optimizer::adam;
+  static constexpr bool has_second = type == OptimizerType::adam;
   LoadedQuad<aligned, float> g_, p_, m_, v_;
 };
 
 // What a block updates: its threads' quads, then those that lie the grid's step further on. Begun before it is known
 // whether the weights may move, so that the first loads are under way meanwhile.
-template <bool aligned, Optimizer type>
+template <bool aligned, OptimizerType type>
 class BlockUpdate {
  public:
   // As block `block` of `blocks`.
@@ -188,7 +188,7 @@ __device__ __forceinline__ void move_on(StepState* state, const Schedule& schedu
   if (state->bad_step != StepState::none) *fault = state->bad_step;
 }
 
-template <bool aligned, Optimizer type>
+template <bool aligned, OptimizerType type>
 __global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_once(type)))
     update_weights(const RunUpdate u) {
   ELBO_SHARED(math::AdamConstants<float>, step, 1);
@@ -207,7 +207,7 @@ __global__ void next_step(StepState* state, const Schedule schedule, std::uint64
   move_on(state, schedule, state->bad_step, state->bad_update, fault);
 }
 
-template <bool aligned, Optimizer type>
+template <bool aligned, OptimizerType type>
 __global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_once(type)))
     end_of_step(const Totals t, const RunUpdate u, const Schedule schedule, std::uint64_t* fault) {
   ELBO_SHARED(math::AdamConstants<float>, step, 1);
@@ -259,9 +259,9 @@ void with_constants(const Update& u, const F& f) {
                        is_aligned(u.second, 16) && u.count % 4 == 0;
   const auto with_type = [&](auto type) { aligned ? f(std::true_type{}, type) : f(std::false_type{}, type); };
   switch (u.settings.type) {
-    case Optimizer::adam: return with_type(std::integral_constant<Optimizer, Optimizer::adam>{});
-    case Optimizer::adagrad: return with_type(std::integral_constant<Optimizer, Optimizer::adagrad>{});
-    case Optimizer::sgd: return with_type(std::integral_constant<Optimizer, Optimizer::sgd>{});
+    case OptimizerType::adam: return with_type(std::integral_constant<OptimizerType, OptimizerType::adam>{});
+    case OptimizerType::adagrad: return with_type(std::integral_constant<OptimizerType, OptimizerType::adagrad>{});
+    case OptimizerType::sgd: return with_type(std::integral_constant<OptimizerType, OptimizerType::sgd>{});
   }
 }
 

@@ -61,7 +61,7 @@ void loss_by_operations(const Loss& loss, const PixelLoss<Target>& a, Targets ta
   const auto value = [=] __host__ __device__(float o, Target x) { return loss(o, pixel(x)).value; };
   on_stream("values", stream,
             [=](auto policy) { thrust::transform(policy, output, output + count, targets, values, value); });
-  const unsigned chunks = blocks_for("chunk_sums", a.rows * a.samples * tiles(a.pixels, pixel_chunk));
+  const unsigned chunks = blocks_for("chunk_sums", a.rows * a.samples * ceil_div(a.pixels, pixel_chunk));
   launch("chunk_sums", chunk_sums, {chunks, chunk_threads, stream}, values, a.nll_partial, a.pixels);
   if (!a.grad) return;
 
@@ -101,7 +101,7 @@ using math::Approximate;  // the bits of the fused kernels
 // eps [rows, samples, latent]: a thread draws four dimensions, as they come out of one call of the generator.
 template <class Latent>
 void draw_epsilon(const Latent& a, float* eps, cudaStream_t stream) {
-  const Index latent = a.latent, samples = a.samples, quads = tiles(a.latent, 4);
+  const Index latent = a.latent, samples = a.samples, quads = ceil_div(a.latent, 4);
   const StepState* const state = a.state;
   const auto draw = [=] __host__ __device__(Index i) {
     const Index line = i / quads, quad = i % quads;
@@ -120,14 +120,18 @@ void sample_latent_unfused(const LatentSample& a, float* scratch, cudaStream_t s
   const Index units = elements("sample_latent_unfused", 2 * a.rows * a.latent) / 2, latent = a.latent;
   const Index count = elements("sample_latent_unfused", a.rows * a.samples * a.latent), row_size = a.samples * a.latent;
   const Range range("sample_latent_unfused");
-  draw_epsilon(a, scratch, stream);
+  if (a.z) draw_epsilon(a, scratch, stream);
 
   const auto reparameterise = [=] __host__ __device__(Index i) {
     const float* const stats = a.stats + i / row_size * 2 * latent + i % latent;
     return math::sample(stats[0], math::posterior_sigma(a.posterior, stats[latent], Approximate{}), scratch[i],
                         Approximate{});
   };
-  on_stream("reparameterise", stream, [=](auto policy) { thrust::tabulate(policy, a.z, a.z + count, reparameterise); });
+  if (a.z) {
+    on_stream("reparameterise", stream,
+              [=](auto policy) { thrust::tabulate(policy, a.z, a.z + count, reparameterise); });
+  }
+  if (!a.kl_partial) return;
 
   float* const kl = scratch;  // [rows, latent]: epsilon's work is done
   const auto divergence = [=] __host__ __device__(Index i) {
@@ -144,25 +148,26 @@ void sample_latent_unfused(const LatentSample& a, float* scratch, cudaStream_t s
     return sum;
   };
   float* const sums = a.kl_partial;
-  const Index partials = static_cast<Index>(tiles(a.rows, latent_tile)) * latent;
+  const Index partials = static_cast<Index>(ceil_div(a.rows, latent_tile)) * latent;
   on_stream("kl_sums", stream, [=](auto policy) { thrust::tabulate(policy, sums, sums + partials, tile_sum); });
 }
 
 void latent_gradient_unfused(const LatentGradient& a, float* scratch, cudaStream_t stream) {
   check("latent_gradient_unfused", a);
-  require(scratch != nullptr, "latent_gradient_unfused: no scratch");
+  require(scratch || !a.dz, "latent_gradient_unfused: no scratch");
   const Index units = elements("latent_gradient_unfused", 2 * a.rows * a.latent) / 2, latent = a.latent;
   const Index count = elements("latent_gradient_unfused", a.rows * a.samples * a.latent);
   const Index row_size = a.samples * a.latent;
   const Range range("latent_gradient_unfused");
-  draw_epsilon(a, scratch, stream);
+  if (a.dz) draw_epsilon(a, scratch, stream);
 
   // In place: epsilon becomes dz dz/ds.
   const auto slope = [=] __host__ __device__(Index i) {
     const float s = a.stats[i / row_size * 2 * latent + latent + i % latent];
     return a.dz[i] * math::sample_slope(a.posterior, s, scratch[i], Approximate{});
   };
-  on_stream("slopes", stream, [=](auto policy) { thrust::tabulate(policy, scratch, scratch + count, slope); });
+  if (a.dz)
+    on_stream("slopes", stream, [=](auto policy) { thrust::tabulate(policy, scratch, scratch + count, slope); });
 
   const thrust::counting_iterator<Index> first(0), last(units);
   const auto sum_over_samples = [=] __host__ __device__(Index i) {

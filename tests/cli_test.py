@@ -877,7 +877,7 @@ class CommandLine(unittest.TestCase):
         self.check_ranges(tracks["ranges"])
         self.assertEqual(len(rows), 26)
         self.assertEqual([rows[0][k] for k in ("kind", "name", "stream", "grid", "bytes")],
-                         ["range", "gather_batch", "", "", str(20 * 100 * 6)])
+                         ["range", "gather_batch", "", "", str(20 * 100 * 6 + 64)])
         self.check_table(printed, rows)
 
     def test_profile_of_kernels(self):
@@ -1279,7 +1279,8 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(back, flops if layer == "encode/dense0" else 2 * flops)
         weights = (100 * 64 + 64) + (64 * 4 + 4) + (2 * 64 + 64) + (64 * 100 + 100)
         losses = 20 * 4 + 2 * 4 + 2 * (2 + 2) * 8  # the partial sums of 20 images, of a tile of 2 latent units; the sums
-        self.assertEqual(operations["finish_step"]["bytes"], 28 * weights + losses)
+        state = 2 * 64 + 2 * 8  # and the flag of a fault
+        self.assertEqual(operations["finish_step"]["bytes"], 28 * weights + losses + state)
         self.assertEqual(operations["encode/dense0/dense_forward"]["bytes"], 4 * (20 * 100 + 100 * 64 + 64 + 20 * 64)
                          + 20 * 128 // 8)  # a bit of its mask for each output, in rows of 128
         self.assertEqual(operations["decode_backward/dense1/dense_backward"]["bytes"],

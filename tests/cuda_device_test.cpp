@@ -71,7 +71,8 @@ TEST_P(CudaDevice, ARecordingRunsOnlyWhenItIsReplayed) {
     const Schedule schedule{.batches_per_epoch = 4, .beta1 = 0.9f, .beta2 = 0.999f};
     const StepState start = state_at(1, 0, schedule);
     device->upload(state, &start);
-    const auto step = device->record([&] { device->advance(state, schedule, fault); });
+    const auto step =
+        device->record([&] { device->run(Advance{.state = state, .schedule = schedule, .fault = fault}); });
     EXPECT_EQ(read(*device, state).step, 0u);
     for (int i = 0; i < 20; ++i) step->replay();
     const StepState s = read(*device, state);
@@ -97,7 +98,7 @@ TEST_F(CudaDeviceLate, TheNinthReplayWaitsForTheFirst) {
   StepState bad = state_at(1, 0, {});
   bad.bad_step = 5;  // each replay tells
   device->upload(state, &bad);
-  const auto step = device->record([&] { device->advance(state, {}, fault); });
+  const auto step = device->record([&] { device->run(Advance{.state = state, .schedule = {}, .fault = fault}); });
   for (int i = 0; i < 8; ++i) step->replay();
   EXPECT_EQ(glance_at(fault), 0u);
   step->replay();
@@ -135,11 +136,11 @@ TEST_P(CudaDevice, ARecordingNeitherLoadsNorAllocates) {
   };
   const Tensor state{memory.data() + 256, DType::u8, {sizeof(StepState)}};
   const auto layer = [&] {
-    device->dense_forward(
-        {floats(0, {1, 2}), floats(2, {1, 2}), floats(4, {1}), Activation::tanh, floats(5, {1, 1}), {}});
+    device->run(
+        DenseForward{floats(0, {1, 2}), floats(2, {1, 2}), floats(4, {1}), Activation::tanh, floats(5, {1, 1}), {}});
   };
   const auto update = [&] {
-    device->optimizer_step({floats(8, {4}), floats(12, {4}), floats(16, {4}), floats(20, {4}), state, {}});
+    device->run(OptimizerStep{floats(8, {4}), floats(12, {4}), floats(16, {4}), floats(20, {4}), state, {}});
   };
   for (const std::function<void()>& calls : {std::function<void()>(layer), std::function<void()>(update)}) {
     const std::string refused = error_of([&] { device->record(calls); });
@@ -233,19 +234,19 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
 
     const Tensor nll = t.z.reshaped({rows, latent}).first(rows);  // stands for a loss: one chunk a column
     const auto calls = [&] {
-      device->gather_batch({t.data, t.state, Indexing::shuffled, Binarize::dynamic, t.input, t.target});
-      device->dense_forward({t.input, t.w, t.b, Activation::identity, t.stats, {}});
-      device->sample_latent({.stats = t.stats, .state = t.state, .z = t.z, .kl_partial = t.kl, .scratch = {}});
-      device->accumulate({nll, t.kl, t.state, t.sums, rows});
-      device->dense_backward({t.input, t.w, t.stats, t.dw, t.db, Activation::identity, {}, {}});
+      device->run(GatherBatch{t.data, t.state, Indexing::shuffled, Binarize::dynamic, t.input, t.target});
+      device->run(DenseForward{t.input, t.w, t.b, Activation::identity, t.stats, {}});
+      device->run(SampleLatent{.stats = t.stats, .state = t.state, .z = t.z, .kl_partial = t.kl, .scratch = {}});
+      device->run(Accumulate{nll, t.kl, t.state, t.sums, rows});
+      device->run(DenseBackward{t.input, t.w, t.stats, t.dw, t.db, Activation::identity, {}, {}});
       const Shape flat{t.w.count()};
-      device->optimizer_step({t.w.reshaped(flat),
-                              t.dw.reshaped(flat),
-                              t.m.reshaped(flat),
-                              t.v.reshaped(flat),
-                              t.state,
-                              {.learning_rate = 0.1f}});
-      device->advance(t.state, schedule, fault);
+      device->run(OptimizerStep{t.w.reshaped(flat),
+                                t.dw.reshaped(flat),
+                                t.m.reshaped(flat),
+                                t.v.reshaped(flat),
+                                t.state,
+                                {.learning_rate = 0.1f}});
+      device->run(Advance{.state = t.state, .schedule = schedule, .fault = fault});
     };
     calls();
     const auto step = device->record(calls);
@@ -289,20 +290,20 @@ TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
     for (const Likelihood likelihood : {Likelihood::bernoulli, Likelihood::gaussian}) {
       for (const Tensor& target : targets) {
         const int launches = launches_of([&] {
-          device->likelihood({.output = output,
-                              .target = target,
-                              .likelihood = likelihood,
-                              .kernels = rival.kernels,
-                              .nll_partial = nll,
-                              .grad = grad,
-                              .scratch = scratch});
+          device->run(LikelihoodLoss{.output = output,
+                                     .target = target,
+                                     .likelihood = likelihood,
+                                     .variant = rival.kernels,
+                                     .nll_partial = nll,
+                                     .grad = grad,
+                                     .scratch = scratch});
         });
         EXPECT_EQ(launches, rival.likelihood_launches) << rival.name;
       }
     }
     const int launches = launches_of([&] {
-      device->sample_latent({stats, state, Posterior::log_variance, rival.kernels, z, kl, scratch});
-      device->sample_latent_backward({stats, z, state, Posterior::log_variance, rival.kernels, 1.0f, stats, scratch});
+      device->run(SampleLatent{stats, state, Posterior::log_variance, rival.kernels, z, kl, scratch});
+      device->run(SampleLatentBackward{stats, z, state, Posterior::log_variance, rival.kernels, 1.0f, stats, scratch});
     });
     EXPECT_EQ(launches, rival.latent_launches) << rival.name;
   }
@@ -378,12 +379,12 @@ TEST_P(CudaDevice, ProfilingRangesNest) {
   {
     const Backend::Range step(*device, "train_step");
     const Backend::Range layer(*device, "encode");
-    device->dense_forward({{p, DType::f32, {1, 2}},
-                           {p + 2, DType::f32, {1, 2}},
-                           {p + 4, DType::f32, {1}},
-                           Activation::tanh,
-                           {p + 5, DType::f32, {1, 1}},
-                           {}});
+    device->run(DenseForward{{p, DType::f32, {1, 2}},
+                             {p + 2, DType::f32, {1, 2}},
+                             {p + 4, DType::f32, {1}},
+                             Activation::tanh,
+                             {p + 5, DType::f32, {1, 1}},
+                             {}});
   }
   device->synchronize();
   const std::vector<std::string> expected = {"train_step", "train_step/encode", "train_step/encode/dense_forward",
@@ -409,12 +410,12 @@ TEST_P(CudaDevice, AProfilerIsToldWhatToCollect) {
 void two_layers(Backend& device, float* p) {
   const auto layer = [&](const char* name, Activation activation) {
     const Backend::Range range(device, name);
-    device.dense_forward({{p, DType::f32, {1, 2}},
-                          {p + 2, DType::f32, {1, 2}},
-                          {p + 4, DType::f32, {1}},
-                          activation,
-                          {p + 5, DType::f32, {1, 1}},
-                          {}});
+    device.run(DenseForward{{p, DType::f32, {1, 2}},
+                            {p + 2, DType::f32, {1, 2}},
+                            {p + 4, DType::f32, {1}},
+                            activation,
+                            {p + 5, DType::f32, {1, 1}},
+                            {}});
   };
   const Backend::Range step(device, "train_step");
   layer("dense0", Activation::tanh);
@@ -422,9 +423,9 @@ void two_layers(Backend& device, float* p) {
   device.copy({p, DType::f32, {8}}, {p + 8, DType::f32, {8}});
 }
 
-std::vector<std::string> names_of(const std::vector<Backend::Activity>& activities) {
+std::vector<std::string> names_of(const std::vector<Activity>& activities) {
   std::vector<std::string> names;
-  for (const Backend::Activity& a : activities) names.push_back(a.name);
+  for (const Activity& a : activities) names.push_back(a.name);
   return names;
 }
 
@@ -450,8 +451,8 @@ TEST_P(CudaDevice, ActivitiesAreWhatTheDeviceDid) {
     ring->submit();
     ring->release();
   }
-  std::vector<Backend::Activity> all = device->take_activities();
-  const auto copied = std::ranges::find(all, "elbo copy", &Backend::Activity::stream);
+  std::vector<Activity> all = device->take_activities();
+  const auto copied = std::ranges::find(all, "elbo copy", &Activity::stream);
   ASSERT_NE(copied, all.end());
   EXPECT_EQ(copied->name, "copy host to device");
   EXPECT_EQ(copied->bytes, 5);
@@ -465,14 +466,14 @@ TEST_P(CudaDevice, ActivitiesAreWhatTheDeviceDid) {
   EXPECT_EQ(all[4].kind, "copy");
   EXPECT_EQ(all[4].bytes, 32);
   EXPECT_EQ(all[5].bytes, 96);
-  const Backend::Activity& kernel = all[2];
+  const Activity& kernel = all[2];
   EXPECT_EQ(kernel.kind, "kernel");
   EXPECT_EQ(kernel.grid, (std::array<std::int64_t, 3>{1, 1, 1}));
   EXPECT_EQ(kernel.block, (std::array<std::int64_t, 3>{128, 1, 1}));
   EXPECT_EQ(kernel.registers, 32);  // these are made up by tests/sim/cupti.cpp
   EXPECT_EQ(kernel.shared_bytes, 144);
   double end = 0;
-  for (const Backend::Activity& a : all) {
+  for (const Activity& a : all) {
     EXPECT_EQ(a.stream, "elbo compute");
     EXPECT_EQ(a.graph_node, 0u);
     EXPECT_GE(a.start, end - 1e-6);
@@ -493,14 +494,14 @@ TEST_P(CudaDevice, ActivitiesOfARecordingComeWithEveryReplay) {
   EXPECT_TRUE(device->take_activities().empty()) << "a recording runs nothing";
   constexpr int replays = 9;
   for (int i = 0; i < replays; ++i) recording->replay();
-  const std::vector<Backend::Activity> all = device->take_activities();
+  const std::vector<Activity> all = device->take_activities();
   ASSERT_EQ(all.size(), replays * names_of_two_layers.size());
   std::vector<std::string> expected;
   for (int i = 0; i < replays; ++i)
     expected.insert(expected.end(), names_of_two_layers.begin(), names_of_two_layers.end());
   EXPECT_EQ(names_of(all), expected);
   std::set<std::uint64_t> nodes;
-  for (const Backend::Activity& a : all) nodes.insert(a.graph_node);
+  for (const Activity& a : all) nodes.insert(a.graph_node);
   EXPECT_EQ(nodes.size(), names_of_two_layers.size());
   EXPECT_EQ(nodes.count(0), 0u);
   EXPECT_EQ(all[0].graph_node, all[4].graph_node);
@@ -517,13 +518,11 @@ TEST_P(CudaDevice, RangesSpanTheirActivities) {
     device->take_activities();
     device->start_timing();
     two_layers(*device, p);
-    const std::vector<Backend::RangeTime> ranges = device->stop_timing();
-    const std::vector<Backend::Activity> all = device->take_activities();
+    const std::vector<RangeTime> ranges = device->stop_timing();
+    const std::vector<Activity> all = device->take_activities();
     ASSERT_EQ(names_of(all), names_of_two_layers);
     const auto end = [](const auto& x) { return x.start + x.microseconds; };
-    const auto range = [&](const std::string& path) {
-      return *std::ranges::find(ranges, path, &Backend::RangeTime::path);
-    };
+    const auto range = [&](const std::string& path) { return *std::ranges::find(ranges, path, &RangeTime::path); };
     ASSERT_EQ(ranges.size(), 5u);
     EXPECT_EQ(range("train_step").start, 0);
     EXPECT_NEAR(end(range("train_step")), end(all[3]), 1e-6);
@@ -540,7 +539,7 @@ TEST_F(CudaDeviceLate, ActivitiesFillMoreThanABuffer) {
   ASSERT_TRUE(device->watch_activities());
   constexpr std::size_t fills = 50000;  // of 56 bytes a record; a buffer takes 1 MiB
   for (std::size_t i = 0; i < fills; ++i) device->fill({memory.data(), DType::u8, {1 + static_cast<int>(i) % 4}}, 0);
-  const std::vector<Backend::Activity> all = device->take_activities();
+  const std::vector<Activity> all = device->take_activities();
   ASSERT_EQ(all.size(), fills);
   for (std::size_t i = 0; i < fills; ++i) ASSERT_EQ(all[i].bytes, 1 + i % 4);
 }

@@ -159,8 +159,8 @@ TYPED_TEST(Golden, sample) {
 
 TYPED_TEST(Golden, optimizer) {
   using T = TypeParam;
-  const std::map<std::string, Optimizer> types = {
-      {"adam", Optimizer::adam}, {"adagrad", Optimizer::adagrad}, {"sgd", Optimizer::sgd}};
+  const std::map<std::string, OptimizerType> types = {
+      {"adam", OptimizerType::adam}, {"adagrad", OptimizerType::adagrad}, {"sgd", OptimizerType::sgd}};
   T parameter{}, first{}, second{};
   for (const Row& row : read_table("optimizer")) {
     const auto number = [&](const char* name) { return static_cast<float>(row[name]); };

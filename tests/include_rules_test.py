@@ -33,6 +33,7 @@ HOST = {
     "base": [r"fmt/.*", r"nlohmann/.*", r"openssl/.*"],
     "spec": [r"nlohmann/.*"],
     "data": [r"zlib\.h"],
+    "graph": [],
     "model": [],
     "train": [r"fmt/.*", r"nlohmann/.*"],
     "report": [r"fmt/.*", r"nlohmann/.*", r"cairo(-ft)?\.h", r"ft2build\.h"],

@@ -17,11 +17,11 @@
 #include "elbo/math/latent.h"
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
+#include "kernels/dense.h"
 #include "kernels/divisor.h"
 #include "kernels/gather.h"
 #include "kernels/latent.h"
 #include "kernels/launch.h"
-#include "kernels/layers.h"
 #include "kernels/likelihood.h"
 #include "kernels/optimizer.h"
 
@@ -276,7 +276,7 @@ class LatentTest : public KernelTest, public testing::WithParamInterface<LatentC
 };
 
 TEST_P(LatentTest, SamplesAndSumsTheDivergence) {
-  const size_t partials = static_cast<size_t>(tiles(rows_, latent_tile) * latent_);
+  const size_t partials = static_cast<size_t>(ceil_div(rows_, latent_tile) * latent_);
   for (const Posterior posterior : {Posterior::log_variance, Posterior::sigma}) {
     std::vector<double> z(count_), kl(partials);
     for (int64_t r = 0; r < rows_; ++r) {
@@ -378,7 +378,7 @@ template <class Target>
 void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& target) {
   const float variance = 0.3f, scale = 0.25f;
   const std::vector<float> output = gaussian_values(count_, 6, 4.0f);
-  const int64_t chunks = tiles(pixels_, pixel_chunk);
+  const int64_t chunks = ceil_div(pixels_, pixel_chunk);
   std::vector<double> value(static_cast<size_t>(rows_ * samples_ * chunks)), grad(count_);
   for (int64_t row = 0; row < rows_ * samples_; ++row) {
     for (int64_t p = 0; p < pixels_; ++p) {
@@ -458,7 +458,7 @@ void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>
     halves.push_back(math::to_bf16(x));
     x = math::to_float(halves.back());
   }
-  const size_t partials = static_cast<size_t>(rows_ * samples_ * tiles(pixels_, pixel_chunk));
+  const size_t partials = static_cast<size_t>(rows_ * samples_ * ceil_div(pixels_, pixel_chunk));
   const Array<Target> target_d(target);
   const Array<float> floats_d(floats), partial_d(partials), grad_d(count_), partial_bf16(partials);
   const PixelLoss<Target> a{floats_d.data(), target_d.data(), variance, scale,  partial_d.data(),
@@ -642,7 +642,8 @@ TEST_F(KernelTest, ActivationBackward) {
         run(
             [&] {
               dy_d.set(dy);
-              activation_backward(y_d.data(), dy_d.data(), static_cast<int64_t>(count), activation, stream_);
+              activation_backward(y_d.data(), dy_d.data(), dy_d.data(), static_cast<int64_t>(count), activation,
+                                  stream_);
             },
             {&dy_d});
         expect_near(dy_d, expected, 1e-6, 3e-7);
@@ -674,7 +675,7 @@ TEST_F(KernelTest, LayersKeepNaN) {
   for (const Activation activation : activations) {
     const Array<float> y(x), dy(x), bias(std::vector<float>(5, 0.0f)), sum(5);
     column_sum(y.data(), sum.data(), 2, 5, stream_);
-    activation_backward(y.data(), dy.data(), 10, activation, stream_);
+    activation_backward(y.data(), dy.data(), dy.data(), 10, activation, stream_);
     bias_activation(y.data(), bias.data(), 2, 5, activation, stream_);
     synchronize();
     EXPECT_TRUE(std::isnan(y.get()[3]) && std::isnan(dy.get()[3]) && std::isnan(sum.get()[3]));
@@ -685,7 +686,7 @@ TEST_F(KernelTest, LayersKeepNaN) {
 // ---- Optimiser, sums, step --------------------------------------------------------------------------
 
 struct OptimizerCase {
-  Optimizer type;
+  OptimizerType type;
   size_t count, offset;
 };
 
@@ -706,7 +707,7 @@ class OptimizerTest : public KernelTest, public testing::WithParamInterface<Opti
 TEST_P(OptimizerTest, FollowsTheFormula) {
   const StepState state = some_state();
   std::vector<float> first = m_;
-  if (settings_.type == Optimizer::adagrad) first = v_;  // a sum of squares
+  if (settings_.type == OptimizerType::adagrad) first = v_;  // a sum of squares
   std::vector<double> p(count_), m(count_), v(count_);
   for (size_t i = 0; i < count_; ++i) {
     p[i] = p_[i], m[i] = first[i], v[i] = v_[i];
@@ -771,13 +772,13 @@ TEST_P(OptimizerTest, StopsAtABadStepAndNotesABadUpdate) {
 
 INSTANTIATE_TEST_SUITE_P(
     Sizes, OptimizerTest,
-    testing::Values(OptimizerCase{Optimizer::adam, 1, 0}, OptimizerCase{Optimizer::adam, 3, 0},
-                    OptimizerCase{Optimizer::adam, 4, 0}, OptimizerCase{Optimizer::adam, 1023, 0},
-                    OptimizerCase{Optimizer::adam, 1024, 0}, OptimizerCase{Optimizer::adam, 2050, 1},
-                    OptimizerCase{Optimizer::adagrad, 1025, 0}, OptimizerCase{Optimizer::adagrad, 7, 1},
-                    OptimizerCase{Optimizer::sgd, 1025, 0}, OptimizerCase{Optimizer::sgd, 6, 1},
+    testing::Values(OptimizerCase{OptimizerType::adam, 1, 0}, OptimizerCase{OptimizerType::adam, 3, 0},
+                    OptimizerCase{OptimizerType::adam, 4, 0}, OptimizerCase{OptimizerType::adam, 1023, 0},
+                    OptimizerCase{OptimizerType::adam, 1024, 0}, OptimizerCase{OptimizerType::adam, 2050, 1},
+                    OptimizerCase{OptimizerType::adagrad, 1025, 0}, OptimizerCase{OptimizerType::adagrad, 7, 1},
+                    OptimizerCase{OptimizerType::sgd, 1025, 0}, OptimizerCase{OptimizerType::sgd, 6, 1},
                     // More than a wave of one multiprocessor: 3 blocks of 2,048 at a time.
-                    OptimizerCase{Optimizer::adam, 20492, 0}, OptimizerCase{Optimizer::sgd, 13001, 0}));
+                    OptimizerCase{OptimizerType::adam, 20492, 0}, OptimizerCase{OptimizerType::sgd, 13001, 0}));
 
 // In whatever order blocks and threads come: the same bits as those of the three kernels that it stands for.
 TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
@@ -870,7 +871,7 @@ struct TotalsCase {
 class AccumulateTest : public KernelTest, public testing::WithParamInterface<TotalsCase> {
  protected:
   const int64_t rows_ = GetParam().rows, samples_ = GetParam().samples, chunks_ = GetParam().chunks,
-                latent_ = GetParam().latent, kl_tiles_ = tiles(rows_, latent_tile);
+                latent_ = GetParam().latent, kl_tiles_ = ceil_div(rows_, latent_tile);
   std::vector<float> nll_ = gaussian_values(static_cast<size_t>(rows_ * samples_ * chunks_), 22, 100.0f);
   std::vector<float> kl_ = gaussian_values(static_cast<size_t>(kl_tiles_ * latent_), 23);
 };

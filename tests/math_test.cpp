@@ -601,12 +601,12 @@ TEST(Optimizers, FirstStepsHaveTheLengthOfTheLearningRate) {
   double p = 1, m = 0, v = 0;
   optimizer_update(p, -3.0, m, v, o, adam_correction(o.beta1, 1), adam_correction(o.beta2, 1));
   EXPECT_NEAR(p, 1 + double{o.learning_rate}, 1e-8);  // Adam: rate * sign(gradient)
-  o.type = Optimizer::adagrad;
+  o.type = OptimizerType::adagrad;
   p = 1, m = 0;
   optimizer_update(p, -3.0, m, v, o, 1.0, 1.0);
   EXPECT_NEAR(p, 1 + double{o.learning_rate}, 1e-8);
   EXPECT_EQ(m, 9);
-  o.type = Optimizer::sgd;
+  o.type = OptimizerType::sgd;
   o.momentum = 0.5f;
   p = 1, m = 0;
   optimizer_update(p, -3.0, m, v, o, 1.0, 1.0);
@@ -615,7 +615,7 @@ TEST(Optimizers, FirstStepsHaveTheLengthOfTheLearningRate) {
 }
 
 TEST(Optimizers, WeightDecayPullsTowardsZero) {
-  for (Optimizer type : {Optimizer::adam, Optimizer::adagrad, Optimizer::sgd}) {
+  for (OptimizerType type : {OptimizerType::adam, OptimizerType::adagrad, OptimizerType::sgd}) {
     OptimizerSettings o;
     o.type = type;
     o.weight_decay = 0.1f;
@@ -632,7 +632,7 @@ TEST(Optimizers, AdamsCorrectionIsExactForSmallBeta) {
 }
 
 TEST(Optimizers, NanReachesTheWeight) {
-  for (Optimizer type : {Optimizer::adam, Optimizer::adagrad, Optimizer::sgd}) {
+  for (OptimizerType type : {OptimizerType::adam, OptimizerType::adagrad, OptimizerType::sgd}) {
     OptimizerSettings o;
     o.type = type;
     float p = 1, m = 0, v = 0;

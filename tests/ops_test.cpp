@@ -26,8 +26,9 @@ namespace {
 
 constexpr Activation activations[] = {Activation::identity, Activation::relu, Activation::tanh, Activation::softplus};
 constexpr Posterior posteriors[] = {Posterior::log_variance, Posterior::sigma};
-constexpr Kernels both_kernels[] = {Kernels::fused, Kernels::unfused};
-constexpr Kernels all_kernels[] = {Kernels::fused, Kernels::fused_log, Kernels::two_pass, Kernels::unfused};
+constexpr LossVariant both_kernels[] = {LossVariant::fused, LossVariant::unfused};
+constexpr LossVariant all_kernels[] = {LossVariant::fused, LossVariant::fused_log, LossVariant::two_pass,
+                                       LossVariant::unfused};
 constexpr Likelihood likelihoods[] = {Likelihood::bernoulli, Likelihood::gaussian};
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
@@ -247,12 +248,12 @@ TEST_P(Ops, DenseForward) {
           const Refused none_of(refused);
           Lab& d = next(true, refused);
           const Tensor y = d.make({c.rows, c.out});
-          d->dense_forward({.x = d.put({c.rows, c.in}, v.x),
-                            .weight = d.put({c.out, c.in}, v.weight),
-                            .bias = d.put({c.out}, v.bias),
-                            .activation = activation,
-                            .y = y,
-                            .mask = with_mask ? d.make({c.rows, mask_bytes(c.out)}, DType::u8) : Tensor{}});
+          d->run(DenseForward{.x = d.put({c.rows, c.in}, v.x),
+                              .weight = d.put({c.out, c.in}, v.weight),
+                              .bias = d.put({c.out}, v.bias),
+                              .activation = activation,
+                              .y = y,
+                              .mask = with_mask ? d.make({c.rows, mask_bytes(c.out)}, DType::u8) : Tensor{}});
           expect_close(d.get(y), want, product_tolerance, cat("y, activation ", static_cast<int>(activation)));
         }
       }
@@ -298,22 +299,22 @@ TEST_P(Ops, DenseBackward) {
         Lab& d = next(epilogues, refused);
         const Tensor below = d.make({c.rows, c.in});
         const Tensor mask = with_mask ? d.make({c.rows, mask_bytes(c.in)}, DType::u8) : Tensor{};
-        d->dense_forward({.x = d.put({c.rows, c.in}, v.x),
-                          .weight = d.put({c.in, c.in}, identity),
-                          .bias = d.put({c.in}, Floats(at(c.in))),
-                          .activation = activation,
-                          .y = below,
-                          .mask = mask});
+        d->run(DenseForward{.x = d.put({c.rows, c.in}, v.x),
+                            .weight = d.put({c.in, c.in}, identity),
+                            .bias = d.put({c.in}, Floats(at(c.in))),
+                            .activation = activation,
+                            .y = below,
+                            .mask = mask});
         const Tensor dz = d.put({c.rows, c.out}, v.dz), dweight = d.make({c.out, c.in}), dbias = d.make({c.out});
         const Tensor dx = with_dx ? d.make({c.rows, c.in}) : Tensor{};
-        d->dense_backward({.x = below,
-                           .weight = d.put({c.out, c.in}, v.weight),
-                           .dz = dz,
-                           .dweight = dweight,
-                           .dbias = dbias,
-                           .activation = activation,
-                           .mask = mask,
-                           .dx = dx});
+        d->run(DenseBackward{.x = below,
+                             .weight = d.put({c.out, c.in}, v.weight),
+                             .dz = dz,
+                             .dweight = dweight,
+                             .dbias = dbias,
+                             .input_activation = activation,
+                             .mask = mask,
+                             .dx = dx});
         const std::string which = cat("activation ", static_cast<int>(activation), ", ", c.in, " to ", c.out,
                                       ", epilogues ", epilogues, " but ", refused);
         expect_close(d.get(below), Expected(x), 1e-6, "x, " + which);
@@ -335,7 +336,7 @@ TEST_P(Ops, DenseKeepsNan) {
       Dense v(c);
       v.x[2 * 7 + 3] = nan;
       const Tensor x = d.put({5, 7}, v.x), weight = d.put({9, 7}, v.weight), y = d.make({5, 9});
-      d->dense_forward({x, weight, d.put({9}, v.bias), activation, y, {}});
+      d->run(DenseForward{x, weight, d.put({9}, v.bias), activation, y, {}});
       const Floats got = d.get(y);
       for (std::size_t i = 0; i < got.size(); ++i) {
         const bool may_hide = activation == Activation::relu && epilogues;
@@ -346,7 +347,7 @@ TEST_P(Ops, DenseKeepsNan) {
       v.dz[2 * 9 + 4] = nan;
       const Tensor dweight = d.make({9, 7}), dbias = d.make({9}), dx = d.make({5, 7});
       const Tensor halves = d.put({5, 7}, Floats(35, 0.5f));
-      d->dense_backward({halves, weight, d.put({5, 9}, v.dz), dweight, dbias, activation, {}, dx});
+      d->run(DenseBackward{halves, weight, d.put({5, 9}, v.dz), dweight, dbias, activation, {}, dx});
       const Floats bias = d.get(dbias), w = d.get(dweight), back = d.get(dx);
       for (std::size_t i = 0; i < bias.size(); ++i) EXPECT_EQ(std::isnan(bias[i]), i == 4);
       for (std::size_t i = 0; i < w.size(); ++i) EXPECT_EQ(std::isnan(w[i]), i / 7 == 4);
@@ -369,7 +370,7 @@ TEST_P(Ops, GatherBatch) {
                                 ? state_at(11, 2, {3, static_cast<std::uint32_t>(rows), 0, 0})
                                 : state_at(11, 7, {3, 0, 0.9f, 0.999f});
         const Tensor input = d.make({rows, columns}), target = d.make({rows, columns}, DType::u8);
-        d->gather_batch({d.put({images, columns}, source), d.put(s), indexing, binarize, input, target});
+        d->run(GatherBatch{d.put({images, columns}, source), d.put(s), indexing, binarize, input, target});
         Bytes want(at(rows * columns));
         Expected value(rows * columns);
         for (std::int64_t r = 0; r < rows; ++r) {
@@ -415,10 +416,13 @@ TEST_P(Ops, RingBringsBatchesInOrder) {
     std::memcpy(ring->acquire(batch), data.data(), data.size());
     ring->submit();
     targets.push_back(lab().make({rows, columns}, DType::u8));
-    lab()->gather_batch(
-        {ring->device(), state, Indexing::ring, Binarize::none, lab().make({rows, columns}), targets.back()});
+    lab()->run(GatherBatch{.source = ring->device(),
+                           .state = state,
+                           .indexing = Indexing::ring,
+                           .input = lab().make({rows, columns}),
+                           .target = targets.back()});
     ring->release();
-    lab()->advance(state, schedule, {fault.data(), DType::u64, {1}});
+    lab()->run(Advance{.state = state, .schedule = schedule, .fault = {fault.data(), DType::u64, {1}}});
   }
   for (std::uint32_t batch = first; batch < end; ++batch) {
     EXPECT_EQ(lab().get<std::uint8_t>(targets[batch - first]), pixels(rows * columns, 50 + batch)) << batch;
@@ -438,13 +442,13 @@ TEST_P(Ops, RangesAreTimed) {
     const Backend::Range outer(*d, "outer");
     for (int i = 0; i < 2; ++i) {
       const Backend::Range inner(*d, i == 0 ? "inner0" : "inner1");
-      d->dense_forward({x, weight, bias, Activation::relu, y, {}});
+      d->run(DenseForward{x, weight, bias, Activation::relu, y, {}});
     }
     const Backend::Range last(*d, "last");
   }
-  const std::vector<Backend::RangeTime> times = d->stop_timing();
+  const std::vector<RangeTime> times = d->stop_timing();
   std::vector<std::string> all, innermost;
-  for (const Backend::RangeTime& t : times) {
+  for (const RangeTime& t : times) {
     all.push_back(t.path);
     if (t.innermost) innermost.push_back(t.path);
     EXPECT_GE(t.microseconds, 0.0) << t.path;
@@ -487,8 +491,8 @@ struct Latent {
 };
 
 // Scratch that the unfused kernels ask for; none for the fused.
-Tensor scratch_for(Lab& d, Kernels kernels, std::int64_t rows, std::int64_t samples, std::int64_t columns) {
-  const std::int64_t n = scratch_size(kernels, rows, samples, columns);
+Tensor scratch_for(Lab& d, LossVariant kernels, std::int64_t rows, std::int64_t samples, std::int64_t columns) {
+  const std::int64_t n = kernels == LossVariant::unfused ? rows * samples * columns : 0;
   return n ? d.make({n}) : Tensor{};
 }
 
@@ -496,7 +500,7 @@ TEST_P(Ops, SampleLatent) {
   for (const LatentCase& c : latent_cases) {
     for (Posterior posterior : posteriors) {
       const Latent v(c);
-      Expected z(c.rows * c.samples * c.latent), kl(tiles(c.rows, latent_tile) * c.latent);
+      Expected z(c.rows * c.samples * c.latent), kl(ceil_div(c.rows, latent_tile) * c.latent);
       for (std::int64_t r = 0; r < c.rows; ++r) {
         for (std::int64_t i = 0; i < c.latent; ++i) {
           // KL: the terms of its formula nearly cancel at times; each is rounded by itself.
@@ -510,17 +514,17 @@ TEST_P(Ops, SampleLatent) {
           }
         }
       }
-      for (Kernels kernels : both_kernels) {
+      for (LossVariant kernels : both_kernels) {
         Lab& d = next();
         SampleLatent a;
         a.stats = d.put({c.rows, 2 * c.latent}, v.stats);
         a.state = d.put(v.state);
         a.posterior = posterior;
-        a.kernels = kernels;
+        a.variant = kernels;
         a.z = d.make({c.rows, c.samples, c.latent});
-        a.kl_partial = d.make({tiles(c.rows, latent_tile), c.latent});
+        a.kl_partial = d.make({ceil_div(c.rows, latent_tile), c.latent});
         a.scratch = scratch_for(d, kernels, c.rows, c.samples, c.latent);
-        d->sample_latent(a);
+        d->run(a);
         const std::string which = cat("posterior ", static_cast<int>(posterior), ", kernels ",
                                       static_cast<int>(kernels), ", latent ", c.latent);
         // What arithmetic.h allows a GPU: sigma errs by 3e-7 + |s| 2^-24, |s| below 6 here; and a rounding. In the KL
@@ -545,17 +549,17 @@ TEST_P(Ops, NoiseIsTheSameBitsEverywhere) {
       for (std::uint32_t i = 0; i < latent; ++i)
         eps.push_back(
             math::normals({state.seed, Purpose::latent, state.noise_step, state.row0 + r, sample}, i / 4).v[i % 4]);
-  for (Kernels kernels : both_kernels) {
+  for (LossVariant kernels : both_kernels) {
     Lab& d = next();
     SampleLatent a;
     a.stats = d.put({rows, 2 * latent}, stats);
     a.state = d.put(state);
     a.posterior = Posterior::sigma;
-    a.kernels = kernels;
+    a.variant = kernels;
     a.z = d.make({rows, samples, latent});
-    a.kl_partial = d.make({tiles(rows, latent_tile), latent});
+    a.kl_partial = d.make({ceil_div(rows, latent_tile), latent});
     a.scratch = scratch_for(d, kernels, rows, samples, latent);
-    d->sample_latent(a);
+    d->run(a);
     expect_same_bits(d.get(a.z), eps, cat("kernels ", static_cast<int>(kernels)));
   }
 }
@@ -580,18 +584,18 @@ TEST_P(Ops, SampleLatentBackward) {
           dstats.magnitude[at(s)] += 1 + std::abs(v.s(r, i));  // of the parts of kl.s that may cancel
         }
       }
-      for (Kernels kernels : both_kernels) {
+      for (LossVariant kernels : both_kernels) {
         Lab& d = next();
         SampleLatentBackward a;
         a.stats = d.put({c.rows, 2 * c.latent}, v.stats);
         a.dz = d.put({c.rows, c.samples, c.latent}, v.dz);
         a.state = d.put(v.state);
         a.posterior = posterior;
-        a.kernels = kernels;
+        a.variant = kernels;
         a.kl_scale = static_cast<float>(kl_scale);
         a.dstats = d.make({c.rows, 2 * c.latent});
         a.scratch = scratch_for(d, kernels, c.rows, c.samples, c.latent);
-        d->sample_latent_backward(a);
+        d->run(a);
         // sigma as above, by 7e-7 at most; seven roundings of products and sums, of 6e-8 each.
         expect_close(d.get(a.dstats), dstats, 1.2e-6,
                      cat("posterior ", static_cast<int>(posterior), ", kernels ", static_cast<int>(kernels)));
@@ -603,7 +607,7 @@ TEST_P(Ops, SampleLatentBackward) {
 TEST_P(Ops, SampleLatentKeepsNan) {
   const LatentCase c{40, 2, 3};
   for (Posterior posterior : posteriors) {
-    for (Kernels kernels : both_kernels) {
+    for (LossVariant kernels : both_kernels) {
       for (const std::int64_t planted : {std::int64_t{1}, c.latent + 1}) {  // mu or s of unit 1, in row 35
         Lab& d = next();
         Latent v(c);
@@ -612,8 +616,8 @@ TEST_P(Ops, SampleLatentKeepsNan) {
         const Tensor scratch = scratch_for(d, kernels, c.rows, c.samples, c.latent);
         const Tensor z = d.make({c.rows, c.samples, c.latent}), kl = d.make({2, c.latent});
         const Tensor dstats = d.make({c.rows, 2 * c.latent});
-        d->sample_latent({stats, state, posterior, kernels, z, kl, scratch});
-        d->sample_latent_backward({stats, d.put(z.shape, v.dz), state, posterior, kernels, 1.0f, dstats, scratch});
+        d->run(SampleLatent{stats, state, posterior, kernels, z, kl, scratch});
+        d->run(SampleLatentBackward{stats, d.put(z.shape, v.dz), state, posterior, kernels, 1.0f, dstats, scratch});
         const Floats got_z = d.get(z), got_kl = d.get(kl), got = d.get(dstats);
         for (std::int64_t i = 0; i < z.count(); ++i) {
           EXPECT_EQ(std::isnan(got_z[at(i)]), i / (c.samples * c.latent) == 35 && i % c.latent == 1) << i;
@@ -630,7 +634,7 @@ TEST_P(Ops, SampleLatentKeepsNan) {
 
 struct LikelihoodCase {
   Likelihood likelihood;
-  Kernels kernels;
+  LossVariant kernels;
   bool bytes, grad, in_place;
   bool halves = false;  // output and gradient are bf16
 };
@@ -653,10 +657,10 @@ LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, co
     a.target = d.put({c.rows, c.pixels}, values);
   }
   a.likelihood = k.likelihood;
-  a.kernels = k.kernels;
+  a.variant = k.kernels;
   a.variance = 0.3f;
   a.grad_scale = 0.125f;
-  a.nll_partial = d.make({c.rows * c.samples, tiles(c.pixels, pixel_chunk)});
+  a.nll_partial = d.make({c.rows * c.samples, ceil_div(c.pixels, pixel_chunk)});
   if (k.grad) a.grad = k.in_place ? a.output : d.make(a.output.shape, a.output.dtype);
   a.scratch = scratch_for(d, k.kernels, c.rows * c.samples, 1, c.pixels);
   return a;
@@ -665,10 +669,10 @@ LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, co
 std::vector<LikelihoodCase> likelihood_variants() {
   std::vector<LikelihoodCase> all;
   for (Likelihood likelihood : likelihoods) {
-    for (Kernels kernels : all_kernels) {
+    for (LossVariant kernels : all_kernels) {
       for (const bool bytes : {true, false}) {
         for (const bool halves : {false, true}) {
-          if (halves && kernels == Kernels::unfused) continue;  // which takes floats only
+          if (halves && kernels == LossVariant::unfused) continue;  // which takes floats only
           all.push_back({likelihood, kernels, bytes, true, false, halves});
           all.push_back({likelihood, kernels, bytes, true, true, halves});
           all.push_back({likelihood, kernels, bytes, false, false, halves});
@@ -689,7 +693,7 @@ Floats floats_of(const Lab& d, const Tensor& t) {
 
 TEST_P(Ops, LikelihoodValueAndGradient) {
   for (const PixelCase& c : pixel_cases) {
-    const std::int64_t chunks = tiles(c.pixels, pixel_chunk);
+    const std::int64_t chunks = ceil_div(c.pixels, pixel_chunk);
     Floats output = normals(c.rows * c.samples * c.pixels, 1, 4.0f);
     for (float& o : output) o = math::to_float(math::to_bf16(o));  // so that one reference serves f32 and bf16
     const Bytes target = pixels(c.rows * c.pixels, 2);
@@ -710,7 +714,7 @@ TEST_P(Ops, LikelihoodValueAndGradient) {
         if (k.likelihood != likelihood) continue;
         Lab& d = next();
         const LikelihoodLoss a = make_loss(d, k, c, output, target);
-        d->likelihood(a);
+        d->run(a);
         const std::string which =
             cat("likelihood ", static_cast<int>(likelihood), ", kernels ", static_cast<int>(k.kernels),
                 k.bytes ? ", bytes" : "", k.halves ? ", bf16" : "", ", pixels ", c.pixels);
@@ -732,13 +736,13 @@ TEST_P(Ops, LikelihoodValueAndGradient) {
 // The product of factors must neither overflow (all 2, at logit 0) nor be lost (all 1).
 TEST_P(Ops, BernoulliAtTheEndsOfItsRange) {
   const PixelCase c{2, 1, 4097};
-  for (Kernels kernels : all_kernels) {
+  for (LossVariant kernels : all_kernels) {
     for (const float logit : {0.0f, 90.0f, -90.0f, 1e6f, -1e6f}) {
       for (const std::uint8_t x : {0, 255}) {
         Lab& d = next();
         const LikelihoodLoss a = make_loss(d, {Likelihood::bernoulli, kernels, true, true, false}, c,
                                            Floats(at(2 * c.pixels), logit), Bytes(at(2 * c.pixels), x));
-        d->likelihood(a);
+        d->run(a);
         const auto v = math::bernoulli(double{logit}, x / 255.0);
         const Floats nll = d.get(a.nll_partial), grad = d.get(a.grad);
         EXPECT_NEAR(nll[0], 4096 * v.value, 4096 * 5e-7 * v.value + 1e-30);
@@ -762,7 +766,7 @@ TEST_P(Ops, LikelihoodKeepsNanAndInfinity) {
         output[at(3 * c.pixels + p)] = planted;
         target[at(c.pixels + p)] = planted > 0 ? 0 : 255;  // the logit's opposite: an infinite loss
         const LikelihoodLoss a = make_loss(d, k, c, output, target);
-        d->likelihood(a);
+        d->run(a);
         const Floats nll = d.get(a.nll_partial);
         for (std::int64_t i = 0; i < a.nll_partial.count(); ++i) {
           EXPECT_EQ(!std::isfinite(nll[at(i)]), i == 3 * 2 + p / pixel_chunk) << i << ", planted " << planted;
@@ -783,7 +787,7 @@ TEST_P(Ops, LikelihoodKeepsNanAndInfinity) {
 TEST_P(Ops, Accumulate) {
   for (const LatentCase& c : latent_cases) {
     Lab& d = next();
-    const std::int64_t chunks = 2, kl_tiles = tiles(c.rows, latent_tile);
+    const std::int64_t chunks = 2, kl_tiles = ceil_div(c.rows, latent_tile);
     const Floats nll = normals(c.rows * c.samples * chunks, 1, 50.0f, 300.0f),
                  kl = normals(kl_tiles * c.latent, 2, 1.0f, 9.0f);
     std::vector<double> sums(at(2 + c.latent), 10.0), want = sums;
@@ -793,7 +797,7 @@ TEST_P(Ops, Accumulate) {
     a.state = d.put(some_state());
     a.sums = d.put({2 + c.latent}, sums);
     a.rows = c.rows;
-    d->accumulate(a);
+    d->run(a);
     want[0] += static_cast<double>(c.rows);
     for (float v : nll) want[1] += double{v} / static_cast<double>(c.samples);
     for (std::int64_t i = 0; i < kl_tiles * c.latent; ++i) want[at(2 + i % c.latent)] += double{kl[at(i)]};
@@ -813,45 +817,45 @@ TEST_P(Ops, AccumulateNotesALossThatIsNotFinite) {
       (in_kl ? kl[7] : nll[299]) = planted;
       const Tensor state = d.put(some_state(5)), sums = d.put({4}, std::vector<double>(4));
       const Accumulate a{d.put({150, 2}, nll), d.put({5, 2}, kl), state, sums, 150};
-      d->accumulate(a);
+      d->run(a);
       EXPECT_EQ(d.state(state).bad_step, 5u);
     }
   }
 }
 
-math::OptimizerSettings settings_for(Optimizer type, float weight_decay) {
+math::OptimizerSettings settings_for(OptimizerType type, float weight_decay) {
   math::OptimizerSettings o;
   o.type = type;
   o.learning_rate = 0.01f;
-  o.momentum = type == Optimizer::sgd ? 0.9f : 0.0f;
+  o.momentum = type == OptimizerType::sgd ? 0.9f : 0.0f;
   o.weight_decay = weight_decay;
   return o;
 }
 
-constexpr Optimizer optimizers[] = {Optimizer::adam, Optimizer::adagrad, Optimizer::sgd};
+constexpr OptimizerType optimizers[] = {OptimizerType::adam, OptimizerType::adagrad, OptimizerType::sgd};
 
 TEST_P(Ops, OptimizerStep) {
   for (const std::int64_t n : parameter_counts) {
-    for (Optimizer type : optimizers) {
+    for (OptimizerType type : optimizers) {
       for (const float weight_decay : {0.0f, 0.1f}) {
         Lab& d = next();
         const Floats p = normals(n, 1), g = normals(n, 2, 0.1f), m = normals(n, 3, 0.1f);
         Floats v = normals(n, 4, 0.1f), first = m;
         for (float& x : v) x *= x;
-        if (type == Optimizer::adagrad) first = v;  // a sum of squares
+        if (type == OptimizerType::adagrad) first = v;  // a sum of squares
         OptimizerStep a;
         a.parameters = d.put({n}, p);
         a.gradients = d.put({n}, g);
-        a.first = d.put({n}, first);
-        a.second = d.put({n}, v);
+        a.first_moment = d.put({n}, first);
+        a.second_moment = d.put({n}, v);
         a.state = d.put(some_state());
         a.settings = settings_for(type, weight_decay);
-        d->optimizer_step(a);
+        d->run(a);
         Expected want_p(n), want_m(n), want_v(n);
         for (std::int64_t i = 0; i < n; ++i) {
           double pi = p[at(i)], mi = first[at(i)], vi = v[at(i)];
           const double before = pi, gradient = std::abs(double{g[at(i)]}) + weight_decay * std::abs(pi);
-          want_m.magnitude[at(i)] = std::abs(mi) + gradient * (type == Optimizer::adagrad ? gradient : 1);
+          want_m.magnitude[at(i)] = std::abs(mi) + gradient * (type == OptimizerType::adagrad ? gradient : 1);
           math::optimizer_update(pi, double{g[at(i)]}, mi, vi, a.settings, double{some_state().correction1},
                                  double{some_state().correction2});
           want_p.value[at(i)] = pi;
@@ -864,8 +868,8 @@ TEST_P(Ops, OptimizerStep) {
         }
         const std::string which = cat("optimizer ", static_cast<int>(type), ", n ", n);
         expect_close(d.get(a.parameters), want_p, 3e-7, "parameters, " + which);
-        expect_close(d.get(a.first), want_m, 4e-7, "first, " + which);
-        expect_close(d.get(a.second), want_v, 4e-7, "second, " + which);
+        expect_close(d.get(a.first_moment), want_m, 4e-7, "first, " + which);
+        expect_close(d.get(a.second_moment), want_v, 4e-7, "second, " + which);
         EXPECT_EQ(d.state(a.state).bad_update, StepState::none);
       }
     }
@@ -885,8 +889,8 @@ TEST_P(Ops, OptimizerGivesTheBitsOfTheCpu) {
       const Shape shape{static_cast<std::int64_t>(p.size())};
       const OptimizerStep a{d->put(shape, p),      d->put(shape, g), d->put(shape, first),
                             d->put(shape, second), d->put(state),    settings};
-      (*d)->optimizer_step(a);
-      for (const Tensor& t : {a.parameters, a.first, a.second}) results.push_back(d->get(t));
+      (*d)->run(a);
+      for (const Tensor& t : {a.parameters, a.first_moment, a.second_moment}) results.push_back(d->get(t));
       EXPECT_EQ(d->state(a.state).bad_update, StepState::none) << which;
       d->clear();
     }
@@ -903,14 +907,14 @@ TEST_P(Ops, OptimizerGivesTheBitsOfTheCpu) {
     first[at(i)] = std::abs(g[at(i)]);
     second[at(i)] = g[at(i)] * g[at(i)];
   }
-  for (const Optimizer type : optimizers) {
+  for (const OptimizerType type : optimizers) {
     for (const float weight_decay : {0.0f, 0.1f}) {
       expect_same(settings_for(type, weight_decay), p, g, first, second,
                   cat("optimizer ", static_cast<int>(type), ", weight decay ", weight_decay));
     }
   }
   // The divisor whose reciprocal an approximation may get stuck below: 1 - 2^-24, with powers of two above it.
-  math::OptimizerSettings hardest = settings_for(Optimizer::adagrad, 0.0f);
+  math::OptimizerSettings hardest = settings_for(OptimizerType::adagrad, 0.0f);
   hardest.learning_rate = 0x1p-7f;
   hardest.epsilon = 0;
   Floats powers;
@@ -921,13 +925,13 @@ TEST_P(Ops, OptimizerGivesTheBitsOfTheCpu) {
 }
 
 TEST_P(Ops, OptimizerDoesNothingAfterABadStep) {
-  for (Optimizer type : optimizers) {
+  for (OptimizerType type : optimizers) {
     Lab& d = next();
     StepState s = some_state();
     s.bad_step = 4;
     const Floats p = normals(100, 1), m(100, 0.5f);
     const Tensor parameters = d.put({100}, p), first = d.put({100}, m), second = d.put({100}, m);
-    d->optimizer_step({parameters, d.put({100}, p), first, second, d.put(s), settings_for(type, 0.0f)});
+    d->run(OptimizerStep{parameters, d.put({100}, p), first, second, d.put(s), settings_for(type, 0.0f)});
     expect_same_bits(d.get(parameters), p, "parameters");
     expect_same_bits(d.get(first), m, "first");
     expect_same_bits(d.get(second), m, "second");
@@ -937,7 +941,7 @@ TEST_P(Ops, OptimizerDoesNothingAfterABadStep) {
 // Such a weight keeps its value and its state; all others move.
 TEST_P(Ops, OptimizerNotesWhatIsNotFinite) {
   constexpr std::int64_t n = 40'000, last = n - 1;
-  for (Optimizer type : optimizers) {
+  for (OptimizerType type : optimizers) {
     for (const float planted : {nan, infinity}) {
       for (const bool in_gradient : {true, false}) {
         Lab& d = next();
@@ -946,7 +950,7 @@ TEST_P(Ops, OptimizerNotesWhatIsNotFinite) {
         (in_gradient ? g : p)[last] = planted;
         const Tensor state = d.put(some_state(5)), parameters = d.put({n}, p);
         const Tensor first = d.put({n}, state_before), second = d.put({n}, state_before);
-        d->optimizer_step({parameters, d.put({n}, g), first, second, state, settings_for(type, 0.0f)});
+        d->run(OptimizerStep{parameters, d.put({n}, g), first, second, state, settings_for(type, 0.0f)});
         EXPECT_EQ(d.state(state).bad_update, 5u) << static_cast<int>(type) << " " << planted << " " << in_gradient;
         EXPECT_EQ(d.state(state).bad_step, StepState::none);
         const Floats after = d.get(parameters);
@@ -961,13 +965,13 @@ TEST_P(Ops, OptimizerNotesWhatIsNotFinite) {
 
 // A finite gradient whose square is not: the weight could never move again.
 TEST_P(Ops, OptimizerNotesAStateThatOverflows) {
-  for (Optimizer type : {Optimizer::adam, Optimizer::adagrad}) {
+  for (OptimizerType type : {OptimizerType::adam, OptimizerType::adagrad}) {
     Lab& d = next();
     Floats p = normals(100, 1), g = normals(100, 2);
     g[37] = 1e30f;
     const Tensor state = d.put(some_state(5)), parameters = d.put({100}, p);
     const Tensor first = d.put({100}, Floats(100)), second = d.put({100}, Floats(100));
-    d->optimizer_step({parameters, d.put({100}, g), first, second, state, settings_for(type, 0.0f)});
+    d->run(OptimizerStep{parameters, d.put({100}, g), first, second, state, settings_for(type, 0.0f)});
     EXPECT_EQ(d.state(state).bad_update, 5u) << static_cast<int>(type);
     EXPECT_EQ(d.get(parameters)[37], p[37]);
     EXPECT_EQ(d.get(first)[37], 0.0f);
@@ -982,7 +986,7 @@ TEST_P(Ops, AdvanceMovesOnAndReportsFaults) {
   const auto advance_from = [&](const StepState& s) {
     *fault.as<std::uint64_t>() = StepState::none;
     const Tensor state = lab().put(s);
-    lab()->advance(state, schedule, fault);
+    lab()->run(Advance{.state = state, .schedule = schedule, .fault = fault});
     lab()->synchronize();
     return lab().state(state);
   };
@@ -1033,7 +1037,7 @@ TEST_P(Ops, FinishStepEqualsItsParts) {
       };
       const auto finish = [&](bool at_once) {
         Lab& d = next();
-        const std::int64_t kl_tiles = tiles(rows, latent_tile);
+        const std::int64_t kl_tiles = ceil_div(rows, latent_tile);
         Floats nll = normals(2 * rows, 1, 50.0f, 300.0f), kl = normals(kl_tiles * 6, 2), g = normals(n, 3);
         StepState before = some_state(5);
         if (plant == Plant::loss) nll.back() = infinity;
@@ -1044,20 +1048,23 @@ TEST_P(Ops, FinishStepEqualsItsParts) {
         const FinishStep a{
             {d.put({rows, 2}, nll), d.put({kl_tiles, 6}, kl), state, d.put({8}, std::vector<double>(8, 0.5)), rows},
             {d.put({n}, normals(n, 4)), d.put({n}, g), d.put({n}, Floats(at(n), 0.25f)),
-             d.put({n}, Floats(at(n), 0.25f)), state, settings_for(Optimizer::adam, 0.0f)},
-            schedule,
-            fault};
+             d.put({n}, Floats(at(n), 0.25f)), state, settings_for(OptimizerType::adam, 0.0f)},
+            {.state = state, .schedule = schedule, .fault = fault}};
         *fault.as<std::uint64_t>() = StepState::none;
         if (at_once) {
-          d->finish_step(a);
+          d->run(a);
         } else {
-          d->accumulate(a.losses);
-          d->optimizer_step(a.update);
-          d->advance(state, schedule, fault);
+          d->run(a.losses);
+          d->run(a.update);
+          d->run(a.advance);
         }
         d->synchronize();
-        return Outcome{d.get(a.update.parameters),   d.get(a.update.first), d.get(a.update.second),
-                       d.get<double>(a.losses.sums), d.state(state),        *fault.as<std::uint64_t>()};
+        return Outcome{d.get(a.update.parameters),
+                       d.get(a.update.first_moment),
+                       d.get(a.update.second_moment),
+                       d.get<double>(a.losses.sums),
+                       d.state(state),
+                       *fault.as<std::uint64_t>()};
       };
       const Outcome once = finish(true), parts = finish(false);
       const std::string which = cat(n, " parameters, planted ", static_cast<int>(plant));
@@ -1105,29 +1112,30 @@ class SmallStep {
   void run() {
     Lab& d = lab_;
     const auto forward = [&](std::size_t i, const Tensor& x, Activation a, const Tensor& y, const Tensor& mask) {
-      d->dense_forward({x, weight_[i].first, bias_[i].first, a, y, mask});
+      d->run(DenseForward{x, weight_[i].first, bias_[i].first, a, y, mask});
     };
     const auto backward = [&](std::size_t i, const Tensor& x, Activation a, const Tensor& mask, const Tensor& dz,
                               const Tensor& dx) {
-      d->dense_backward({x, weight_[i].first, dz, weight_[i].second, bias_[i].second, a, mask, dx});
+      d->run(DenseBackward{x, weight_[i].first, dz, weight_[i].second, bias_[i].second, a, mask, dx});
     };
     const Tensor flat_z = z_.reshaped({R * S, L}), flat_dz = dz_.reshaped({R * S, L});
-    d->gather_batch({source_, state, Indexing::shuffled, Binarize::dynamic, input_, target_});
+    d->run(GatherBatch{source_, state, Indexing::shuffled, Binarize::dynamic, input_, target_});
     forward(0, input_, Activation::relu, hidden_, mask_);
     forward(1, hidden_, Activation::identity, stats_, {});
-    d->sample_latent({stats_, state, Posterior::log_variance, Kernels::fused, z_, kl_, {}});
+    d->run(SampleLatent{stats_, state, Posterior::log_variance, LossVariant::fused, z_, kl_, {}});
     forward(2, flat_z, Activation::tanh, decoded_, {});
     forward(3, decoded_, Activation::identity, output_, {});
-    d->likelihood({output_, target_, Likelihood::bernoulli, Kernels::fused, 1.0f, 1.0f / (R * S), nll_, output_, {}});
+    d->run(LikelihoodLoss{
+        output_, target_, Likelihood::bernoulli, LossVariant::fused, 1.0f, 1.0f / (R * S), nll_, output_, {}});
     backward(3, decoded_, Activation::tanh, {}, output_, ddecoded_);
     backward(2, flat_z, Activation::identity, {}, ddecoded_, flat_dz);
-    d->sample_latent_backward({stats_, dz_, state, Posterior::log_variance, Kernels::fused, 1.0f / R, dstats_, {}});
+    d->run(
+        SampleLatentBackward{stats_, dz_, state, Posterior::log_variance, LossVariant::fused, 1.0f / R, dstats_, {}});
     backward(1, hidden_, Activation::relu, mask_, dstats_, dhidden_);
     backward(0, input_, Activation::identity, {}, dhidden_, {});
-    d->finish_step({{nll_, kl_, state, sums, R},
-                    {parameters, gradients, first, second, state, settings_for(Optimizer::adam, 0.0f)},
-                    schedule,
-                    {fault_.data(), DType::u64, {1}}});
+    d->run(FinishStep{{nll_, kl_, state, sums, R},
+                      {parameters, gradients, first, second, state, settings_for(OptimizerType::adam, 0.0f)},
+                      {.state = state, .schedule = schedule, .fault = {fault_.data(), DType::u64, {1}}}});
   }
 
  private:
@@ -1197,52 +1205,56 @@ TEST_P(Ops, WrongShapesNameTheOperation) {
   const Tensor state = d.put(some_state()), bytes = d.make({2, 3}, DType::u8), z = d.make({2, 1, 2}),
                kl = d.make({1, 2});
   const auto forward = [&](const Tensor& bias, const Tensor& y, const Tensor& mask) {
-    d->dense_forward({t23, t43, bias, Activation::relu, y, mask});
+    d->run(DenseForward{t23, t43, bias, Activation::relu, y, mask});
   };
   expect_error("dense_forward", [&] { forward(t3, t24, {}); });
   expect_error("dense_forward", [&] { forward(t4, t23, {}); });
   expect_error("dense_forward", [&] { forward(t4, t24, bytes); });
   expect_error("dense_forward", [&] { forward({nullptr, DType::f32, {4}}, t24, {}); });
   const auto backward = [&](const Tensor& dbias, const Tensor& mask, const Tensor& dx) {
-    d->dense_backward({t23, t43, t24, t43, dbias, Activation::relu, mask, dx});
+    d->run(DenseBackward{t23, t43, t24, t43, dbias, Activation::relu, mask, dx});
   };
   expect_error("dense_backward", [&] { backward(t3, {}, {}); });
   expect_error("dense_backward", [&] { backward(t4, {}, t24); });
   expect_error("dense_backward", [&] { backward(t4, bytes, t23); });
-  expect_error("gather_batch", [&] { d->gather_batch({t23, state, Indexing::shuffled, Binarize::none, t23, bytes}); });
   expect_error("gather_batch", [&] {
-    d->gather_batch({bytes, state, Indexing::shuffled, Binarize::none, t43, bytes});
+    d->run(GatherBatch{t23, state, Indexing::shuffled, Binarize::none, t23, bytes});
+  });
+  expect_error("gather_batch", [&] {
+    d->run(GatherBatch{bytes, state, Indexing::shuffled, Binarize::none, t43, bytes});
   });
   expect_error("sample_latent", [&] {
-    d->sample_latent({t24, state, Posterior::log_variance, Kernels::fused, d.make({2, 1, 3}), kl, {}});
+    d->run(SampleLatent{t24, state, Posterior::log_variance, LossVariant::fused, d.make({2, 1, 3}), kl, {}});
   });
   expect_error("sample_latent", [&] {
-    d->sample_latent({t24, state, Posterior::log_variance, Kernels::unfused, z, kl, {}});
+    d->run(SampleLatent{t24, state, Posterior::log_variance, LossVariant::unfused, z, kl, {}});
   });
   expect_error("sample_latent_backward", [&] {
-    d->sample_latent_backward({t24, z, state, Posterior::log_variance, Kernels::fused, 1, t23, {}});
+    d->run(SampleLatentBackward{t24, z, state, Posterior::log_variance, LossVariant::fused, 1, t23, {}});
   });
   expect_error("likelihood", [&] {
-    d->likelihood({t43, t23, Likelihood::bernoulli, Kernels::fused, 1, 1, d.make({4, 2}), {}, {}});
+    d->run(LikelihoodLoss{t43, t23, Likelihood::bernoulli, LossVariant::fused, 1, 1, d.make({4, 2}), {}, {}});
   });
   expect_error("likelihood", [&] {
-    d->likelihood({t23, bytes, Likelihood::gaussian, Kernels::fused, 0, 1, d.make({2, 1}), {}, {}});
+    d->run(LikelihoodLoss{t23, bytes, Likelihood::gaussian, LossVariant::fused, 0, 1, d.make({2, 1}), {}, {}});
   });
   const Tensor halves = d.make({2, 3}, DType::bf16), nll = d.make({2, 1}), scratch = d.make({6});
   expect_error("likelihood", [&] {
-    d->likelihood({halves, bytes, Likelihood::bernoulli, Kernels::fused, 1, 1, nll, t23, {}});
+    d->run(LikelihoodLoss{halves, bytes, Likelihood::bernoulli, LossVariant::fused, 1, 1, nll, t23, {}});
   });
   expect_error("likelihood", [&] {
-    d->likelihood({halves, bytes, Likelihood::bernoulli, Kernels::unfused, 1, 1, nll, halves, scratch});
+    d->run(LikelihoodLoss{halves, bytes, Likelihood::bernoulli, LossVariant::unfused, 1, 1, nll, halves, scratch});
   });
-  expect_error("accumulate", [&] { d->accumulate({d.make({2, 1}), kl, state, t4, 2}); });
-  expect_error("optimizer_step", [&] { d->optimizer_step({t4, t4, t3, t4, state, {}}); });
-  expect_error("advance", [&] { d->advance(t4, {}, d.make({1}, DType::u64)); });
+  expect_error("accumulate", [&] { d->run(Accumulate{d.make({2, 1}), kl, state, t4, 2}); });
+  expect_error("optimizer_step", [&] { d->run(OptimizerStep{t4, t4, t3, t4, state, {}}); });
+  expect_error("advance", [&] { d->run(Advance{.state = t4, .schedule = {}, .fault = d.make({1}, DType::u64)}); });
   const Accumulate losses{d.make({2, 1}), kl, state, d.make({4}, DType::f64), 2};
   const OptimizerStep update{t4, t4, t4, t4, state, {}};
-  expect_error("finish_step", [&] { d->finish_step({losses, update, {}, t4}); });
+  expect_error("advance", [&] { d->run(FinishStep{losses, update, {state, {}, t4}}); });
   const Tensor other_state = d.put(some_state()), fault = d.make({1}, DType::u64);
-  expect_error("finish_step", [&] { d->finish_step({losses, {t4, t4, t4, t4, other_state, {}}, {}, fault}); });
+  expect_error("finish_step", [&] {
+    d->run(FinishStep{losses, {t4, t4, t4, t4, other_state, {}}, {state, {}, fault}});
+  });
 }
 
 // ---- The CPU alone --------------------------------------------------------------------------------------------------
@@ -1258,9 +1270,9 @@ TEST(Cpu, ResultsDoNotDependOnTheNumberOfThreads) {
     SmallStep step(d);
     for (int i = 0; i < 5; ++i) step.run();
     const PixelCase c{33, 3, 4097};
-    const LikelihoodLoss loss = make_loss(d, {Likelihood::bernoulli, Kernels::fused, true, true, false}, c,
+    const LikelihoodLoss loss = make_loss(d, {Likelihood::bernoulli, LossVariant::fused, true, true, false}, c,
                                           normals(c.rows * c.samples * c.pixels, 1), pixels(c.rows * c.pixels, 2));
-    d->likelihood(loss);
+    d->run(loss);
     Floats all = d.get(step.parameters);
     for (const Tensor& t : {step.first, step.second, loss.nll_partial, loss.grad}) {
       const Floats more = d.get(t);

@@ -176,7 +176,7 @@ __global__ void barriers_in_branches(float* out) {
   out[threadIdx.x] = v[threadIdx.x];
 }
 
-// Column sums by row groups, as in layers.cu; `early` returns before the barrier, which a GPU allows.
+// Column sums by row groups, as in dense.cu; `early` returns before the barrier, which a GPU allows.
 template <bool early>
 __global__ void group_sums(float* out, unsigned columns) {
   ELBO_SHARED(float, partial, 64);

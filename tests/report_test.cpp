@@ -452,7 +452,7 @@ ReportData collect(std::int64_t latent, const Dataset& data) {
   spec.model.latent = latent;
   spec.model.encoder = spec.model.decoder = {{4, Activation::tanh}};
   const OpenedDevice device = open_device("cpu");
-  Vae vae(*device.backend, spec, data.test.image_size());
+  Vae vae(*device.backend, spec, data.test.image_shape());
   return collect_pictures(vae, spec, data);
 }
 
@@ -519,7 +519,7 @@ TEST(CollectPictures, TellsHowMuchIsDone) {
   Spec spec;
   spec.model.latent = 2;
   const OpenedDevice device = open_device("cpu");
-  Vae vae(*device.backend, spec, data.test.image_size());
+  Vae vae(*device.backend, spec, data.test.image_shape());
   std::vector<double> told;
   collect_pictures(vae, spec, data, [&](double done) { told.push_back(done); });
   EXPECT_TRUE(std::ranges::is_sorted(told));
@@ -545,13 +545,16 @@ TEST(CollectPictures, ManifoldRunsRightAndUp) {
   spec.model.latent = 2;
   spec.model.decoder = {};  // pixels = sigmoid(W z + b)
   const OpenedDevice device = open_device("cpu");
-  Vae vae(*device.backend, spec, 6);
-  const Tensor weight = vae.decoder().back().weight, bias = vae.decoder().back().bias;  // [6, 2], [6]
+  Vae vae(*device.backend, spec, {2, 3, 1});
+  const auto parameter = [&](const char* name) {
+    const auto p = std::ranges::find(vae.parameters.layout(), name, &Parameter::name);
+    return vae.parameters.view(vae.parameters.memory(), *p);
+  };
   std::vector<float> w(12, 0.0f), b(6, 0.0f);
   w[0] = 1;  // pixel 0 shows z1
   w[3] = 1;  // pixel 1 shows z2
-  device.backend->upload(weight, w.data());
-  device.backend->upload(bias, b.data());
+  device.backend->upload(parameter("decoder.0.weight"), w.data());
+  device.backend->upload(parameter("decoder.0.bias"), b.data());
   const ReportData r = collect_pictures(vae, spec, data);
   const std::int64_t side = r.manifold_side;
   const auto pixel = [&](std::int64_t row, std::int64_t column, int k) {

@@ -105,7 +105,7 @@ INSTANTIATE_TEST_SUITE_P(Orders, Sim,
                                          cusim::Schedule{Order::random, 7, Blocks::apart}),
                          name_of_schedule);
 
-// ---- Kernels -------------------------------------------------------------------------------------------------
+// ---- LossVariant -------------------------------------------------------------------------------------------------
 
 __global__ void write_index(unsigned* out) {
   const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;

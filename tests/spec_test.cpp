@@ -97,7 +97,7 @@ TEST(Spec, DefaultsFillInWhatIsNotGiven) {
   EXPECT_EQ(s.model.encoder.at(0).activation, Activation::relu);
   EXPECT_EQ(s.model.initialization, Initialization::pytorch);
   EXPECT_EQ(s.objective.beta, 1.0);
-  EXPECT_EQ(s.objective.kernels, Kernels::fused);
+  EXPECT_EQ(s.objective.kernels, LossVariant::fused);
   EXPECT_EQ(s.optimizer.learning_rate, 3e-4f);
   EXPECT_EQ(s.optimizer.beta2, 0.999);
   EXPECT_EQ(s.optimizer.epsilon, 1e-8f);
@@ -141,9 +141,9 @@ TEST(Spec, EveryFieldIsRead) {
   EXPECT_EQ(s.model.initialization_std, 0.02);
   EXPECT_EQ(s.objective.beta, 0.0);
   EXPECT_EQ(s.objective.samples, 5);
-  EXPECT_EQ(s.objective.kernels, Kernels::unfused);
+  EXPECT_EQ(s.objective.kernels, LossVariant::unfused);
   EXPECT_EQ(s.objective.weight_prior, WeightPrior::standard_normal);
-  EXPECT_EQ(s.optimizer.type, Optimizer::sgd);
+  EXPECT_EQ(s.optimizer.type, OptimizerType::sgd);
   EXPECT_EQ(s.optimizer.learning_rate, 1.0f);
   EXPECT_EQ(s.optimizer.momentum, 0.9f);
   EXPECT_EQ(s.optimizer.weight_decay, 0.5f);
@@ -453,7 +453,7 @@ TEST(Override, ReplacesFieldsOfEveryKind) {
   EXPECT_EQ(s.objective.beta, 4.0);
   EXPECT_EQ(s.model.encoder.at(0).units, 16);
   EXPECT_TRUE(s.model.decoder.empty());
-  EXPECT_EQ(s.optimizer.type, Optimizer::sgd);
+  EXPECT_EQ(s.optimizer.type, OptimizerType::sgd);
   EXPECT_EQ(s.optimizer.learning_rate, 1e-2f);
   EXPECT_EQ(s.optimizer.momentum, 0.5f);
   EXPECT_EQ(s.model.initialization_std, 0.5);

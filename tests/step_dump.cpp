@@ -11,7 +11,9 @@
 // FOLDER/checkpoint.safetensors: the state after the last step, as a run would keep it.
 //
 // Without DATA the images are made up, so that the test needs none.
+#include <algorithm>
 #include <cstdio>
+#include <iterator>
 #include <exception>
 #include <string>
 #include <vector>
@@ -40,16 +42,17 @@ void append(NamedTensor& to, Backend& device, const Tensor& from) {
 }
 
 void add_all(TensorFile& file, const std::string& prefix, Vae& vae, const Tensor& flat) {
-  for (const Parameter& p : vae.layout()) {
+  for (const Parameter& p : vae.parameters.layout()) {
     file.tensors.push_back({prefix + p.name, DType::f32, p.shape, {}});
     append(file.tensors.back(), vae.device(), {flat.as<float>() + p.offset, DType::f32, p.shape});
   }
 }
 
-void add_state(TensorFile& file, const std::string& when, Vae& vae) {
-  add_all(file, when + ".", vae, vae.parameters);
-  add_all(file, when + ".first.", vae, vae.first);
-  add_all(file, when + ".second.", vae, vae.second);
+void add_state(TensorFile& file, const std::string& when, Trainer& trainer) {
+  Vae& vae = trainer.vae;
+  add_all(file, when + ".", vae, vae.parameters.memory());
+  add_all(file, when + ".first.", vae, trainer.optimizer.first_moment());
+  add_all(file, when + ".second.", vae, trainer.optimizer.second_moment());
 }
 
 // The noise of training step `step`, as math/random.h defines it.
@@ -67,7 +70,9 @@ void append_epsilon(NamedTensor& to, const Spec& spec, std::uint32_t step) {
 // decides the step, by the rounding of its s, and after 100 steps PyTorch's float32 is 10 to 50 % from its own
 // float64. So it starts near 1 here, as the prior has it.
 void move_sigma_from_zero(Vae& vae) {
-  const Tensor& bias = vae.encoder().back().bias;
+  const Parameters& parameters = vae.parameters;
+  const auto decoder = std::ranges::find(parameters.layout(), "decoder.0.weight", &Parameter::name);
+  const Tensor bias = parameters.view(parameters.memory(), *std::prev(decoder));  // the encoder's last
   std::vector<float> values(static_cast<std::size_t>(bias.count()));
   vae.device().download(values.data(), bias);
   for (std::size_t i = values.size() / 2; i < values.size(); ++i) values[i] += 1.0f;
@@ -84,7 +89,7 @@ void dump(const Spec& spec, const ImageSet& images, const std::string& device_na
 
   TensorFile file;
   file.metadata = {{"spec", to_json(spec)}, {"images", std::to_string(images.count)}};
-  add_all(file, "before.", vae, vae.parameters);
+  add_all(file, "before.", vae, vae.parameters.memory());
   NamedTensor input{"input", DType::f32, {rows, pixels}, {}};
   NamedTensor target{"target", DType::u8, {count, rows, pixels}, {}};
   NamedTensor epsilon{"epsilon", DType::f32, {count, rows, spec.objective.samples, vae.latent()}, {}};
@@ -96,15 +101,15 @@ void dump(const Spec& spec, const ImageSet& images, const std::string& device_na
     const Figures figures = trainer.figures();
     append(losses, &figures.reconstruction, 1);
     append(losses, &figures.kl, 1);
-    append(target, vae.device(), trainer.pass().target);
+    append(target, vae.device(), trainer.target());
     append_epsilon(epsilon, spec, step);
     if (step == 0) {
-      append(input, vae.device(), trainer.pass().input);
-      add_all(file, "gradient.", vae, vae.gradients);
-      add_state(file, "after1", vae);
+      append(input, vae.device(), trainer.input());
+      add_all(file, "gradient.", vae, trainer.optimizer.gradients());
+      add_state(file, "after1", trainer);
     }
   }
-  add_state(file, "after", vae);
+  add_state(file, "after", trainer);
 
   NamedTensor some{"images", DType::u8, {rows, pixels}, {}};
   append(some, images.pixels.data(), static_cast<std::size_t>(rows * pixels));

@@ -29,7 +29,7 @@ const ImageSet& images() {
 
 std::vector<float> all_weights(const Vae& vae) {
   std::vector<float> weights(static_cast<std::size_t>(vae.parameters.count()));
-  vae.device().download(weights.data(), vae.parameters);
+  vae.device().download(weights.data(), vae.parameters.memory());
   return weights;
 }
 
@@ -71,7 +71,7 @@ TEST_P(Training, ParametersHavePyTorchsNames) {
                                         R"({"type":"dense","units":6,"activation":"identity"},)"
                                         R"({"type":"dense","units":7,"activation":"tanh"}])"}));
   std::vector<std::string> names;
-  for (const Parameter& p : job.trainer.vae.layout())
+  for (const Parameter& p : job.trainer.vae.parameters.layout())
     if (p.name.ends_with(".weight")) names.push_back(p.name.substr(0, p.name.rfind('.')));
   EXPECT_EQ(names,
             (std::vector<std::string>{"encoder.0", "encoder.2", "encoder.3", "encoder.5", "decoder.0", "decoder.2"}));
@@ -102,9 +102,10 @@ TEST_P(Training, AStepBeforeTheFirstMovesNothing) {
     const Spec spec = small_spec({residency});
     Job job(GetParam(), spec);
     const OpenedDevice opened = open_device(GetParam());
-    Vae fresh(*opened.backend, spec, images().image_size());
+    Vae fresh(*opened.backend, spec, images().image_shape());
     EXPECT_EQ(hash_weights(job.trainer.vae), hash_weights(fresh));
-    for (const Tensor& t : {job.trainer.vae.first, job.trainer.vae.second, job.trainer.sums}) {
+    for (const Tensor& t :
+         {job.trainer.optimizer.first_moment(), job.trainer.optimizer.second_moment(), job.trainer.sums()}) {
       std::vector<std::uint8_t> bytes(static_cast<std::size_t>(t.bytes()));
       job.opened.backend->download(bytes.data(), t);
       EXPECT_EQ(bytes, std::vector<std::uint8_t>(bytes.size(), 0));
@@ -275,10 +276,10 @@ TEST_P(Training, EvaluationIsTheMeanOverEveryImage) {
 
     const auto dense = [&](const std::vector<double>& x, const std::string& name, Activation activation) {
       std::vector<double> y;
-      for (const Parameter& p : job.trainer.vae.layout())
+      for (const Parameter& p : job.trainer.vae.parameters.layout())
         if (p.name == name + ".bias")
           for (std::int64_t o = 0; o < p.shape[0]; ++o) y.push_back(weights[static_cast<std::size_t>(p.offset + o)]);
-      for (const Parameter& p : job.trainer.vae.layout())
+      for (const Parameter& p : job.trainer.vae.parameters.layout())
         if (p.name == name + ".weight")
           for (std::size_t o = 0; o < y.size(); ++o) {
             for (std::size_t i = 0; i < x.size(); ++i)
@@ -352,7 +353,7 @@ TEST_P(Training, ABatchOfTheEvaluationTakesLittleMemory) {
   const OpenedDevice opened = open_device(GetParam());
   const auto rows = [&](std::int64_t pixels, const std::vector<std::string>& overrides, std::int64_t count) {
     const Spec spec = small_spec(overrides);
-    return Evaluator::choose_batch(Vae(*opened.backend, spec, pixels), spec, count);
+    return Evaluator::choose_batch(Vae(*opened.backend, spec, {pixels, 1, 1}), spec, count);
   };
   const bool is_cpu = std::string(GetParam()) == "cpu";
   EXPECT_EQ(rows(63, {}, 10000), is_cpu ? 32 : 2048);
@@ -388,7 +389,7 @@ TEST_P(Training, InitialWeightsAreDistributedAsTheSpecSays) {
   for (const Case& c : cases) {
     Job job(GetParam(), c.spec);
     const std::vector<float> weights = all_weights(job.trainer.vae);
-    for (const Parameter& p : job.trainer.vae.layout()) {
+    for (const Parameter& p : job.trainer.vae.parameters.layout()) {
       const std::int64_t in = p.name == "encoder.0.weight" ? 63 : p.name == "decoder.2.weight" ? 300 : 0;
       if (in) {
         EXPECT_EQ(p.fan_in, in);
@@ -413,7 +414,7 @@ TEST_P(Training, InitialWeightsAreDistributedAsTheSpecSays) {
 // ---- Divergence -------------------------------------------------------------------------------------------------
 
 void plant(Trainer& trainer, const Tensor& flat, const std::string& name, float value) {
-  for (const Parameter& p : trainer.vae.layout()) {
+  for (const Parameter& p : trainer.vae.parameters.layout()) {
     if (p.name != name) continue;
     const Tensor element{flat.as<float>() + p.offset + p.shape.count() / 2, DType::f32, {1}};
     trainer.vae.device().upload(element, &value);
@@ -438,7 +439,7 @@ TEST_P(Training, ANaNInAnyWeightStopsTheRunAndIsNamed) {
          {"encoder.0.weight", "encoder.0.bias", "encoder.2.weight", "decoder.0.weight", "decoder.2.bias"}) {
       Job job(GetParam(), small_spec());
       job.run(7);
-      plant(job.trainer, job.trainer.vae.parameters, name, value);
+      plant(job.trainer, job.trainer.vae.parameters.memory(), name, value);
       const std::string message = message_of_divergence(job.trainer, 100);
       EXPECT_NE(message.find("step 8 "), std::string::npos) << message;
       EXPECT_NE(message.find(name), std::string::npos) << message;
@@ -449,7 +450,7 @@ TEST_P(Training, ANaNInAnyWeightStopsTheRunAndIsNamed) {
 TEST_P(Training, ANaNInTheOptimizersStateStopsTheRunAndIsNamed) {
   Job job(GetParam(), small_spec());
   job.run(7);
-  plant(job.trainer, job.trainer.vae.second, "decoder.0.weight", std::nanf(""));
+  plant(job.trainer, job.trainer.optimizer.second_moment(), "decoder.0.weight", std::nanf(""));
   const std::string message = message_of_divergence(job.trainer, 100);
   EXPECT_NE(message.find("decoder.0.weight"), std::string::npos) << message;
   EXPECT_LE(job.trainer.step(), 7u + 16u);
@@ -467,7 +468,7 @@ TEST_P(Training, ADivergedRunLeavesTheOtherWeightsAlone) {
   Job job(GetParam(), small_spec(), {.epilogues = false});
   job.run(7);
   const std::vector<float> before = all_weights(job.trainer.vae);
-  plant(job.trainer, job.trainer.vae.parameters, "encoder.0.bias", std::nanf(""));
+  plant(job.trainer, job.trainer.vae.parameters.memory(), "encoder.0.bias", std::nanf(""));
   message_of_divergence(job.trainer, 100);
   const std::vector<float> after = all_weights(job.trainer.vae);
   std::size_t changed = 0;
@@ -479,11 +480,11 @@ TEST_P(Training, AGradientThatIsTooLargeIsNamed) {
   // s of about 100 gives dKL/ds = e^100 / 2: finite, but its square is not
   Job job(GetParam(), small_spec());
   job.run(7);
-  for (const Parameter& p : job.trainer.vae.layout()) {
+  for (const Parameter& p : job.trainer.vae.parameters.layout()) {
     if (p.name != "encoder.2.bias") continue;
     const float large = 70.0f;
     const std::int64_t s = p.offset + p.shape.count() / 2;
-    job.opened.backend->upload({job.trainer.vae.parameters.as<float>() + s, DType::f32, {1}}, &large);
+    job.opened.backend->upload({job.trainer.vae.parameters.memory().as<float>() + s, DType::f32, {1}}, &large);
   }
   const std::string message = message_of_divergence(job.trainer, 100);
   EXPECT_NE(message.find("step 8 "), std::string::npos) << message;
@@ -495,7 +496,7 @@ TEST_P(Training, FiguresThatAreNotFiniteAreDivergence) {
   job.run(7);
   Evaluator evaluator(job.trainer.vae, small_spec(), images());
   evaluator.run();
-  plant(job.trainer, job.trainer.vae.parameters, "encoder.2.bias",
+  plant(job.trainer, job.trainer.vae.parameters.memory(), "encoder.2.bias",
         1e30f);  // finite, but neither its square nor its exp
   try {
     evaluator.run();

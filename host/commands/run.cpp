@@ -87,7 +87,7 @@ void make_report(const std::string& folder, const std::string& out, const std::s
     report.date = last.date;
   }
   report.seconds = epochs.empty() ? 0 : epochs.back().seconds;
-  for (const Parameter& p : vae.layout()) report.parameters += p.shape.count();
+  for (const Parameter& p : vae.parameters.layout()) report.parameters += p.shape.count();
   report.train_images = data.train.count;
   report.test_images = data.test.count;
   report.beta = spec.objective.beta;
@@ -475,7 +475,7 @@ struct OpenedRun {
     options.precision = spec.train.precision;
     device = open_device(q.device, options);
     use_tuning_of_run(*device.backend, q.folder, "");
-    vae = std::make_unique<Vae>(*device.backend, spec, data.train.image_size());
+    vae = std::make_unique<Vae>(*device.backend, spec, data.train.image_shape());
     const CheckpointFolder checkpoints(q.folder);
     const TensorFile file = checkpoints.read(q.checkpoint, option);
     checkpoint = checkpoints.file(q.checkpoint);

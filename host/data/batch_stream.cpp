@@ -26,11 +26,17 @@ BatchStream::BatchStream(Backend& device, const ImageSet& images, std::int64_t b
   if (keep_on_device(residency, device.info(), images.pixels.size())) {
     memory_ = Buffer(device, images.pixels.size(), Memory::device,
                      "the training images (data.residency \"stream\" needs less)");
-    resident_ = {memory_.data(), DType::u8, {images.count, images.image_size()}};
+    resident_ = {memory_.data(), DType::u8, {images.count, images.height, images.width, images.channels}};
     device.upload(resident_, images.pixels.data());
   } else {
     ring_ = device.open_ring(ring_slots, batch_size, images.image_size());
   }
+}
+
+Tensor BatchStream::source() const {
+  if (!ring_) return resident_;
+  const Tensor slots = ring_->device();
+  return slots.reshaped({slots.rows(), images_.height, images_.width, images_.channels});
 }
 
 void BatchStream::begin_step(std::uint32_t step) {

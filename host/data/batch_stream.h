@@ -20,7 +20,8 @@ class BatchStream {
   // Full batches; the rest waits for the next epoch's shuffle.
   std::uint32_t batches_per_epoch() const { return batches_per_epoch_; }
   bool resident() const { return !ring_; }
-  Tensor source() const { return ring_ ? ring_->device() : resident_; }
+  // u8 [N, H, W, C], or the slots of the ring, [slots * R, H, W, C].
+  Tensor source() const;
   Indexing indexing() const { return ring_ ? Indexing::ring : Indexing::shuffled; }
 
   // Around the calls of step `step`, which read source().
@@ -33,7 +34,7 @@ class BatchStream {
   std::uint32_t batches_per_epoch_;
   std::uint64_t seed_;
   Buffer memory_;
-  Tensor resident_;  // u8 [N, D]
+  Tensor resident_;  // u8 [N, H, W, C]
   std::unique_ptr<Ring> ring_;
 };
 

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "elbo/tensor.h"
 #include "host/spec/spec.h"
 
 namespace elbo {
@@ -14,6 +15,7 @@ struct ImageSet {
   std::vector<std::uint8_t> labels;  // [count], or empty where the set has none
 
   std::int64_t image_size() const { return height * width * channels; }
+  Shape image_shape() const { return {height, width, channels}; }
   const std::uint8_t* image(std::int64_t i) const { return pixels.data() + i * image_size(); }
 };
 

@@ -31,11 +31,11 @@ struct OperationTime {
 std::vector<OperationTime> time_operations(const BenchOptions& options, const BackendOptions& backend, const Spec& spec,
                                            const ImageSet& images, std::int64_t steps) {
   std::vector<OperationTime> operations;
-  for (PlannedOperation& o : plan_step(spec, images)) operations.push_back({std::move(o)});
   BackendOptions call_by_call = backend;
   call_by_call.record = false;
   const OpenedDevice device = open_device(options.device, call_by_call);
   Trainer trainer(*device.backend, spec, images);
+  for (PlannedOperation& o : plan_of(trainer.program().calls())) operations.push_back({std::move(o)});
   trainer.run_until(5);
   warm_up(warmup_seconds(options.warmup, device.backend->info()), [&] {
     trainer.run_until(trainer.step() + 5);
@@ -45,8 +45,8 @@ std::vector<OperationTime> time_operations(const BenchOptions& options, const Ba
   for (std::int64_t i = 0; i < steps; ++i) {
     device.backend->start_timing();
     trainer.run_until(trainer.step() + 1);
-    std::vector<Backend::RangeTime> ranges = device.backend->stop_timing();
-    std::erase_if(ranges, [](const Backend::RangeTime& r) { return !r.innermost; });
+    std::vector<RangeTime> ranges = device.backend->stop_timing();
+    std::erase_if(ranges, [](const RangeTime& r) { return !r.innermost; });
     require(ranges.size() == operations.size(), "the step has ", ranges.size(), " operations, its plan ",
             operations.size());
     for (std::size_t k = 0; k < ranges.size(); ++k) {

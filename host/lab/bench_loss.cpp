@@ -69,8 +69,8 @@ std::vector<DType> targets_of(const LossKind& kind) {
 
 // two_pass and fused_log are rivals of likelihoods; unfused is one in f32.
 bool competes(const LossRival& rival, const LossKind& kind, DType output) {
-  if (rival.kernels == Kernels::unfused) return output == DType::f32;
-  return kind.likelihood || rival.kernels == Kernels::fused;
+  if (rival.kernels == LossVariant::unfused) return output == DType::f32;
+  return kind.likelihood || rival.kernels == LossVariant::fused;
 }
 
 nlohmann::ordered_json to_json(const LossBench& bench) {
@@ -210,7 +210,7 @@ class Bench {
       t.rival = e.rival ? e.rival->name : "naive";
       t.target = kind.likelihood ? name_of(e.target) : "none";
       t.output = kind.likelihood ? name_of(output) : "none";
-      t.bytes = loss.bytes(e.rival ? e.rival->kernels : Kernels::fused, e.target);
+      t.bytes = loss.bytes(e.rival ? e.rival->kernels : LossVariant::fused, e.target);
       t.launches = e.rival ? loss.launches(*e.rival) : 1;
       t.scratch_bytes = e.rival ? 4.0 * static_cast<double>(loss.scratch(e.rival->kernels)) : 0;
       const auto [timings, result] = e.rival ? run_on_device(loss, e.rival->kernels, e.target) : run_naive(loss);
@@ -232,7 +232,7 @@ class Bench {
   }
 
   // The timings, and what came out, where that will be compared.
-  std::pair<Timings, LossResult> run_on_device(const LossCase& loss, Kernels kernels, DType target) {
+  std::pair<Timings, LossResult> run_on_device(const LossCase& loss, LossVariant kernels, DType target) {
     Arena one;
     LossCase::Buffers ignored;
     loss.layout(one, ignored, target);

@@ -60,7 +60,7 @@ double sum(Backend& device, const Tensor& partial) {
 }
 
 // The latent kernels are fused unless they are unfused.
-Kernels latent_kernels(Kernels k) { return k == Kernels::unfused ? k : Kernels::fused; }
+LossVariant latent_kernels(LossVariant k) { return k == LossVariant::unfused ? k : LossVariant::fused; }
 
 }  // namespace
 
@@ -115,13 +115,13 @@ void LossCase::layout(Arena& arena, Buffers& b, DType target) const {
     b.output = arena.take({rows, pixels}, output);
     b.target = arena.take({rows, pixels}, target);
     b.grad = arena.take({rows, pixels}, output);
-    b.nll = arena.take({rows, tiles(pixels, pixel_chunk)});
+    b.nll = arena.take({rows, ceil_div(pixels, pixel_chunk)});
   }
   if (kind_.has_latent) {
     b.state = arena.take({sizeof(StepState)}, DType::u8);
     b.stats = arena.take({rows, 2 * latent});
     b.z = arena.take({rows, 1, latent});
-    b.kl = arena.take({tiles(rows, latent_tile), latent});
+    b.kl = arena.take({ceil_div(rows, latent_tile), latent});
     b.dz = arena.take({rows, 1, latent});
     b.dstats = arena.take({rows, 2 * latent});
   }
@@ -153,20 +153,33 @@ void LossCase::copy_inputs(Backend& device, const Buffers& to, const Buffers& fr
   }
 }
 
-void LossCase::call(Backend& device, const Buffers& b, Kernels kernels, const Tensor& scratch) const {
-  const Kernels latent = latent_kernels(kernels);
-  if (kind_.has_latent) device.sample_latent({b.stats, b.state, posterior, latent, b.z, b.kl, scratch});
-  if (kind_.likelihood)
-    device.likelihood({.output = b.output,
-                       .target = b.target,
-                       .likelihood = *kind_.likelihood,
-                       .kernels = kernels,
-                       .variance = static_cast<float>(variance),
-                       .nll_partial = b.nll,
-                       .grad = b.grad,
-                       .scratch = scratch});
+void LossCase::call(Backend& device, const Buffers& b, LossVariant kernels, const Tensor& scratch) const {
+  const LossVariant latent = latent_kernels(kernels);
   if (kind_.has_latent)
-    device.sample_latent_backward({b.stats, b.dz, b.state, posterior, latent, 1.0f, b.dstats, scratch});
+    device.run(SampleLatent{.stats = b.stats,
+                            .state = b.state,
+                            .posterior = posterior,
+                            .variant = latent,
+                            .z = b.z,
+                            .kl_partial = b.kl,
+                            .scratch = scratch});
+  if (kind_.likelihood)
+    device.run(LikelihoodLoss{.output = b.output,
+                              .target = b.target,
+                              .likelihood = *kind_.likelihood,
+                              .variant = kernels,
+                              .variance = static_cast<float>(variance),
+                              .nll_partial = b.nll,
+                              .grad = b.grad,
+                              .scratch = scratch});
+  if (kind_.has_latent)
+    device.run(SampleLatentBackward{.stats = b.stats,
+                                    .dz = b.dz,
+                                    .state = b.state,
+                                    .posterior = posterior,
+                                    .variant = latent,
+                                    .dstats = b.dstats,
+                                    .scratch = scratch});
 }
 
 LossResult LossCase::download(Backend& device, const Buffers& b) const {
@@ -186,25 +199,25 @@ LossResult LossCase::download(Backend& device, const Buffers& b) const {
   return result;
 }
 
-std::int64_t LossCase::scratch(Kernels kernels) const {
-  return scratch_size(kernels, shape_.rows, 1, std::max(shape_.pixels, shape_.latent));
+std::int64_t LossCase::scratch(LossVariant kernels) const {
+  return kernels == LossVariant::unfused ? shape_.rows * std::max(shape_.pixels, shape_.latent) : 0;
 }
 
-double LossCase::bytes(Kernels kernels, DType target) const {
+double LossCase::bytes(LossVariant kernels, DType target) const {
   const auto o = static_cast<double>(size_of(halves_.empty() ? DType::f32 : DType::bf16));
   const auto t = static_cast<double>(size_of(target));
   double bytes = 0;
   if (kind_.likelihood) {
-    const double pixel = kernels == Kernels::unfused    ? 28 + 2 * t
-                         : kernels == Kernels::two_pass ? 3 * o + 2 * t
-                                                        : 2 * o + t;
+    const double pixel = kernels == LossVariant::unfused    ? 28 + 2 * t
+                         : kernels == LossVariant::two_pass ? 3 * o + 2 * t
+                                                            : 2 * o + t;
     bytes += pixel * static_cast<double>(shape_.rows * shape_.pixels);
   }
   if (kind_.has_latent) {
     // With one sample a row: kernels/latent.cu and unfused.cu, both directions.
-    const double unit = kernels == Kernels::unfused ? 36 + 60 : 12 + 20;
+    const double unit = kernels == LossVariant::unfused ? 36 + 60 : 12 + 20;
     bytes += unit * static_cast<double>(shape_.rows * shape_.latent);
-    bytes += 4.0 * static_cast<double>(tiles(shape_.rows, latent_tile) * shape_.latent);
+    bytes += 4.0 * static_cast<double>(ceil_div(shape_.rows, latent_tile) * shape_.latent);
   }
   return bytes;
 }
@@ -269,7 +282,7 @@ void LossCase::refer() {
 void LossCase::refer_to_pixels() {
   const auto count = static_cast<std::int64_t>(inputs_.outputs.size());
   grad_.resize(inputs_.outputs.size());
-  std::vector<double> values(static_cast<std::size_t>(tiles(count, parallel_chunk)));
+  std::vector<double> values(static_cast<std::size_t>(ceil_div(count, parallel_chunk)));
   parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
     double sum = 0;
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
@@ -289,7 +302,7 @@ void LossCase::refer_to_pixels() {
 void LossCase::refer_to_latent() {
   const std::int64_t latent = shape_.latent, count = shape_.rows * latent;
   dstats_.assign(static_cast<std::size_t>(2 * count), 0);
-  std::vector<double> values(static_cast<std::size_t>(tiles(count, parallel_chunk)));
+  std::vector<double> values(static_cast<std::size_t>(ceil_div(count, parallel_chunk)));
   parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
     double sum = 0;
     math::Normals4 drawn{};
@@ -322,7 +335,7 @@ double error_of(const std::vector<float>& got, const std::vector<double>& expect
       largest = std::max(largest, value);
     }
   };
-  std::vector<Worst> worst(static_cast<std::size_t>(tiles(count, parallel_chunk)));
+  std::vector<Worst> worst(static_cast<std::size_t>(ceil_div(count, parallel_chunk)));
   parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
     Worst here;
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)

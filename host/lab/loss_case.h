@@ -28,13 +28,13 @@ inline constexpr LossKind loss_kinds[] = {{"bernoulli", Likelihood::bernoulli, f
 // How a device can compute it, with the kernels that this launches on a GPU.
 struct LossRival {
   const char* name;
-  Kernels kernels;
+  LossVariant kernels;
   int likelihood_launches, latent_launches;  // value and gradient
 };
-inline constexpr LossRival loss_rivals[] = {{"unfused", Kernels::unfused, 4, 8},
-                                            {"two_pass", Kernels::two_pass, 2, 2},
-                                            {"fused_log", Kernels::fused_log, 1, 2},
-                                            {"fused", Kernels::fused, 1, 2}};
+inline constexpr LossRival loss_rivals[] = {{"unfused", LossVariant::unfused, 4, 8},
+                                            {"two_pass", LossVariant::two_pass, 2, 2},
+                                            {"fused_log", LossVariant::fused_log, 1, 2},
+                                            {"fused", LossVariant::fused, 1, 2}};
 
 // Drawn from a fixed seed; the same on the host and on every device.
 struct LossInputs {
@@ -69,15 +69,15 @@ class LossCase {
   void layout(Arena&, Buffers&, DType target) const;
   void upload(Backend&, const Buffers&) const;
   void copy_inputs(Backend&, const Buffers& to, const Buffers& from) const;
-  void call(Backend&, const Buffers&, Kernels, const Tensor& scratch) const;
+  void call(Backend&, const Buffers&, LossVariant, const Tensor& scratch) const;
   LossResult download(Backend&, const Buffers&) const;
-  std::int64_t scratch(Kernels) const;  // f32 elements
+  std::int64_t scratch(LossVariant) const;  // f32 elements
 
   // One thread's loop over std::exp and std::log1p, as one would write it first. f32 outputs and targets. What the
   // result holds is written over, so that a second call allocates nothing.
   void naive(LossResult&) const;
 
-  double bytes(Kernels, DType target) const;  // that a call moves, by the kernels' contracts
+  double bytes(LossVariant, DType target) const;  // that a call moves, by the kernels' contracts
   int launches(const LossRival&) const;
 
   // Against float64, of the same outputs and the same noise: of the value, relative; of the gradients, each by its

@@ -14,90 +14,6 @@
 namespace elbo {
 namespace {
 
-// A device that writes down what it is asked for instead of doing it. Its memory is the host's, so that the flags
-// which the host reads are there; tensors are never touched, and cost no more than their addresses.
-class PlanBackend final : public Backend {
- public:
-  PlanBackend() : Backend({}) {}
-
-  std::vector<PlannedOperation> operations;
-
-  DeviceInfo info() const override { return {"plan", "a plan, not a device", ~std::size_t{0} >> 1}; }
-  void synchronize() override {}
-
- protected:
-  std::byte* do_allocate(std::size_t bytes, Memory) override { return static_cast<std::byte*>(std::malloc(bytes)); }
-  void do_free(std::byte* p, Memory) noexcept override { std::free(p); }
-  void do_upload(void*, const void*, std::size_t) override {}
-  void do_download(void* to, const void*, std::size_t bytes) override { std::fill_n(static_cast<char*>(to), bytes, 0); }
-  void do_copy(void*, const void*, std::size_t) override {}
-  void do_fill(void*, std::uint8_t, std::size_t) override {}
-
-  // ---- Layers ---------------------------------------------------------------------------------------
-  void do_dense_forward(const DenseForward& a) override {
-    add(cat(a.x.shape, " x [", a.weight.columns(), ", ", a.weight.rows(), "]"), {a.x, a.weight, a.bias, a.y, a.mask},
-        product(a.x, a.weight));
-  }
-  void do_dense_backward(const DenseBackward& a) override {
-    std::vector<Tensor> moved = {a.x, a.dz, a.dweight, a.dbias};
-    if (a.dx) moved.insert(moved.end(), {a.weight, a.mask, a.dx});
-    add(cat(a.dz.shape, "' x ", a.x.shape, a.dx ? cat(", ", a.dz.shape, " x ", a.weight.shape) : ""), moved,
-        (a.dx ? 2 : 1) * product(a.x, a.weight));
-  }
-
-  // ---- Batch, latent, loss, update ------------------------------------------------------------------
-  void do_gather_batch(const GatherBatch& a) override {
-    // As many bytes of the source are read as of the target are written.
-    add(cat(a.input.shape, " of ", a.source.shape), {a.target, a.target, a.input}, 0);
-  }
-  void do_sample_latent(const SampleLatent& a) override { add(cat(a.z.shape), {a.stats, a.z, a.kl_partial}, 0); }
-  void do_sample_latent_backward(const SampleLatentBackward& a) override {
-    add(cat(a.dz.shape), {a.stats, a.dz, a.dstats}, 0);
-  }
-  void do_likelihood(const LikelihoodLoss& a) override {
-    add(cat(a.output.shape, ", targets ", a.target.shape), {a.output, a.target, a.nll_partial, a.grad}, 0);
-  }
-  void do_accumulate(const Accumulate& a) override {
-    add(cat(a.nll_partial.shape, ", ", a.kl_partial.shape), {a.nll_partial, a.kl_partial, a.sums, a.sums}, 0);
-  }
-  void do_optimizer_step(const OptimizerStep& a) override { add(cat(a.parameters.shape), moved(a), 0); }
-  void do_advance(StepState*, const Schedule&, std::uint64_t*) override {
-    operations.push_back({path(), "", 2.0 * sizeof(StepState), 0});
-  }
-  void do_finish_step(const FinishStep& a) override {
-    std::vector<Tensor> all = moved(a.update);
-    all.insert(all.end(), {a.losses.nll_partial, a.losses.kl_partial, a.losses.sums, a.losses.sums});
-    add(cat(a.update.parameters.shape), all, 0);
-  }
-
-  void push_range(const char* name) override { ranges_.emplace_back(name); }
-  void pop_range() override { ranges_.pop_back(); }
-
- private:
-  static std::vector<Tensor> moved(const OptimizerStep& a) {
-    std::vector<Tensor> all = {a.gradients, a.parameters, a.parameters, a.first, a.first};
-    if (a.settings.type == Optimizer::adam) all.insert(all.end(), {a.second, a.second});
-    return all;
-  }
-  static double product(const Tensor& x, const Tensor& weight) {
-    return 2.0 * static_cast<double>(x.rows()) * static_cast<double>(weight.count());
-  }
-  // Without the outermost range, which is the step's own.
-  std::string path() const {
-    std::string p;
-    for (std::size_t i = 1; i < ranges_.size(); ++i) p += (i > 1 ? "/" : "") + ranges_[i];
-    return p;
-  }
-  void add(std::string shapes, const std::vector<Tensor>& moved, double flops) {
-    double bytes = 0;
-    for (const Tensor& t : moved)
-      if (t) bytes += static_cast<double>(t.bytes());
-    operations.push_back({path(), std::move(shapes), bytes, flops});
-  }
-
-  std::vector<std::string> ranges_;
-};
-
 std::string lower(std::string text) {
   std::ranges::transform(text, text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   return text;
@@ -105,12 +21,18 @@ std::string lower(std::string text) {
 
 }  // namespace
 
+std::vector<PlannedOperation> plan_of(const std::vector<Graph::Call>& calls) {
+  std::vector<PlannedOperation> plan;
+  for (const Graph::Call& call : calls)
+    plan.push_back({call.path(), call.operation->sizes(), call.operation->bytes(), call.operation->flops()});
+  return plan;
+}
+
 std::vector<PlannedOperation> plan_step(const Spec& spec, const ImageSet& images) {
-  PlanBackend plan;
-  Trainer trainer(plan, spec, images);
-  plan.operations.clear();  // what was queued in preparation
-  trainer.run_until(1);
-  return plan.operations;
+  const Vae vae(spec, images.image_shape());
+  const Optimizer optimizer(spec, vae.parameters, images.count);
+  const StepBlocks blocks(vae, {images.count, images.height, images.width, images.channels});
+  return plan_of(TrainingStep(spec, vae, optimizer, blocks, Indexing::shuffled, {}).graph->calls());
 }
 
 // Datasheets of NVIDIA: H100 SXM5 80 GB, H200 SXM 141 GB, A100 SXM4 80 GB, GeForce RTX 4090 (Ada GPU architecture

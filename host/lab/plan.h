@@ -6,12 +6,12 @@
 #include <vector>
 
 #include "host/data/dataset.h"
+#include "host/graph/graph.h"
 #include "host/spec/spec.h"
 
 namespace elbo {
 
-// One operation of the seam (elbo/backend.h), fused as well as can be: each input is read once and each output
-// written once.
+// A call of a step: each of its inputs is read once and each output written once.
 struct PlannedOperation {
   std::string name;    // the path of its profiling range within the step: "encode/dense0/dense_forward"
   std::string shapes;  // "[100, 784] x [784, 500]"
@@ -19,7 +19,8 @@ struct PlannedOperation {
   double flops = 0;    // of matrix products; everything else is bound by its bytes
 };
 
-// What the step of a Trainer queues, in order. Nothing is computed.
+std::vector<PlannedOperation> plan_of(const std::vector<Graph::Call>&);
+// Of a training step on images like these. It takes no memory for the network, and computes nothing.
 std::vector<PlannedOperation> plan_step(const Spec&, const ImageSet&);
 
 // Peak rates: bytes a second, and FLOP a second of dense matrix products.

@@ -18,8 +18,8 @@
 namespace elbo {
 namespace {
 
-using Activity = Backend::Activity;
-using RangeTime = Backend::RangeTime;
+using Activity = Activity;
+using RangeTime = RangeTime;
 
 // The device, and whether it tells its activities. Where it does not, it must not record: a range has a time of its
 // own only where its calls are issued one by one.
@@ -174,14 +174,11 @@ void print_sums(const std::vector<Activity>& activities, std::uint32_t steps) {
   fmt::print("{:.1f} us a step, {:.0f}% of it at work\n\n", end / steps, 100 * busy_microseconds(activities) / end);
 }
 
-void write_trace(const ProfileOptions& options, const std::string& table, const Spec& spec, const ImageSet& images,
-                 const std::string& device, const std::vector<RangeTime>& ranges,
-                 const std::vector<Activity>& activities) {
+void write_trace(const ProfileOptions& options, const std::string& table, const Spec& spec,
+                 const std::vector<PlannedOperation>& plan, const std::string& device,
+                 const std::vector<RangeTime>& ranges, const std::vector<Activity>& activities) {
   Planned planned;
-  for (PlannedOperation& o : plan_step(spec, images)) {
-    const std::string path = "train_step/" + o.name;
-    planned[path] = std::move(o);
-  }
+  for (const PlannedOperation& o : plan) planned["train_step/" + o.name] = o;
   const std::vector<Activity> rows = activities.empty() ? operations(ranges, planned) : activities;
   print_sums(rows, static_cast<std::uint32_t>(options.steps));
   nlohmann::ordered_json trace;
@@ -230,7 +227,9 @@ int profile(const ProfileOptions& options) {
   require(!watched || !activities.empty(), "the device told of no kernel in these steps");
 
   fmt::print("{}: {} steps after {} on {}\n", spec.name, steps, warmup, device.info().description);
-  if (tracing) write_trace(options, table, spec, data.train, device.info().description, ranges, activities);
+  if (tracing)
+    write_trace(options, table, spec, plan_of(trainer.program().calls()), device.info().description, ranges,
+                activities);
   return 0;
 }
 

@@ -55,8 +55,8 @@ Indices choose_means(const ImageSet& images) {
 class Shrunk {
  public:
   Shrunk(const ImageSet& like, std::int64_t most)
-      : height_(like.height), width_(like.width), factor_(tiles(std::max(like.height, like.width), most)) {
-    images_ = {0, tiles(height_, factor_), tiles(width_, factor_), like.channels, {}};
+      : height_(like.height), width_(like.width), factor_(ceil_div(std::max(like.height, like.width), most)) {
+    images_ = {0, ceil_div(height_, factor_), ceil_div(width_, factor_), like.channels, {}};
   }
 
   // [height, width, channels]

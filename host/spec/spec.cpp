@@ -641,7 +641,7 @@ Spec parse_spec(const std::string& text, const std::string& file, const std::vec
   reader.finish();
   spec.given = reader.given();
   if (spec.optimizer.epsilon == not_given) {  // PyTorch's defaults
-    spec.optimizer.epsilon = spec.optimizer.type == Optimizer::adagrad ? 1e-10f : 1e-8f;
+    spec.optimizer.epsilon = spec.optimizer.type == OptimizerType::adagrad ? 1e-10f : 1e-8f;
   }
   return spec;
 }

@@ -49,7 +49,7 @@ struct Spec {
     ObjectiveType type = ObjectiveType::elbo;
     double beta = 1.0;
     std::int64_t samples = 1;  // draws of z for each image
-    Kernels kernels = Kernels::fused;
+    LossVariant kernels = LossVariant::fused;
     WeightPrior weight_prior = WeightPrior::none;
   } objective;
 

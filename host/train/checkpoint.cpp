@@ -49,7 +49,7 @@ std::vector<std::byte> read_back(Backend& device, const Tensor& t) {
 // The parameters' pieces of a flat buffer, read in one go.
 void add_pieces(TensorFile& file, const Vae& vae, const std::string& prefix, const Tensor& flat) {
   const std::vector<std::byte> bytes = read_back(vae.device(), flat);
-  for (const Parameter& p : vae.layout()) {
+  for (const Parameter& p : vae.parameters.layout()) {
     const std::byte* piece = bytes.data() + static_cast<std::size_t>(p.offset) * sizeof(float);
     file.tensors.push_back({prefix + p.name,
                             DType::f32,
@@ -78,8 +78,6 @@ TensorFile make_file(const Vae& vae, const State& state, const Spec& spec, const
   return file;
 }
 
-Tensor view(const Tensor& flat, const Parameter& p) { return {flat.as<float>() + p.offset, DType::f32, p.shape}; }
-
 void put(Backend& device, const Tensor& to, const NamedTensor& from, const std::string& file) {
   require(from.dtype == to.dtype && from.shape == to.shape, file, ": a checkpoint of another network: ", from.name,
           " is ", name_of(from.dtype), " ", from.shape.str(), ", expected ", name_of(to.dtype), " ", to.shape.str());
@@ -106,26 +104,26 @@ T number(const TensorFile& file, const std::string& key, const std::string& name
 
 TensorFile make_checkpoint(Trainer& trainer, const Spec& spec, const Progress& progress) {
   const Vae& vae = trainer.vae;
-  return make_file(vae, {vae.parameters, vae.first, vae.second, trainer.sums}, spec, progress);
+  return make_file(
+      vae,
+      {vae.parameters.memory(), trainer.optimizer.first_moment(), trainer.optimizer.second_moment(), trainer.sums()},
+      spec, progress);
 }
 
 Snapshot::Snapshot(Trainer& trainer) : trainer_(trainer) {
-  const auto take = [&](Arena& arena) {
-    for (Tensor* t : {&parameters_, &first_, &second_}) *t = arena.take(trainer.vae.parameters.shape);
-    sums_ = arena.take(trainer.sums.shape, trainer.sums.dtype);
-  };
-  Arena measure;
-  take(measure);
-  arena_ = Arena(trainer.vae.device(), measure.used(), "the best state so far (fewer model.*.units need less)");
-  take(arena_);
+  constexpr const char* what = "the best state so far (fewer model.*.units need less)";
+  arena_ = Arena::of(trainer.vae.device(), what, [&](Arena& arena) {
+    for (Tensor* t : {&parameters_, &first_, &second_}) *t = arena.take(trainer.vae.parameters.memory().shape);
+    sums_ = arena.take(trainer.sums().shape, trainer.sums().dtype);
+  });
 }
 
 void Snapshot::take(const Progress& progress) {
   const Vae& vae = trainer_.vae;
-  vae.device().copy(parameters_, vae.parameters);
-  vae.device().copy(first_, vae.first);
-  vae.device().copy(second_, vae.second);
-  vae.device().copy(sums_, trainer_.sums);
+  vae.device().copy(parameters_, vae.parameters.memory());
+  vae.device().copy(first_, trainer_.optimizer.first_moment());
+  vae.device().copy(second_, trainer_.optimizer.second_moment());
+  vae.device().copy(sums_, trainer_.sums());
   progress_ = progress;
 }
 
@@ -145,7 +143,8 @@ std::string stored_spec(const TensorFile& file, const std::string& name) { retur
 
 void load_weights(Vae& vae, const TensorFile& file, const std::string& name) {
   try {
-    for (const Parameter& p : vae.layout()) put(vae.device(), view(vae.parameters, p), file.at(p.name), name);
+    for (const Parameter& p : vae.parameters.layout())
+      put(vae.device(), vae.parameters.view(vae.parameters.memory(), p), file.at(p.name), name);
   } catch (const Error& e) {
     const std::string what = e.what();
     throw Error(what.starts_with(name) ? what : name + ": a checkpoint of another network: " + what);
@@ -156,18 +155,19 @@ Progress restore(Trainer& trainer, const TensorFile& file, const std::string& na
   Vae& vae = trainer.vae;
   Progress progress = read_progress(file, name);
   load_weights(vae, file, name);
-  for (const auto& [part, flat] : {std::pair{"first", vae.first}, std::pair{"second", vae.second}})
-    for (const Parameter& p : vae.layout())
-      put(vae.device(), view(flat, p), file.at(fmt::format("optimizer.{}.{}", part, p.name)), name);
-  put(vae.device(), trainer.sums, file.at("epoch.sums"), name);
+  for (const auto& [part, flat] :
+       {std::pair{"first", trainer.optimizer.first_moment()}, std::pair{"second", trainer.optimizer.second_moment()}})
+    for (const Parameter& p : vae.parameters.layout())
+      put(vae.device(), vae.parameters.view(flat, p), file.at(fmt::format("optimizer.{}.{}", part, p.name)), name);
+  put(vae.device(), trainer.sums(), file.at("epoch.sums"), name);
   trainer.set_step(progress.step);
   return progress;
 }
 
 std::string hash_weights(const Vae& vae) {
   Sha256 hash;
-  for (const Parameter& p : vae.layout()) {
-    const std::vector<std::byte> bytes = read_back(vae.device(), view(vae.parameters, p));
+  for (const Parameter& p : vae.parameters.layout()) {
+    const std::vector<std::byte> bytes = read_back(vae.device(), vae.parameters.view(vae.parameters.memory(), p));
     hash.update(bytes.data(), bytes.size());
   }
   return hash.hex();

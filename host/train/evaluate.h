@@ -7,6 +7,7 @@
 #include "host/data/dataset.h"
 #include "host/model/vae.h"
 #include "host/train/metrics.h"
+#include "host/train/step.h"
 
 namespace elbo {
 
@@ -23,7 +24,9 @@ class Evaluator {
   // Waits once, for the sums. Throws Diverged where they are not finite: what was trained has come to nothing.
   Figures run();
 
-  std::size_t graph_nodes() const { return whole_batch_->nodes(); }  // of a whole batch; 0 where it is no graph
+  std::size_t graph_nodes() const {
+    return whole_batch_.recording->nodes();
+  }  // of a whole batch; 0 where it is no graph
 
   // Images of a whole batch. Where calls are launches, so many that the launches take little of the time; beyond 256
   // MiB of activations they take next to none, and the memory is better left to training. Elsewhere about as many as in
@@ -31,24 +34,25 @@ class Evaluator {
   static std::int64_t choose_batch(const Vae&, const Spec&, std::int64_t images);
 
  private:
-  std::unique_ptr<Recording> record_batch(std::int64_t rows);
+  // The calls for a batch, and their recording.
+  struct Recorded {
+    std::unique_ptr<Program> program;
+    std::unique_ptr<Recording> recording;
+  };
+  Recorded record_batch(std::int64_t rows);
   void start();
-  void queue_batch(std::int64_t rows);
 
   Vae& vae_;
   const Spec spec_;
   const ImageSet& images_;
   std::int64_t batch_;
   bool resident_;
-  Pass pass_;
-  Arena arena_;
-  Tensor source_;               // u8 [N, D], or [batch, D] where the images do not live on the device
-  Tensor start_state_, state_;  // StepState: of the first batch, of the next
-  Tensor sums_;
-  Buffer fault_memory_;
-  Tensor fault_;
   Schedule schedule_;
-  std::unique_ptr<Recording> whole_batch_, rest_;  // rest_: the incomplete last one, if there is one
+  StepBlocks blocks_;   // the source: all images, or a batch where they do not live on the device
+  Tensor start_state_;  // StepState of the first batch
+  Arena arena_;
+  Buffer fault_memory_;
+  Recorded whole_batch_, rest_;  // rest_: the incomplete last one, if there is one
 };
 
 }  // namespace elbo

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace elbo {
 namespace {
@@ -16,98 +17,51 @@ const Spec& fitting(const Spec& spec, const ImageSet& images) {
 }  // namespace
 
 Trainer::Trainer(Backend& device, const Spec& spec, const ImageSet& images)
-    : vae(device, fitting(spec, images), images.image_size()),
+    : vae(device, fitting(spec, images), images.image_shape()),
+      optimizer(spec, vae.parameters, images.count),
       device_(device),
       spec_(spec),
       stream_(device, images, spec.train.batch_size, spec.data.residency, spec.seed),
-      pass_(vae, spec.train.batch_size, spec.objective.samples, spec.objective.kernels),
-      fault_memory_(device, sizeof(std::uint64_t), Memory::pinned, "the fault flag"),
-      optimizer_(spec.optimizer) {
-  const auto take = [&](Arena& arena) {
-    state_ = arena.take({sizeof(StepState)}, DType::u8);
-    sums = arena.take({2 + vae.latent()}, DType::f64);
-  };
-  Arena measure;
-  take(measure);
-  arena_ = Arena(device, measure.used(), "the state of training");
-  take(arena_);
-  fault_ = {fault_memory_.data(), DType::u64, {1}};
+      schedule_{stream_.batches_per_epoch(), 0, spec.optimizer.beta1, spec.optimizer.beta2},
+      blocks_(vae, stream_.source().shape),
+      fault_memory_(device, sizeof(std::uint64_t), Memory::pinned, "the fault flag") {
+  optimizer.allocate(device);
+  arena_ = Arena::of(device, "the state of training", [&](Arena& arena) {
+    for (Block* block : {&blocks_.state, &blocks_.sums}) block->memory = arena.take(block->shape, block->dtype);
+  });
+  blocks_.source.memory = stream_.source();
+  blocks_.fault.memory = {fault_memory_.data(), DType::u64, {1}};
 
-  schedule_ = {stream_.batches_per_epoch(), 0, optimizer_.beta1, optimizer_.beta2};
-  // -log N(theta; 0, I) = sum theta^2 / 2 + constant, shared among the data points
-  if (spec.objective.weight_prior == WeightPrior::standard_normal)
-    optimizer_.weight_decay += 1.0f / static_cast<float>(images.count);
+  TrainingStep step(spec, vae, optimizer, blocks_, stream_.indexing(), schedule_);
+  program_ =
+      std::make_unique<Program>(std::move(step.graph), device, "activations (a smaller train.batch_size needs less)");
+  input_ = program_->tensor(step.batch.input);
+  target_ = program_->tensor(step.batch.target);
+
   // Once before they are recorded, as record() asks: nothing moves, and what it leaves elsewhere is overwritten below.
   queue_idle_step(0, 0);
   reset_figures();
   set_step(0);
-  one_step_ = device.record([this] { queue_step(); });
+  one_step_ = device.record([this] { program_->run(); });
   if (one_step_->nodes() > 0 && stream_.resident()) {
     // To launch a graph takes the host a while, and the device; the images need nothing of the host.
     const auto several = [this] {
-      for (std::uint32_t i = 0; i < steps_a_launch; ++i) queue_step();
+      for (std::uint32_t i = 0; i < steps_a_launch; ++i) program_->run();
     };
     several_steps_ = device.record(several, 2);
   }
 }
 
-// One step of stochastic gradient variational Bayes (algorithm 1 of arXiv 1312.6114).
-void Trainer::queue_step() {
-  const Backend::Range range(device_, "train_step");
-  const Spec::Objective& objective = spec_.objective;
-  const std::int64_t rows = spec_.train.batch_size;
-  const float per_image = 1.0f / static_cast<float>(rows);
-
-  device_.gather_batch({.source = stream_.source(),
-                        .state = state_,
-                        .indexing = stream_.indexing(),
-                        .binarize = spec_.data.binarize,
-                        .input = pass_.input,
-                        .target = pass_.target});
-  const Tensor stats = pass_.encode(vae, rows);
-  device_.sample_latent({.stats = stats,
-                         .state = state_,
-                         .posterior = spec_.model.posterior,
-                         .kernels = objective.kernels,
-                         .z = pass_.z,
-                         .kl_partial = pass_.kl_partial,
-                         .scratch = pass_.scratch});
-  const Tensor output = pass_.decode(vae, rows);
-  const Tensor doutput{pass_.gradient[0].data, DType::f32, output.shape};
-  device_.likelihood({.output = output,
-                      .target = pass_.target,
-                      .likelihood = spec_.model.likelihood,
-                      .kernels = objective.kernels,
-                      .variance = static_cast<float>(spec_.model.variance),
-                      .grad_scale = per_image / static_cast<float>(objective.samples),
-                      .nll_partial = pass_.nll_partial,
-                      .grad = doutput,
-                      .scratch = pass_.scratch});
-
-  const Tensor dz = pass_.decode_backward(vae, doutput);
-  const Tensor& free = pass_.gradient[dz.data == pass_.gradient[0].data ? 1 : 0];
-  const Tensor dstats{free.data, DType::f32, stats.shape};
-  device_.sample_latent_backward({.stats = stats,
-                                  .dz = dz,
-                                  .state = state_,
-                                  .posterior = spec_.model.posterior,
-                                  .kernels = objective.kernels,
-                                  .kl_scale = static_cast<float>(objective.beta) * per_image,
-                                  .dstats = dstats,
-                                  .scratch = pass_.scratch});
-  pass_.encode_backward(vae, dstats);
-  device_.finish_step({.losses = {pass_.nll_partial, pass_.kl_partial, state_, sums, rows},
-                       .update = {vae.parameters, vae.gradients, vae.first, vae.second, state_, optimizer_},
-                       .schedule = schedule_,
-                       .fault = fault_});
+void Trainer::set_idle_state(std::uint32_t step, std::uint64_t bad_step) {
+  StepState state = state_at(spec_.seed, step, schedule_);
+  state.bad_step = bad_step;
+  device_.upload(blocks_.state.memory, &state);
 }
 
 void Trainer::queue_idle_step(std::uint32_t step, std::uint64_t bad_step) {
-  StepState state = state_at(spec_.seed, step, schedule_);
-  state.bad_step = bad_step;
-  device_.upload(state_, &state);
+  set_idle_state(step, bad_step);
   stream_.begin_step(step);
-  queue_step();
+  program_->run();
   stream_.end_step();
 }
 
@@ -129,17 +83,17 @@ void Trainer::run_until(std::uint32_t end) {
 void Trainer::set_step(std::uint32_t step) {
   device_.synchronize();
   step_ = step;
-  *fault_.as<std::uint64_t>() = StepState::none;
+  *fault() = StepState::none;
   // The device itself makes the state of every step, so that a resumed run has the bits of one that was not: its
   // logarithms may round otherwise than the host's. Before step 0 comes step 2^32 - 1.
   const StepState before = state_at(spec_.seed, step - 1, schedule_);
-  device_.upload(state_, &before);
-  device_.advance(state_, schedule_, fault_);
+  device_.upload(blocks_.state.memory, &before);
+  device_.run(Advance{.state = blocks_.state.memory, .schedule = schedule_, .fault = blocks_.fault.memory});
 }
 
 Figures Trainer::figures() {
-  std::vector<double> host(static_cast<std::size_t>(sums.count()));
-  device_.download(host.data(), sums);
+  std::vector<double> host(static_cast<std::size_t>(sums().count()));
+  device_.download(host.data(), sums());
   return make_figures(host, spec_.objective.beta);
 }
 
@@ -150,7 +104,7 @@ void Trainer::check() {
 
 void Trainer::throw_if_diverged() {
   // Written by the device while it works; read here without waiting for it.
-  const std::uint64_t bad = *static_cast<const volatile std::uint64_t*>(fault_.as<std::uint64_t>());
+  const std::uint64_t bad = *static_cast<const volatile std::uint64_t*>(fault());
   if (bad == StepState::none) return;
   device_.synchronize();
   const Fault fault = find_fault(bad);
@@ -204,49 +158,39 @@ float largest(Backend& device, const Tensor& t) {
 
 }  // namespace
 
-// Looks where numbers stopped being finite. The optimiser has stood still since the faulty step, so it can be run again
-// (if it was its update that failed, with those weights moved that could be), whatever was queued behind it has left in
-// the pass; its tensors are looked through in the order in which they are computed.
+// Looks where numbers stopped being finite. The optimiser has stood still since the faulty step, so it can be done
+// again (if it was its update that failed, with those weights moved that could be), whatever was queued behind it has
+// left behind. It is done call by call, and each call's outputs are looked through before another takes their memory.
 Fault Trainer::find_fault(std::uint64_t bad) {
   using Place = Fault::Place;
-  const auto name_layer = [&](std::size_t i) {
-    const std::string& weight = vae.layout()[2 * i].name;
-    return weight.substr(0, weight.rfind('.'));
-  };
-  const auto view = [&](const Tensor& flat, const Parameter& p) {
-    return Tensor{flat.as<float>() + p.offset, DType::f32, p.shape};
-  };
-  for (const Parameter& p : vae.layout())
-    if (const std::string what = not_finite(device_, view(vae.parameters, p)); !what.empty())
+  const std::vector<Parameter>& layout = vae.parameters.layout();
+  for (const Parameter& p : layout)
+    if (const std::string what = not_finite(device_, vae.parameters.view(vae.parameters.memory(), p)); !what.empty())
       return {"the weights " + p.name + " hold " + what, Place::state};
-  for (const Parameter& p : vae.layout())
-    for (const Tensor& moment : {vae.first, vae.second})
-      if (const std::string what = not_finite(device_, view(moment, p)); !what.empty())
+  for (const Parameter& p : layout)
+    for (const Tensor& moment : {optimizer.first_moment(), optimizer.second_moment()})
+      if (const std::string what = not_finite(device_, vae.parameters.view(moment, p)); !what.empty())
         return {"the optimiser's state of " + p.name + " holds " + what, Place::state};
 
-  queue_idle_step(static_cast<std::uint32_t>(bad), bad);
-
-  struct Stage {
-    Tensor tensor;
-    std::string name;
-    Place place;
-  };
-  std::vector<Stage> trail;
-  const std::size_t encoders = vae.encoder().size(), layers = encoders + vae.decoder().size();
-  for (std::size_t i = 0; i < encoders; ++i)
-    trail.push_back({pass_.encoded[i], "the output of " + name_layer(i), Place::loss});
-  trail.push_back({pass_.kl_partial, "the KL divergence", Place::kl});
-  trail.push_back({pass_.z, "the sampled z", Place::loss});
-  for (std::size_t i = encoders; i < layers; ++i)
-    trail.push_back({pass_.decoded[i - encoders], "the output of " + name_layer(i), Place::loss});
-  trail.push_back({pass_.nll_partial, "the reconstruction loss", Place::loss});
-  for (std::size_t i = vae.layout().size(); i-- > 0;)
-    trail.push_back({view(vae.gradients, vae.layout()[i]), "the gradient of " + vae.layout()[i].name, Place::gradient});
-  for (const Stage& stage : trail)
-    if (const std::string found = not_finite(device_, stage.tensor); !found.empty())
-      return {found + " in " + stage.name, stage.place};
-  for (const Parameter& p : vae.layout())
-    if (const float most = largest(device_, view(vae.gradients, p)); !std::isfinite(most * most))
+  const auto step = static_cast<std::uint32_t>(bad);
+  set_idle_state(step, bad);
+  stream_.begin_step(step);
+  std::optional<Fault> found;
+  for (std::size_t i = 0; i < program_->calls().size(); ++i) {
+    program_->run(i);
+    for (const Program::Output& output : program_->outputs(i)) {
+      const std::string what = found ? "" : not_finite(device_, output.tensor);
+      if (what.empty()) continue;
+      const bool is_gradient = output.what.starts_with(Optimizer::gradient_name);
+      found = {what + " in " + output.what, output.what == GaussianPosterior::kl_name ? Place::kl
+                                            : is_gradient                             ? Place::gradient
+                                                                                      : Place::loss};
+    }
+  }
+  stream_.end_step();
+  if (found) return *found;
+  for (const Parameter& p : layout)
+    if (const float most = largest(device_, vae.parameters.view(optimizer.gradients(), p)); !std::isfinite(most * most))
       return {cat("the gradient of ", p.name, " is too large (", most, ")"), Place::gradient};
   return {"a weight's update was not finite", Place::update};
 }

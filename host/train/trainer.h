@@ -9,6 +9,8 @@
 #include "host/data/batch_stream.h"
 #include "host/model/vae.h"
 #include "host/train/metrics.h"
+#include "host/train/optimizer.h"
+#include "host/train/step.h"
 
 namespace elbo {
 
@@ -46,7 +48,7 @@ class Trainer {
 
   // Averages since the last reset_figures(). Waits for the steps queued.
   Figures figures();
-  void reset_figures() { device_.fill(sums, 0); }
+  void reset_figures() { device_.fill(sums(), 0); }
 
   // Makes `step` the next one. Weights, optimiser state and sums are the caller's to set.
   void set_step(std::uint32_t step);
@@ -54,8 +56,13 @@ class Trainer {
   void check();
 
   Vae vae;
-  Tensor sums;  // f64 [2 + L]: see Backend::accumulate
-  const Pass& pass() const { return pass_; }
+  Optimizer optimizer;
+  Tensor sums() const { return blocks_.sums.memory; }  // f64 [2 + L]: see Accumulate
+  // The calls of a step.
+  const Program& program() const { return *program_; }
+  // Of the step before, once it is done: f32 and u8 [R, H, W, C].
+  Tensor input() const { return input_; }
+  Tensor target() const { return target_; }
   std::int64_t steps_at_once() const { return several_steps_ ? steps_a_launch : 1; }  // that run_until likes best
   bool images_on_device() const { return stream_.resident(); }
   // Of one step; 0 where it is no graph.
@@ -65,22 +72,23 @@ class Trainer {
  private:
   static constexpr std::uint32_t steps_a_launch = 4;  // of a recording that takes several
 
-  void queue_step();
+  // Makes the state that of step `step`, in which `bad_step` was bad: the optimiser stands still.
+  void set_idle_state(std::uint32_t step, std::uint64_t bad_step);
   // Does step `step` with a state in which `bad_step` was bad: the optimiser stands still, sums and state move.
   void queue_idle_step(std::uint32_t step, std::uint64_t bad_step);
   void throw_if_diverged();
   Fault find_fault(std::uint64_t step);
+  std::uint64_t* fault() const { return blocks_.fault.memory.as<std::uint64_t>(); }
 
   Backend& device_;
   const Spec spec_;
   BatchStream stream_;
-  Pass pass_;
-  Arena arena_;
-  Tensor state_;  // StepState
-  Buffer fault_memory_;
-  Tensor fault_;  // u64 [1], pinned
   Schedule schedule_;
-  math::OptimizerSettings optimizer_;
+  StepBlocks blocks_;
+  Arena arena_;
+  Buffer fault_memory_;
+  Tensor input_, target_;
+  std::unique_ptr<Program> program_;
   std::uint32_t step_ = 0;
   std::unique_ptr<Recording> one_step_, several_steps_;
 };

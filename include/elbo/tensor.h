@@ -22,8 +22,10 @@ constexpr std::size_t size_of(DType t) {
     case DType::bf16:
     case DType::f16: return 2;
     case DType::f32: return 4;
-    default: return 8;
+    case DType::f64:
+    case DType::u64: return 8;
   }
+  return 0;
 }
 
 constexpr const char* name_of(DType t) {

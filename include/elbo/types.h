@@ -13,7 +13,7 @@ enum class Posterior : std::uint8_t { log_variance, sigma };
 enum class Likelihood : std::uint8_t { bernoulli, gaussian };
 
 // Loss kernels, rivals behind one launcher.
-enum class Kernels : std::uint8_t {
+enum class LossVariant : std::uint8_t {
   fused,      // value and gradient in one pass; Bernoulli: one logarithm for the product of many pixels' factors
   fused_log,  // the same, with a logarithm for each pixel
   two_pass,   // a pass for the value, then one for the gradient
@@ -25,7 +25,7 @@ enum class Precision : std::uint8_t { fp32, tf32, bf16 };
 // Targets: pixel / 255; 1 where pixel >= 128; fresh Bernoulli(pixel / 255) draws at every use.
 enum class Binarize : std::uint8_t { none, threshold, dynamic };
 
-enum class Optimizer : std::uint8_t { adam, adagrad, sgd };
+enum class OptimizerType : std::uint8_t { adam, adagrad, sgd };
 
 // Where a batch's rows come from: the keyed shuffle of a resident data set, the slot of a ring that
 // the host fills, or consecutive rows of a resident data set (evaluation).

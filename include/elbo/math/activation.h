@@ -15,8 +15,9 @@ ELBO_HD T activate(Activation kind, T x) {
       const T e = exp(-abs(x)), d = T(1) + e;
       return (x > T(0) ? x : T(0)) + log(d) + (e - (d - T(1))) / d + (x - x);
     }
-    default: return x;
+    case Activation::identity: return x;
   }
+  return x;
 }
 
 // dy/dx from y = activate(kind, x). ReLU at 0: 0, as PyTorch has it.
@@ -26,8 +27,9 @@ ELBO_HD T activation_slope(Activation kind, T y) {
     case Activation::relu: return y > T(0) ? T(1) : T(0);
     case Activation::tanh: return T(1) - y * y;
     case Activation::softplus: return T(1) - exp(-y);
-    default: return T(1);
+    case Activation::identity: return T(1);
   }
+  return T(1);
 }
 
 }  // namespace elbo::math

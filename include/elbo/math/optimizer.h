@@ -7,7 +7,7 @@ namespace elbo::math {
 
 // Constants of a run. weight_decay: L2, added to the gradient as weight_decay * parameter.
 struct OptimizerSettings {
-  Optimizer type = Optimizer::adam;
+  OptimizerType type = OptimizerType::adam;
   float learning_rate = 1e-3f;
   double beta1 = 0.9, beta2 = 0.999;  // Adam; double, since 1 - 0.999f is off by 1e-5
   float epsilon = 1e-8f;              // Adam, Adagrad
@@ -68,13 +68,13 @@ ELBO_HD void sgd(T& p, T g, T& velocity, const RunConstants<T>& run) {
 
 // One step of the chosen optimiser. Adagrad uses `m` as its sum, SGD as its velocity; neither touches v.
 template <class T>
-ELBO_HD void optimizer_update(Optimizer type, T& p, T g, T& m, T& v, const RunConstants<T>& run,
+ELBO_HD void optimizer_update(OptimizerType type, T& p, T g, T& m, T& v, const RunConstants<T>& run,
                               const AdamConstants<T>& step) {
   g += run.weight_decay * p;
   switch (type) {
-    case Optimizer::adam: adam(p, g, m, v, run, step); break;
-    case Optimizer::adagrad: adagrad(p, g, m, run); break;
-    case Optimizer::sgd: sgd(p, g, m, run); break;
+    case OptimizerType::adam: adam(p, g, m, v, run, step); break;
+    case OptimizerType::adagrad: adagrad(p, g, m, run); break;
+    case OptimizerType::sgd: sgd(p, g, m, run); break;
   }
 }
 template <class T>

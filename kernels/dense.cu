@@ -1,11 +1,12 @@
 // Bias and activation, the activation's gradient, the bias's gradient.
 //
-// What: see layers.h; the formulas are math::activate and math::activation_slope.
-// Bytes: bias_add_activate reads and writes y once; activation_gradient reads y and dy, writes dy;
-//   column_sums reads x once. Vectors where the buffers are aligned (and columns is a multiple of 4).
+// What: see dense.h; the formulas are math::activate and math::activation_slope.
+// Bytes: bias_add_activate reads and writes y once; activation_gradient reads y and dy, writes dx;
+//   column_sums reads x once; add_elements reads a and b, writes the sum. Vectors where the buffers are aligned (and
+//   columns is a multiple of 4).
 // Deterministic: a column is summed by 8 threads, thread t adding rows t, t + 8, ... in order; then the 8
 //   sums in order.
-#include "kernels/layers.h"
+#include "kernels/dense.h"
 
 #include "elbo/math/activation.h"
 #include "kernels/launcher.h"
@@ -35,14 +36,26 @@ __global__ void __launch_bounds__(threads)
 
 template <bool aligned>
 __global__ void __launch_bounds__(threads)
-    activation_gradient(const float* y, float* dy, std::int64_t count, Activation activation) {
+    activation_gradient(const float* y, const float* dy, float* dx, std::int64_t count, Activation activation) {
   const std::int64_t i = 4 * (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x), left = count - i;
   if (left <= 0) return;
   const Quad<float> v = load_quad<aligned>(y + i, left);
   Quad<float> d = load_quad<aligned>(dy + i, left);
 #pragma unroll
   for (int j = 0; j < 4; ++j) d.v[j] *= math::activation_slope(activation, v.v[j]);
-  store_quad<aligned>(dy + i, d, left);
+  store_quad<aligned>(dx + i, d, left);
+}
+
+template <bool aligned>
+__global__ void __launch_bounds__(threads)
+    add_elements(const float* a, const float* b, float* sum, std::int64_t count) {
+  const std::int64_t i = 4 * (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x), left = count - i;
+  if (left <= 0) return;
+  Quad<float> v = load_quad<aligned>(a + i, left);
+  const Quad<float> w = load_quad<aligned>(b + i, left);
+#pragma unroll
+  for (int j = 0; j < 4; ++j) v.v[j] += w.v[j];
+  store_quad<aligned>(sum + i, v, left);
 }
 
 __global__ void __launch_bounds__(strip* row_groups)
@@ -75,13 +88,23 @@ void bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_
          y, bias, rows, columns, activation);
 }
 
-void activation_backward(const float* y, float* dy, std::int64_t count, Activation activation, cudaStream_t stream) {
-  require(y && dy, "activation_backward: a null buffer");
+void activation_backward(const float* y, const float* dy, float* dx, std::int64_t count, Activation activation,
+                         cudaStream_t stream) {
+  require(y && dy && dx, "activation_backward: a null buffer");
   const Range range("activation_backward");
   const unsigned blocks = blocks_for("activation_backward", count, 4 * threads);
-  const bool aligned = is_aligned(y, 16) && is_aligned(dy, 16);
+  const bool aligned = is_aligned(y, 16) && is_aligned(dy, 16) && is_aligned(dx, 16);
   launch("activation_gradient", aligned ? activation_gradient<true> : activation_gradient<false>,
-         {blocks, threads, stream}, y, dy, count, activation);
+         {blocks, threads, stream}, y, dy, dx, count, activation);
+}
+
+void add(const float* a, const float* b, float* sum, std::int64_t count, cudaStream_t stream) {
+  require(a && b && sum, "add: a null buffer");
+  const Range range("add");
+  const unsigned blocks = blocks_for("add", count, 4 * threads);
+  const bool aligned = is_aligned(a, 16) && is_aligned(b, 16) && is_aligned(sum, 16);
+  launch("add_elements", aligned ? add_elements<true> : add_elements<false>, {blocks, threads, stream}, a, b, sum,
+         count);
 }
 
 void column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns, cudaStream_t stream) {

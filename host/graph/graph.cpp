@@ -1,0 +1,218 @@
+#include "host/graph/graph.h"
+
+#include <algorithm>
+#include <set>
+
+namespace elbo {
+namespace {
+
+constexpr int offset_bits = 40;
+constexpr std::uintptr_t offset_mask = (std::uintptr_t{1} << offset_bits) - 1;
+
+void* address(std::size_t storage, std::size_t offset) {
+  return reinterpret_cast<void*>((std::uintptr_t{storage + 1} << offset_bits) + offset);
+}
+
+// "decode/dense1" -> "decode_backward/dense1": the backward calls of a scope.
+std::string backward(const std::string& scope) {
+  if (scope.empty()) return scope;
+  const std::size_t end = scope.find('/');
+  return scope.substr(0, end) + "_backward" + (end == std::string::npos ? "" : scope.substr(end));
+}
+
+bool is_read(Access a) { return a == Access::read || a == Access::update || a == Access::rows; }
+bool is_written(Access a) { return a == Access::write || a == Access::update || a == Access::scratch; }
+
+}  // namespace
+
+Value Value::part(std::int64_t first, const Shape& shape) const {
+  require(first >= 0 && first + shape.count() <= tensor_.count(), "elements ", first, " to ", first + shape.count() - 1,
+          " of ", tensor_.shape);
+  Tensor t = tensor_;
+  t.data = reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(t.data) +
+                                   static_cast<std::uintptr_t>(first) * size_of(t.dtype));
+  t.shape = shape;
+  return {*graph_, t};
+}
+
+void Operation::differentiate(Gradients&) const { fail(name(), " has no gradient"); }
+
+// ---- Values -----------------------------------------------------------------------------------------------------
+
+Value Graph::make_storage(const Shape& shape, DType dtype, Storage storage) {
+  const std::size_t number = storages_.size();
+  const Tensor t{address(number, 0), dtype, shape};
+  storage.bytes = t.bytes();
+  if (storage.root == Storage::own) storage.root = number;
+  require(storage.bytes <= offset_mask, name_, ": a tensor ", shape, " of ", storage.bytes,
+          " bytes; a tensor has at most 2^40");
+  storages_.push_back(storage);
+  return {*this, t};
+}
+
+Value Graph::of(const Block& block) {
+  const auto found = blocks_.find(&block);
+  if (found != blocks_.end()) return found->second;
+  return blocks_[&block] = make_storage(block.shape, block.dtype, {.block = &block});
+}
+
+Value Graph::make(const Shape& shape, DType dtype) { return make_storage(shape, dtype, {}); }
+
+Value Graph::input(const Shape& shape, DType dtype) { return make_storage(shape, dtype, {.given = true}); }
+
+void Graph::keep(const Value& v) { storages_[location(v).storage].kept = true; }
+
+Value Graph::stop_gradient(const Value& v) {
+  const Location at = location(v);
+  const Value all =
+      make_storage({static_cast<std::int64_t>(storages_[at.storage].bytes)}, DType::u8, {.root = at.storage});
+  Tensor t = v;
+  t.data = reinterpret_cast<void*>(reinterpret_cast<std::uintptr_t>(all.tensor_.data) + at.offset);
+  return {*this, t};
+}
+
+void Graph::describe(const Value& v, std::string what) { descriptions_[location(v)] = std::move(what); }
+
+std::string Graph::description(const Tensor& t) const {
+  const auto found = descriptions_.find(location(t));
+  return found == descriptions_.end() ? "" : found->second;
+}
+
+std::size_t Graph::storage_of(const Tensor& t) const {
+  const std::size_t storage = (reinterpret_cast<std::uintptr_t>(t.data) >> offset_bits) - 1;
+  require(storage < storages_.size(), name_, ": a tensor ", t.shape, " that is none of this graph");
+  return storage;
+}
+
+Graph::Location Graph::location(const Tensor& t) const {
+  return {storages_[storage_of(t)].root, reinterpret_cast<std::uintptr_t>(t.data) & offset_mask};
+}
+
+// ---- Calls ------------------------------------------------------------------------------------------------------
+
+void Graph::append(std::unique_ptr<Operation> operation) { calls_.push_back({scope_, std::move(operation)}); }
+
+std::vector<std::size_t> Graph::readers(const Tensor& t) const {
+  const std::size_t storage = location(t).storage;
+  std::set<std::size_t> found;
+  for (std::size_t i = 0; i < calls_.size(); ++i)
+    calls_[i].operation->each_tensor([&](const char*, Tensor& of, Access access) {
+      if (of && is_read(access) && location(of).storage == storage) found.insert(i);
+    });
+  return {found.begin(), found.end()};
+}
+
+std::vector<std::size_t> Graph::writers(const Tensor& t) const {
+  const std::size_t storage = location(t).storage;
+  std::set<std::size_t> found;
+  for (std::size_t i = 0; i < calls_.size(); ++i)
+    calls_[i].operation->each_tensor([&](const char*, Tensor& of, Access access) {
+      if (of && is_written(access) && location(of).storage == storage) found.insert(i);
+    });
+  return {found.begin(), found.end()};
+}
+
+void Graph::replace(std::size_t call, std::size_t count, std::unique_ptr<Operation> operation) {
+  calls_[call].operation = std::move(operation);
+  for (; count > 1; --count) remove(call + 1);
+}
+
+void Graph::fuse(const std::vector<Rule>& rules) {
+  for (std::size_t i = 0; i < calls_.size();) {
+    const bool changed = std::ranges::any_of(rules, [&](Rule rule) { return rule(*this, i); });
+    i = changed ? 0 : i + 1;  // what has changed may fit a rule that did not fit before
+  }
+}
+
+// ---- Differentiation --------------------------------------------------------------------------------------------
+
+void Graph::differentiate(const Objective& objective, const std::vector<std::pair<Value, Value>>& wanted) {
+  Gradients(*this, wanted).run(objective);
+}
+
+Gradients::Gradients(Graph& graph, const std::vector<std::pair<Value, Value>>& wanted)
+    : graph_(graph), wanted_(wanted), depends_(graph.storages().size(), false) {
+  for (const auto& [value, gradient] : wanted)
+    require(value.shape() == gradient.shape(), graph.name(), ": the gradient of ", value.shape(), " cannot have shape ",
+            gradient.shape());
+  for (const Graph::Call& call : graph.calls()) {
+    bool depends = false;
+    call.operation->each_tensor([&](const char*, Tensor& t, Access access) {
+      if (t && is_read(access) && wants(t)) depends = true;
+    });
+    if (!depends) continue;
+    call.operation->each_tensor([&](const char*, Tensor& t, Access access) {
+      if (t && is_written(access)) depends_[graph.storage_of(t)] = true;
+    });
+  }
+}
+
+bool Gradients::wants(const Tensor& t) const {
+  if (!t) return false;
+  const std::size_t storage = graph_.storage_of(t);
+  if (storage < depends_.size() && depends_[storage]) return true;
+  if (graph_.storages()[storage].root != storage) return false;  // a stopped gradient
+  const Graph::Location at = graph_.location(t);
+  return std::ranges::any_of(wanted_, [&](const auto& pair) {
+    const Tensor& w = pair.first;
+    const Graph::Location begin = graph_.location(w);
+    return begin.storage == at.storage && begin.offset <= at.offset &&
+           at.offset + t.bytes() <= begin.offset + w.bytes();
+  });
+}
+
+Tensor Gradients::of(const Tensor& t) const {
+  const auto found = tensors_.find(graph_.location(t));
+  if (found == tensors_.end()) return {};
+  require(found->second.bytes() == t.bytes(), graph_.name(), ": the gradient of a part of ", found->second.shape,
+          " is not that of ", t.shape);
+  Tensor gradient = found->second;
+  gradient.shape = t.shape;
+  return gradient;
+}
+
+float Gradients::weight_of(const Tensor& t) const {
+  const auto found = weights_.find(graph_.location(t));
+  return found == weights_.end() ? 0.0f : found->second;
+}
+
+Tensor Gradients::into(const Tensor& t) {
+  if (!wants(t)) return {};
+  const Graph::Location at = graph_.location(t);
+  const auto found = tensors_.find(at);
+  if (found != tensors_.end()) {
+    const Tensor more = graph_.make(t.shape);
+    to_add_.emplace_back(found->second, more);
+    return more;
+  }
+  for (const auto& [value, gradient] : wanted_) {
+    const Graph::Location begin = graph_.location(value);
+    if (begin.storage != at.storage || at.offset < begin.offset ||
+        at.offset + t.bytes() > begin.offset + static_cast<const Tensor&>(value).bytes())
+      continue;
+    const auto first = static_cast<std::int64_t>((at.offset - begin.offset) / size_of(t.dtype));
+    return tensors_[at] = gradient.part(first, t.shape);
+  }
+  return tensors_[at] = graph_.make(t.shape);
+}
+
+void Gradients::run(const Objective& objective) {
+  for (const auto& [value, weight] : objective.terms()) weights_[graph_.location(value)] += weight;
+  for (std::size_t i = graph_.calls().size(); i-- > 0;) {
+    const Operation& operation = *graph_.calls_[i].operation;
+    bool matters = false, depends = false;
+    graph_.calls_[i].operation->each_tensor([&](const char*, Tensor& t, Access access) {
+      if (!t) return;
+      if (is_written(access) && (of(t) || weight_of(t) != 0)) matters = true;
+      if (is_read(access) && wants(t)) depends = true;
+    });
+    if (!matters || !depends) continue;
+    const std::string outer = std::exchange(graph_.scope_, backward(graph_.calls_[i].scope));
+    operation.differentiate(*this);
+    for (const auto& [sum, more] : to_add_) graph_.add(Add{.a = sum, .b = more, .sum = sum});
+    to_add_.clear();
+    graph_.scope_ = outer;
+  }
+}
+
+}  // namespace elbo

@@ -1,0 +1,114 @@
+#include "host/graph/latent.h"
+
+#include <algorithm>
+
+namespace elbo {
+namespace {
+
+Tensor scratch_for(Graph& graph, LossVariant variant, const Shape& shape) {
+  return variant == LossVariant::unfused ? static_cast<Tensor>(graph.make(shape)) : Tensor{};
+}
+
+class Latent final : public OperationOf<SampleLatent> {
+ public:
+  using OperationOf::OperationOf;
+
+  void differentiate(Gradients& gradients) const override {
+    Graph& graph = gradients.graph();
+    const Tensor dz = op.z ? gradients.of(op.z) : Tensor{};
+    graph.add(SampleLatentBackward{.stats = op.stats,
+                                   .dz = dz,
+                                   .state = op.state,
+                                   .posterior = op.posterior,
+                                   .variant = op.variant,
+                                   .kl_scale = op.kl_partial ? gradients.weight_of(op.kl_partial) : 0.0f,
+                                   .dstats = gradients.into(op.stats),
+                                   .scratch = dz ? scratch_for(graph, op.variant, dz.shape) : Tensor{}});
+  }
+};
+
+// Whether two calls are of the same posterior at the same step.
+template <class Op>
+bool same_posterior(const Op& a, const Op& b) {
+  return a.stats.data == b.stats.data && a.state.data == b.state.data && a.posterior == b.posterior &&
+         a.variant == b.variant;
+}
+
+}  // namespace
+
+Value sample_latent(const Value& stats, const Value& state, std::int64_t samples, const LatentOptions& options) {
+  Graph& graph = stats.graph();
+  const Value z = graph.make({stats.rows(), samples, stats.columns() / 2});
+  graph.append(std::make_unique<Latent>(SampleLatent{.stats = stats,
+                                                     .state = state,
+                                                     .posterior = options.posterior,
+                                                     .variant = options.variant,
+                                                     .z = z,
+                                                     .kl_partial = {},
+                                                     .scratch = scratch_for(graph, options.variant, z.shape())}));
+  return z;
+}
+
+RowLoss latent_kl(const Value& stats, const Value& state, const LatentOptions& options) {
+  Graph& graph = stats.graph();
+  const std::int64_t rows = stats.rows(), latent = stats.columns() / 2;
+  const Value kl = graph.make({ceil_div(rows, latent_tile), latent});
+  graph.append(
+      std::make_unique<Latent>(SampleLatent{.stats = stats,
+                                            .state = state,
+                                            .posterior = options.posterior,
+                                            .variant = options.variant,
+                                            .z = {},
+                                            .kl_partial = kl,
+                                            .scratch = scratch_for(graph, options.variant, {rows, 1, latent})}));
+  return {kl, rows, 1};
+}
+
+bool fuse_sample_with_kl(Graph& graph, std::size_t call) {
+  auto* const first = graph.calls()[call].operation->as<SampleLatent>();
+  if (!first) return false;
+  for (std::size_t i = call + 1; i < graph.calls().size(); ++i) {
+    const auto* const second = graph.calls()[i].operation->as<SampleLatent>();
+    if (!second || !same_posterior(*first, *second)) continue;
+    if ((first->z && second->z) || (first->kl_partial && second->kl_partial)) continue;
+    if (second->z) {
+      first->z = second->z;
+      first->scratch = second->scratch;
+    } else {
+      first->kl_partial = second->kl_partial;
+    }
+    graph.remove(i);
+    return true;
+  }
+  return false;
+}
+
+bool fuse_sample_with_kl_backward(Graph& graph, std::size_t call) {
+  const auto* const add = graph.calls()[call].operation->as<Add>();
+  if (!add) return false;
+  // The calls that write the two summands and nothing else, of which nobody else reads the second one.
+  const auto summand = [&](const Tensor& t) -> std::size_t {
+    for (const std::size_t i : graph.writers(t))
+      if (i != call) {
+        const auto* const part = graph.calls()[i].operation->as<SampleLatentBackward>();
+        if (part && part->dstats.data == t.data) return i;
+      }
+    return call;
+  };
+  const std::size_t a = summand(add->a), b = summand(add->b);
+  if (a >= b || b == call || graph.readers(add->b).size() != 1) return false;
+  const auto* const first = graph.calls()[a].operation->as<SampleLatentBackward>();
+  auto* const second = graph.calls()[b].operation->as<SampleLatentBackward>();
+  if (!same_posterior(*first, *second) || static_cast<bool>(first->dz) == static_cast<bool>(second->dz)) return false;
+  if (first->dz) {
+    second->dz = first->dz;
+    second->scratch = first->scratch;
+  }
+  second->kl_scale += first->kl_scale;  // one of them is 0
+  second->dstats = add->sum;
+  graph.remove(call);
+  graph.remove(a);
+  return true;
+}
+
+}  // namespace elbo

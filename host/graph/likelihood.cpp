@@ -1,0 +1,56 @@
+#include "host/graph/likelihood.h"
+
+namespace elbo {
+namespace {
+
+class Loss final : public OperationOf<LikelihoodLoss> {
+ public:
+  using OperationOf::OperationOf;
+
+  void differentiate(Gradients& gradients) const override {
+    LikelihoodLoss gradient = op;
+    gradient.nll_partial = {};
+    gradient.grad_scale = gradients.weight_of(op.nll_partial);
+    gradient.grad = gradients.into(op.output);
+    if (op.scratch) gradient.scratch = gradients.graph().make(op.scratch.shape);
+    gradients.graph().add(gradient);
+  }
+};
+
+}  // namespace
+
+RowLoss likelihood_loss(const Value& output, const Value& target, const LikelihoodOptions& options) {
+  Graph& graph = output.graph();
+  const Value logits = output.flattened(), pixels = target.flattened();
+  const std::int64_t outputs = logits.rows();
+  const Value nll = graph.make({outputs, ceil_div(logits.columns(), pixel_chunk)});
+  graph.append(std::make_unique<Loss>(LikelihoodLoss{.output = logits,
+                                                     .target = pixels,
+                                                     .likelihood = options.likelihood,
+                                                     .variant = options.variant,
+                                                     .variance = options.variance,
+                                                     .nll_partial = nll,
+                                                     .grad = {},
+                                                     .scratch = options.variant == LossVariant::unfused
+                                                                    ? static_cast<Tensor>(graph.make(logits.shape()))
+                                                                    : Tensor{}}));
+  return {nll, pixels.rows(), outputs / pixels.rows()};
+}
+
+bool fuse_value_with_gradient(Graph& graph, std::size_t call) {
+  const auto* const gradient = graph.calls()[call].operation->as<LikelihoodLoss>();
+  if (!gradient || gradient->nll_partial) return false;
+  for (std::size_t i = 0; i < call; ++i) {
+    auto* const value = graph.calls()[i].operation->as<LikelihoodLoss>();
+    if (!value || value->grad || value->output.data != gradient->output.data ||
+        value->target.data != gradient->target.data)
+      continue;
+    value->grad_scale = gradient->grad_scale;
+    value->grad = gradient->grad;
+    graph.remove(call);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace elbo

@@ -1,0 +1,131 @@
+#include "host/graph/program.h"
+
+#include <algorithm>
+#include <numeric>
+
+namespace elbo {
+namespace {
+
+// From the first call that uses a storage to the last.
+struct Lifetime {
+  std::size_t first = ~std::size_t{0}, last = 0;
+
+  bool used() const { return first <= last; }
+  bool overlaps(const Lifetime& other) const { return first <= other.last && other.first <= last; }
+};
+
+std::vector<Lifetime> lifetimes(const Graph& graph) {
+  std::vector<Lifetime> lives(graph.storages().size());
+  const auto& calls = graph.calls();
+  for (std::size_t i = 0; i < calls.size(); ++i)
+    calls[i].operation->each_tensor([&](const char*, Tensor& t, Access access) {
+      if (!t || access == Access::unused) return;
+      Lifetime& life = lives[graph.location(t).storage];
+      life.first = std::min(life.first, i);
+      life.last = std::max(life.last, i);
+    });
+  for (std::size_t s = 0; s < lives.size(); ++s) {
+    const Graph::Storage& storage = graph.storages()[s];
+    if (storage.given) lives[s].first = 0;
+    if (storage.kept) lives[s].last = calls.size();
+  }
+  return lives;
+}
+
+std::vector<std::string> split(const std::string& scope) {
+  std::vector<std::string> names;
+  for (std::size_t begin = 0; begin < scope.size();) {
+    const std::size_t end = std::min(scope.find('/', begin), scope.size());
+    names.push_back(scope.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return names;
+}
+
+}  // namespace
+
+// The largest first, each as low as it fits.
+MemoryPlan::MemoryPlan(const Graph& graph) : offsets(graph.storages().size(), elsewhere) {
+  const std::vector<Lifetime> lives = lifetimes(graph);
+  std::vector<std::size_t> order;
+  for (std::size_t s = 0; s < lives.size(); ++s)
+    if (lives[s].used() && !graph.storages()[s].block && graph.storages()[s].root == s) order.push_back(s);
+  std::ranges::stable_sort(order, std::greater(), [&](std::size_t s) { return graph.storages()[s].bytes; });
+
+  const auto end_of = [&](std::size_t s) {
+    const std::size_t size = graph.storages()[s].bytes;
+    return offsets[s] + (size + Arena::alignment - 1) / Arena::alignment * Arena::alignment;
+  };
+  std::vector<std::size_t> placed;  // by offset
+  for (const std::size_t s : order) {
+    offsets[s] = 0;
+    for (const std::size_t other : placed)
+      if (lives[s].overlaps(lives[other]) && offsets[other] < end_of(s) && offsets[s] < end_of(other))
+        offsets[s] = end_of(other);
+    placed.insert(std::ranges::upper_bound(placed, offsets[s], {}, [&](std::size_t p) { return offsets[p]; }), s);
+    bytes = std::max(bytes, end_of(s));
+  }
+}
+
+Program::Program(std::unique_ptr<Graph> graph, Backend& device, std::string_view what)
+    : device_(device),
+      graph_(std::move(graph)),
+      plan_(*graph_),
+      memory_(std::make_shared<Buffer>(device, plan_.bytes, Memory::device, what)) {
+  link();
+}
+
+Program::Program(std::unique_ptr<Graph> graph, const Program& other)
+    : device_(other.device_), graph_(std::move(graph)), plan_(*graph_), memory_(other.memory_) {
+  require(plan_.bytes <= memory_->size(), graph_->name(), " needs ", plan_.bytes, " bytes, and is to share ",
+          memory_->size());
+  link();
+}
+
+void* Program::address(const Tensor& t) const {
+  const Graph::Location at = graph_->location(t);
+  const Graph::Storage& storage = graph_->storages()[at.storage];
+  if (storage.block) {
+    require(static_cast<bool>(storage.block->memory), graph_->name(), ": ", storage.block->name, " has no memory");
+    return static_cast<std::byte*>(storage.block->memory.data) + at.offset;
+  }
+  if (plan_.offsets[at.storage] == MemoryPlan::elsewhere) return nullptr;
+  return memory_->data() + plan_.offsets[at.storage] + at.offset;
+}
+
+Tensor Program::tensor(const Value& value) const {
+  Tensor t = value;
+  t.data = address(t);
+  return t;
+}
+
+void Program::link() {
+  for (const Graph::Call& call : graph_->calls()) {
+    scopes_.push_back(split(call.scope));
+    std::vector<Output>& outputs = outputs_.emplace_back();
+    call.operation->each_tensor([&](const char*, Tensor& t, Access access) {
+      if (!t) return;
+      const std::string what = access == Access::write ? graph_->description(t) : "";
+      t.data = address(t);
+      if (!what.empty()) outputs.push_back({t, what});
+    });
+  }
+}
+
+void Program::run() const {
+  const Backend::Range whole(device_, graph_->name().c_str());
+  std::vector<std::unique_ptr<Backend::Range>> open;
+  std::vector<std::string> names;
+  for (std::size_t i = 0; i < calls().size(); ++i) {
+    const auto [end, other] = std::ranges::mismatch(names, scopes_[i]);
+    const auto common = static_cast<std::size_t>(end - names.begin());
+    while (open.size() > common) open.pop_back();
+    for (std::size_t k = common; k < scopes_[i].size(); ++k)
+      open.push_back(std::make_unique<Backend::Range>(device_, scopes_[i][k].c_str()));
+    names = scopes_[i];
+    run(i);
+  }
+  while (!open.empty()) open.pop_back();
+}
+
+}  // namespace elbo

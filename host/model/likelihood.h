@@ -1,0 +1,36 @@
+// The likelihood p(x|z) of a pixel, given what the decoder says of it.
+#pragma once
+#include "elbo/math/elementary.h"
+#include "host/graph/likelihood.h"
+#include "host/spec/spec.h"
+
+namespace elbo {
+
+class PixelLikelihood {
+ public:
+  explicit PixelLikelihood(const Spec& spec)
+      : options_{spec.model.likelihood, spec.objective.kernels, static_cast<float>(spec.model.variance)} {}
+
+  std::int64_t outputs(std::int64_t pixels) const { return pixels; }  // that the decoder gives
+
+  // -log p(x|z) of output [R * S, D] and target [R, D]
+  RowLoss nll(const Value& output, const Value& target) const {
+    const RowLoss nll = likelihood_loss(output, target, options_);
+    nll.partial.graph().describe(nll.partial, "the reconstruction loss");
+    return nll;
+  }
+
+  // The mean of a pixel of which the decoder says `output`.
+  float mean(float output) const {
+    switch (options_.likelihood) {
+      case Likelihood::bernoulli: return 1.0f / (1.0f + math::exp(-output));
+      case Likelihood::gaussian: return output;
+    }
+    return output;
+  }
+
+ private:
+  LikelihoodOptions options_;
+};
+
+}  // namespace elbo

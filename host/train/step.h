@@ -1,0 +1,35 @@
+// The graphs of training and evaluation.
+#pragma once
+#include <memory>
+
+#include "host/graph/gather.h"
+#include "host/graph/graph.h"
+#include "host/model/vae.h"
+#include "host/spec/spec.h"
+#include "host/train/optimizer.h"
+
+namespace elbo {
+
+// What a step reads and changes beside the model.
+struct StepBlocks {
+  explicit StepBlocks(const Vae&, const Shape& source);
+
+  Block source;  // u8 [N, H, W, C]: the images, or the slots of a ring
+  Block state;   // StepState
+  Block sums;    // f64 [2 + L]: see Accumulate
+  Block fault;   // u64 [1], pinned: see Advance
+};
+
+// One step of stochastic gradient variational Bayes (algorithm 1 of arXiv 1312.6114).
+struct TrainingStep {
+  TrainingStep(const Spec&, const Vae&, const Optimizer&, const StepBlocks&, Indexing, const Schedule&);
+
+  std::unique_ptr<Graph> graph;
+  Batch batch;  // kept
+};
+
+// The bound of a batch of `rows` images, added to the sums.
+std::unique_ptr<Graph> evaluation_step(const Spec&, const Vae&, const StepBlocks&, std::int64_t rows, Indexing,
+                                       const Schedule&);
+
+}  // namespace elbo

@@ -1,0 +1,59 @@
+// The latent variable: a draw from the posterior and its KL divergence from N(0, 1), and the gradient of both.
+#pragma once
+#include "elbo/operation.h"
+#include "elbo/sizes.h"
+#include "elbo/types.h"
+
+namespace elbo {
+
+// z = mu + sigma eps, eps drawn for (row, sample, dimension); the KL divergence of q(z|x) in nats. Either output may be
+// none.
+struct SampleLatent {
+  static constexpr const char* name = "sample_latent";
+
+  Tensor stats;  // f32 [R, 2L]: mu, then s (see Posterior)
+  Tensor state;  // StepState
+  Posterior posterior = Posterior::log_variance;
+  LossVariant variant = LossVariant::fused;  // fused unless it is unfused: the others are a likelihood's
+  Tensor z;                                  // f32 [R, S, L] out
+  Tensor kl_partial;  // f32 [ceil_div(R, latent_tile), L] out: KL summed over the rows of a tile, in nats
+  Tensor scratch;     // f32, as many elements as z has, or stats / 2 without z; none unless unfused
+
+  template <class Self, class F>
+  static void each_tensor(Self& op, const F& f) {
+    f("stats", op.stats, Access::read);
+    f("state", op.state, Access::read);
+    f("z", op.z, Access::write);
+    f("kl_partial", op.kl_partial, Access::write);
+    f("scratch", op.scratch, Access::scratch);
+  }
+  void check() const;
+  std::string sizes() const { return (z ? z : stats).shape.str(); }
+};
+
+// dstats = the gradient through z, and kl_scale times that of the KL divergence.
+struct SampleLatentBackward {
+  static constexpr const char* name = "sample_latent_backward";
+
+  Tensor stats;  // f32 [R, 2L]
+  Tensor dz;     // f32 [R, S, L]; none: of the KL divergence alone
+  Tensor state;  // StepState: epsilon is drawn again
+  Posterior posterior = Posterior::log_variance;
+  LossVariant variant = LossVariant::fused;
+  float kl_scale = 1.0f;  // d objective / d KL of one row
+  Tensor dstats;          // f32 [R, 2L] out
+  Tensor scratch;         // f32, as many elements as dz has; none unless unfused
+
+  template <class Self, class F>
+  static void each_tensor(Self& op, const F& f) {
+    f("stats", op.stats, Access::read);
+    f("dz", op.dz, Access::read);
+    f("state", op.state, Access::read);
+    f("dstats", op.dstats, Access::write);
+    f("scratch", op.scratch, Access::scratch);
+  }
+  void check() const;
+  std::string sizes() const { return (dz ? dz : stats).shape.str(); }
+};
+
+}  // namespace elbo

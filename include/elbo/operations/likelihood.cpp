@@ -1,0 +1,21 @@
+#include "elbo/operations/likelihood.h"
+
+namespace elbo {
+
+void LikelihoodLoss::check() const {
+  const std::int64_t outputs = output.rows(), pixels = output.columns(), rows = target.rows();
+  const DType type = output.dtype == DType::bf16 ? DType::bf16 : DType::f32;
+  check_tensor(name, "output", output, type, {outputs, pixels});
+  require(type == DType::f32 || variant != LossVariant::unfused, name,
+          ": the unfused kernels take an f32 output; for bf16 choose fused, fused_log or two_pass");
+  require(target && (target.dtype == DType::u8 || target.dtype == DType::f32) && rows > 0 && outputs % rows == 0 &&
+              target.shape == Shape{rows, pixels},
+          name, ": target should be u8 or f32 [rows, ", pixels, "] with rows dividing ", outputs, ", not ",
+          name_of(target.dtype), " ", target.shape);
+  check_tensor(name, "nll_partial", nll_partial, DType::f32, {outputs, ceil_div(pixels, pixel_chunk)});
+  if (grad) check_tensor(name, "grad", grad, type, {outputs, pixels});
+  require(likelihood != Likelihood::gaussian || variance > 0, name, ": a variance of ", variance);
+  if (variant == LossVariant::unfused) check_scratch(name, scratch, outputs * pixels);
+}
+
+}  // namespace elbo

@@ -1,0 +1,35 @@
+// -log p(x|z) of images, and its gradient.
+#pragma once
+#include "elbo/operation.h"
+#include "elbo/sizes.h"
+#include "elbo/types.h"
+
+namespace elbo {
+
+// Value, gradient, or both in one pass. Arithmetic is f32 where output is bf16, too; the unfused kernels take f32 only.
+struct LikelihoodLoss {
+  static constexpr const char* name = "likelihood";
+
+  Tensor output;  // f32 or bf16 [R * S, D]: logits (Bernoulli) or means (Gaussian)
+  Tensor target;  // u8 [R, D], a pixel is value / 255, or f32 [R, D]; row r serves outputs r*S .. r*S+S-1
+  Likelihood likelihood = Likelihood::bernoulli;
+  LossVariant variant = LossVariant::fused;
+  float variance = 1.0f;    // Gaussian
+  float grad_scale = 1.0f;  // d objective / d loss of one output row
+  Tensor nll_partial;       // f32 [R * S, ceil_div(D, pixel_chunk)] out: -log p(x|z), in nats
+  Tensor grad;              // [R * S, D] of output's type, out, may be `output` itself; none: value only
+  Tensor scratch;           // f32, as many elements as output has; none unless unfused
+
+  template <class Self, class F>
+  static void each_tensor(Self& op, const F& f) {
+    f("output", op.output, Access::read);
+    f("target", op.target, Access::read);
+    f("nll_partial", op.nll_partial, Access::write);
+    f("grad", op.grad, Access::write);
+    f("scratch", op.scratch, Access::scratch);
+  }
+  void check() const;
+  std::string sizes() const { return cat(output.shape, ", targets ", target.shape); }
+};
+
+}  // namespace elbo
