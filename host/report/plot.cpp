@@ -87,11 +87,10 @@ Axis epoch_axis(const std::vector<EpochMetrics>& epochs) {
   return {first, last, panel_left, panel_right, epochs.size() > most_epochs_on_a_linear_axis && first >= 1};
 }
 
-void draw_curve_panel(Picture& picture, double offset, const std::vector<EpochMetrics>& epochs,
-                      const Measure& measure) {
+void draw_curve_panel(Picture& picture, const std::vector<EpochMetrics>& epochs, const Measure& measure) {
   const double top = 48, bottom = panel_height - 40;
-  picture.text({offset + 2, 16}, measure.title, {14, Ink::text});
-  picture.text({offset + 2, 32}, measure.unit, {11});
+  picture.text({2, 16}, measure.title, {14, Ink::text});
+  picture.text({2, 32}, measure.unit, {11});
 
   Range range;
   for (const EpochMetrics& e : epochs) {
@@ -99,22 +98,21 @@ void draw_curve_panel(Picture& picture, double offset, const std::vector<EpochMe
     range.include(e.test.*measure.value);
   }
   if (range.empty()) {
-    picture.text({offset + panel_width / 2, panel_height / 2}, "no finite value", {12, Ink::muted, Anchor::middle});
+    picture.text({panel_width / 2, panel_height / 2}, "no finite value", {12, Ink::muted, Anchor::middle});
     return;
   }
   range = range.widened(0.04);
   const Axis x = epoch_axis(epochs), y{range.low, range.high, bottom, top};
 
   for (const Tick& t : ticks(y, 6)) {
-    picture.line({offset + panel_left, y(t.at)}, {offset + panel_right, y(t.at)}, {Ink::rule});
-    picture.text({offset + panel_left - 6, y(t.at) + 4}, t.label, {11, Ink::muted, Anchor::end});
+    picture.line({panel_left, y(t.at)}, {panel_right, y(t.at)}, {Ink::rule});
+    picture.text({panel_left - 6, y(t.at) + 4}, t.label, {11, Ink::muted, Anchor::end});
   }
   for (const Tick& t : ticks(x, 6, 1)) {
-    picture.line({offset + x(t.at), bottom + 4}, {offset + x(t.at), bottom + 8}, {Ink::muted});
-    picture.text({offset + x(t.at), bottom + 21}, t.label, {11, Ink::muted, Anchor::middle});
+    picture.line({x(t.at), bottom + 4}, {x(t.at), bottom + 8}, {Ink::muted});
+    picture.text({x(t.at), bottom + 21}, t.label, {11, Ink::muted, Anchor::middle});
   }
-  picture.text({offset + panel_right, bottom + 36}, x.logarithmic ? "epoch, log scale" : "epoch",
-               {11, Ink::muted, Anchor::end});
+  picture.text({panel_right, bottom + 36}, x.logarithmic ? "epoch, log scale" : "epoch", {11, Ink::muted, Anchor::end});
 
   struct Curve {
     const char* name;
@@ -140,7 +138,7 @@ void draw_curve_panel(Picture& picture, double offset, const std::vector<EpochMe
         draw_run();
         continue;
       }
-      run.push_back({offset + x(static_cast<double>(e.epoch)), y(v)});
+      run.push_back({x(static_cast<double>(e.epoch)), y(v)});
       curve.end = run.back();
       curve.label_y = run.back().y;
     }
@@ -372,14 +370,14 @@ Picture curve_panel(const std::vector<EpochMetrics>& epochs, const Measure& meas
   picture.attribute("data-from", number(x.from, 0));
   picture.attribute("data-to", number(x.to, 0));
   picture.attribute("data-scale", x.logarithmic ? "log" : "linear");
-  draw_curve_panel(picture, 0, epochs, measure);
+  draw_curve_panel(picture, epochs, measure);
   return picture;
 }
 
 Picture curves(const std::vector<EpochMetrics>& epochs) {
   Picture picture(measures.size() * panel_width, panel_height, "ELBO, reconstruction and KL by epoch");
   for (std::size_t i = 0; i < measures.size(); ++i)
-    draw_curve_panel(picture, static_cast<double>(i) * panel_width, epochs, measures[i]);
+    picture.part({static_cast<double>(i) * panel_width, 0}, curve_panel(epochs, measures[i]));
   return picture;
 }
 
