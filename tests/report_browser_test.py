@@ -34,6 +34,52 @@ def start_browser():
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     return webdriver.Chrome(service=Service(DRIVER), options=options)
 
+# Leaves nothing on the page but the pictures that a selector finds, side by side, with the letters of a PNG file;
+# returns where they are.
+LEAVE_ALONE = """
+    const stage = document.createElement("div");
+    stage.style = "position: absolute; left: 0; top: 0; display: flex; background: white; font-family: 'DejaVu Sans';" +
+      "text-rendering: geometricPrecision; font-kerning: none; font-variant-ligatures: none";
+    for (const svg of document.querySelectorAll(arguments[0])) {
+      svg.style = `flex: none; width: ${svg.width.baseVal.value}px; max-width: none; overflow: hidden`;
+      for (const text of svg.querySelectorAll("text"))
+        text.style = `font-size: ${0.94 * text.getAttribute("font-size")}px; font-weight: 400`;
+      stage.append(svg);
+    }
+    document.body.replaceChildren(stage);
+    const {x, y, width, height} = stage.getBoundingClientRect();
+    return {x, y, width, height};
+"""
+# The largest difference between two PNGs in a colour's mean over a block, from 0 to 255. Where one is larger, what lies
+# beyond the other does not count.
+FARTHEST_BLOCK = """
+    const [first, second, done] = arguments, side = 8;
+    const load = async (png) => {
+      const image = new Image();
+      image.src = "data:image/png;base64," + png;
+      await image.decode();
+      const canvas = document.createElement("canvas"), pen = canvas.getContext("2d");
+      canvas.width = image.width;
+      canvas.height = image.height;
+      pen.drawImage(image, 0, 0);
+      return pen.getImageData(0, 0, image.width, image.height);
+    };
+    const mean = (image, left, top, colour) => {
+      let sum = 0;
+      for (let y = top; y < top + side; ++y)
+        for (let x = left; x < left + side; ++x) sum += image.data[4 * (y * image.width + x) + colour];
+      return sum / side ** 2;
+    };
+    Promise.all([load(first), load(second)]).then(([a, b]) => {
+      let farthest = 0;
+      for (let top = 0; top + side <= Math.min(a.height, b.height); top += side)
+        for (let left = 0; left + side <= Math.min(a.width, b.width); left += side)
+          for (const colour of [0, 1, 2])
+            farthest = Math.max(farthest, Math.abs(mean(a, left, top, colour) - mean(b, left, top, colour)));
+      done(farthest);
+    });
+"""
+
 
 class ReportPages(unittest.TestCase):
     @classmethod
@@ -51,6 +97,14 @@ class ReportPages(unittest.TestCase):
         self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
                                      {"width": width, "height": 1000, "deviceScaleFactor": 1, "mobile": False})
         self.browser.get((Path(self.folder.name) / page / "report.html").as_uri())
+
+    def open_without_script(self, page):
+        """As where scripts are switched off; those of this test run."""
+        self.browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+        try:
+            self.open(page)
+        finally:
+            self.browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
     def tearDown(self):
         self.assertEqual([entry["message"] for entry in self.browser.get_log("browser")], [])
@@ -89,6 +143,19 @@ class ReportPages(unittest.TestCase):
                 ".every(line => { const a = line.getBoundingClientRect(), b = svg.getBoundingClientRect();"
                 " return a.left >= b.left && a.right <= b.right && a.top >= b.top && a.bottom <= b.bottom; }))")
             self.assertTrue(inside, page)
+
+    def test_png_files_show_what_the_page_shows(self):
+        for page, selector, figure in (("two", "svg.panel", "curves"), ("two", ".scatter svg", "scatter"),
+                                       ("two", ".side-by-side figure:not(.scatter) svg", "manifold"),
+                                       ("three", ".turn svg", "scatter"), ("twenty", "#units ~ figure svg", "unit-kl"),
+                                       ("odd", "svg.panel", "curves")):
+            with self.subTest(page=page, figure=figure):
+                self.open_without_script(page)
+                png = (Path(self.folder.name) / page / "figures" / f"{figure}.png").read_bytes()
+                place = self.browser.execute_script(LEAVE_ALONE, selector)
+                seen = self.browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": dict(place, scale=2)})["data"]
+                far = self.browser.execute_async_script(FARTHEST_BLOCK, seen, base64.b64encode(png).decode())
+                self.assertLess(far, 30)  # two rasterisers differ by up to 20 at small letters
 
     def test_gaps_where_numbers_are_not_finite(self):
         self.open("odd")
@@ -212,12 +279,8 @@ class ReportPages(unittest.TestCase):
         self.assertTrue(base64.b64decode(pdf).startswith(b"%PDF"))
 
     def test_reads_without_its_script(self):
-        self.browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-        try:
-            self.open("three")
-            self.assertTrue(self.find(".turn svg").is_displayed())
-        finally:
-            self.browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+        self.open_without_script("three")
+        self.assertTrue(self.find(".turn svg").is_displayed())
 
 
 if __name__ == "__main__":

@@ -46,6 +46,15 @@ cairo_font_face_t* font() {
   return face;
 }
 
+// Letters stand where the font wants them, as on the page, and not at the next whole pixel.
+void set_font(cairo_t* c) {
+  const std::unique_ptr<cairo_font_options_t, decltype(&cairo_font_options_destroy)> options(
+      cairo_font_options_create(), cairo_font_options_destroy);
+  cairo_font_options_set_hint_metrics(options.get(), CAIRO_HINT_METRICS_OFF);
+  cairo_set_font_options(c, options.get());
+  if (font() != nullptr) cairo_set_font_face(c, font());
+}
+
 std::string png_of(cairo_surface_t* surface) {
   std::string bytes;
   const auto append = [](void* to, const unsigned char* data, unsigned int size) {
@@ -177,7 +186,7 @@ std::string Picture::png() const {
   cairo_t* const c = canvas.get();
   cairo_scale(c, pixels_per_unit, pixels_per_unit);
   cairo_set_line_join(c, CAIRO_LINE_JOIN_ROUND);
-  if (font() != nullptr) cairo_set_font_face(c, font());
+  set_font(c);
   take(c, Ink::paper);
   cairo_paint(c);
   draw(c, shapes_);
