@@ -62,6 +62,14 @@ std::vector<Tick> ticks(const Axis& axis, int count, double smallest_step = 0) {
   return out;
 }
 
+// A rule across the picture at each tick, its label on the left.
+void draw_rules(Picture& picture, const Axis& y, int count, double left, double right) {
+  for (const Tick& t : ticks(y, count)) {
+    picture.line({left, y(t.at)}, {right, y(t.at)}, {Ink::rule});
+    picture.text({left - 6, y(t.at) + 4}, t.label, {11, Ink::muted, Anchor::end});
+  }
+}
+
 struct Range {
   double low = std::numeric_limits<double>::infinity(), high = -low;
 
@@ -79,7 +87,8 @@ struct Range {
 
 // ---- Curves -------------------------------------------------------------------------------------------
 
-constexpr double panel_width = 340, panel_height = 248, panel_left = 46, panel_right = 262;
+constexpr double panel_width = 340, panel_height = 248;
+constexpr double panel_left = 46, panel_right = 262, panel_top = 48, panel_bottom = panel_height - 40;  // the plot
 constexpr std::size_t most_epochs_on_a_linear_axis = 20;
 
 Axis epoch_axis(const std::vector<EpochMetrics>& epochs) {
@@ -87,77 +96,77 @@ Axis epoch_axis(const std::vector<EpochMetrics>& epochs) {
   return {first, last, panel_left, panel_right, epochs.size() > most_epochs_on_a_linear_axis && first >= 1};
 }
 
-void draw_curve_panel(Picture& picture, const std::vector<EpochMetrics>& epochs, const Measure& measure) {
-  const double top = 48, bottom = panel_height - 40;
-  picture.text({2, 16}, measure.title, {14, Ink::text});
-  picture.text({2, 32}, measure.unit, {11});
-
+Range range_of(const std::vector<EpochMetrics>& epochs, const Measure& measure) {
   Range range;
   for (const EpochMetrics& e : epochs) {
     range.include(e.train.*measure.value);
     range.include(e.test.*measure.value);
   }
-  if (range.empty()) {
-    picture.text({panel_width / 2, panel_height / 2}, "no finite value", {12, Ink::muted, Anchor::middle});
-    return;
-  }
-  range = range.widened(0.04);
-  const Axis x = epoch_axis(epochs), y{range.low, range.high, bottom, top};
+  return range;
+}
 
-  for (const Tick& t : ticks(y, 6)) {
-    picture.line({panel_left, y(t.at)}, {panel_right, y(t.at)}, {Ink::rule});
-    picture.text({panel_left - 6, y(t.at) + 4}, t.label, {11, Ink::muted, Anchor::end});
-  }
+void draw_epoch_axis(Picture& picture, const Axis& x) {
   for (const Tick& t : ticks(x, 6, 1)) {
-    picture.line({x(t.at), bottom + 4}, {x(t.at), bottom + 8}, {Ink::muted});
-    picture.text({x(t.at), bottom + 21}, t.label, {11, Ink::muted, Anchor::middle});
+    picture.line({x(t.at), panel_bottom + 4}, {x(t.at), panel_bottom + 8}, {Ink::muted});
+    picture.text({x(t.at), panel_bottom + 21}, t.label, {11, Ink::muted, Anchor::middle});
   }
-  picture.text({panel_right, bottom + 36}, x.logarithmic ? "epoch, log scale" : "epoch", {11, Ink::muted, Anchor::end});
+  picture.text({panel_right, panel_bottom + 36}, x.logarithmic ? "epoch, log scale" : "epoch",
+               {11, Ink::muted, Anchor::end});
+}
 
-  struct Curve {
-    const char* name;
-    Figures EpochMetrics::*set;
-    Ink ink;
-    double width;
-    std::optional<Point> end = std::nullopt;  // the last finite point
-    double label_y = 0;
+struct Curve {
+  const char* name;
+  Figures EpochMetrics::*set;
+  Ink ink, name_ink;
+  double width;
+};
+// The later one lies on top.
+constexpr std::array<Curve, 2> curves_of_a_panel{{{"train", &EpochMetrics::train, Ink::train, Ink::muted, 1.4},
+                                                  {"test", &EpochMetrics::test, Ink::test, Ink::test, 2}}};
+
+// Returns the last point, if there is any.
+std::optional<Point> draw_curve(Picture& picture, const Curve& curve, const std::vector<EpochMetrics>& epochs,
+                                const Measure& measure, const Axis& x, const Axis& y) {
+  std::vector<Point> run;  // as far as the next gap
+  const auto draw_run = [&] {
+    if (run.empty()) return;
+    picture.polyline(run, {curve.ink, curve.width}, fmt::format("curve {}", curve.name));
+    if (run.size() == 1) picture.disc(run[0], curve.width, curve.ink);
+    run.clear();
   };
-  std::array<Curve, 2> curves{
-      {{"train", &EpochMetrics::train, Ink::train, 1.4}, {"test", &EpochMetrics::test, Ink::test, 2}}};
-  for (Curve& curve : curves) {
-    std::vector<Point> run;
-    const auto draw_run = [&] {
-      if (run.empty()) return;
-      picture.polyline(run, {curve.ink, curve.width}, fmt::format("curve {}", curve.name));
-      if (run.size() == 1) picture.disc(run[0], curve.width, curve.ink);
-      run.clear();
-    };
-    for (const EpochMetrics& e : epochs) {
-      const double v = (e.*curve.set).*measure.value;
-      if (!std::isfinite(v)) {
-        draw_run();
-        continue;
-      }
-      run.push_back({x(static_cast<double>(e.epoch)), y(v)});
-      curve.end = run.back();
-      curve.label_y = run.back().y;
-    }
-    draw_run();
+  std::optional<Point> end;
+  for (const EpochMetrics& e : epochs) {
+    const double v = (e.*curve.set).*measure.value;
+    if (std::isfinite(v))
+      end = run.emplace_back(Point{x(static_cast<double>(e.epoch)), y(v)});
+    else
+      draw_run();
   }
+  draw_run();
+  return end;
+}
 
-  // Names stand at the curves' ends, moved apart where they would touch.
-  const double between = curves[1].label_y - curves[0].label_y, least = 14;
-  if (curves[0].end && curves[1].end && std::abs(between) < least) {
-    const double push = (least - std::abs(between)) / 2 * (between < 0 ? -1 : 1);
-    curves[0].label_y -= push;
-    curves[1].label_y += push;
-  }
-  for (const Curve& curve : curves) {
-    if (!curve.end) continue;
-    picture.disc(*curve.end, 2.6, curve.ink);
-    picture.text({curve.end->x + 7, curve.label_y + 4},
-                 fmt::format("{} {}", curve.name, short_number((epochs.back().*curve.set).*measure.value, 1)),
-                 {11, curve.ink == Ink::train ? Ink::muted : curve.ink});
+// Where names that belong at these heights stand: apart by at least a line.
+std::array<double, 2> moved_apart(std::array<double, 2> heights) {
+  const double between = heights[1] - heights[0], least = 14;
+  if (std::abs(between) >= least) return heights;
+  const double push = (least - std::abs(between)) / 2 * (between < 0 ? -1 : 1);
+  return {heights[0] - push, heights[1] + push};
+}
+
+// Names the curves at their ends, with their last values.
+void name_curves(Picture& picture, const std::array<std::optional<Point>, 2>& ends, const EpochMetrics& last,
+                 const Measure& measure) {
+  std::array<double, 2> heights{};
+  for (std::size_t i = 0; i < 2; ++i) heights[i] = ends[i] ? ends[i]->y : 0;
+  if (ends[0] && ends[1]) heights = moved_apart(heights);
+  for (std::size_t i = 0; i < 2; ++i) {
+    if (!ends[i]) continue;
+    const Curve& curve = curves_of_a_panel[i];
+    picture.disc(*ends[i], 2.6, curve.ink);
+    picture.text({ends[i]->x + 7, heights[i] + 4},
+                 fmt::format("{} {}", curve.name, short_number((last.*curve.set).*measure.value, 1)),
+                 {11, curve.name_ink});
   }
 }
 
@@ -282,10 +291,7 @@ void draw_scatter_2d(Picture& picture, const ReportData& data) {
     picture.line({x(t.at), top}, {x(t.at), bottom}, {Ink::rule});
     picture.text({x(t.at), bottom + 16}, t.label, {11, Ink::muted, Anchor::middle});
   }
-  for (const Tick& t : ticks(y, 8)) {
-    picture.line({left, y(t.at)}, {right, y(t.at)}, {Ink::rule});
-    picture.text({left - 6, y(t.at) + 4}, t.label, {11, Ink::muted, Anchor::end});
-  }
+  draw_rules(picture, y, 8, left, right);
   picture.text({(left + right) / 2, bottom + 34}, "z₁", {13, Ink::text, Anchor::middle});
   picture.text({11, (top + bottom) / 2}, "z₂", {13, Ink::text, Anchor::middle, true});
 
@@ -370,7 +376,21 @@ Picture curve_panel(const std::vector<EpochMetrics>& epochs, const Measure& meas
   picture.attribute("data-from", number(x.from, 0));
   picture.attribute("data-to", number(x.to, 0));
   picture.attribute("data-scale", x.logarithmic ? "log" : "linear");
-  draw_curve_panel(picture, epochs, measure);
+  picture.text({2, 16}, measure.title, {14, Ink::text});
+  picture.text({2, 32}, measure.unit, {11});
+
+  const Range range = range_of(epochs, measure);
+  if (range.empty()) {
+    picture.text({panel_width / 2, panel_height / 2}, "no finite value", {12, Ink::muted, Anchor::middle});
+    return picture;
+  }
+  const auto [low, high] = range.widened(0.04);
+  const Axis y{low, high, panel_bottom, panel_top};
+  draw_rules(picture, y, 6, panel_left, panel_right);
+  draw_epoch_axis(picture, x);
+  std::array<std::optional<Point>, 2> ends;
+  for (std::size_t i = 0; i < 2; ++i) ends[i] = draw_curve(picture, curves_of_a_panel[i], epochs, measure, x, y);
+  name_curves(picture, ends, epochs.back(), measure);
   return picture;
 }
 
@@ -527,10 +547,7 @@ Picture unit_kl(const std::vector<double>& nats) {
   Picture picture(
       right + 12, bottom + 42,
       fmt::format("KL divergence of each latent unit in nats, sorted: {} of {} units are active", active, nats.size()));
-  for (const Tick& t : ticks(y, 5)) {
-    picture.line({left, y(t.at)}, {right, y(t.at)}, {Ink::rule});
-    picture.text({left - 6, y(t.at) + 4}, t.label, {11, Ink::muted, Anchor::end});
-  }
+  draw_rules(picture, y, 5, left, right);
   for (std::size_t i = 0; i < order.size(); ++i) {
     const double v = nats[order[i]], x = left + slot * static_cast<double>(i), centre = x + slot / 2;
     const double height = std::isfinite(v) ? std::max(2.0, bottom - y(v)) : 0;
