@@ -11,6 +11,19 @@
 #include "elbo/math/normal.h"
 
 namespace elbo {
+
+std::string number(double value, int decimals) {
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value > 0 ? "∞" : "−∞";
+  const std::string digits = fmt::format("{:.{}f}", std::abs(value), decimals);
+  const bool zero = digits.find_first_not_of("0.") == std::string::npos;
+  return value < 0 && !zero ? "−" + digits : digits;
+}
+
+std::string short_number(double value, int decimals) { return number(value, std::abs(value) < 1e5 ? decimals : 0); }
+
+// ---- Axes -------------------------------------------------------------------------------------------------
+
 namespace {
 
 // A stretch of numbers laid along a stretch of the picture.
@@ -85,7 +98,11 @@ struct Range {
   }
 };
 
-// ---- Curves -------------------------------------------------------------------------------------------
+}  // namespace
+
+// ---- Curves -----------------------------------------------------------------------------------------------
+
+namespace {
 
 constexpr double panel_width = 340, panel_height = 248;
 constexpr double panel_left = 46, panel_right = 262, panel_top = 48, panel_bottom = panel_height - 40;  // the plot
@@ -178,7 +195,90 @@ std::string describe_curves(const std::vector<EpochMetrics>& epochs, const Measu
       number(first.train.*measure.value, 2), number(last.train.*measure.value, 2));
 }
 
-// ---- Images -------------------------------------------------------------------------------------------
+}  // namespace
+
+Picture curve_panel(const std::vector<EpochMetrics>& epochs, const Measure& measure) {
+  Picture picture(panel_width, panel_height, describe_curves(epochs, measure));
+  const Axis x = epoch_axis(epochs);
+  picture.attribute("class", "panel");
+  picture.attribute("data-from", number(x.from, 0));
+  picture.attribute("data-to", number(x.to, 0));
+  picture.attribute("data-scale", x.logarithmic ? "log" : "linear");
+  picture.text({2, 16}, measure.title, {14, Ink::text});
+  picture.text({2, 32}, measure.unit, {11});
+
+  const Range range = range_of(epochs, measure);
+  if (range.empty()) {
+    picture.text({panel_width / 2, panel_height / 2}, "no finite value", {12, Ink::muted, Anchor::middle});
+    return picture;
+  }
+  const auto [low, high] = range.widened(0.04);
+  const Axis y{low, high, panel_bottom, panel_top};
+  draw_rules(picture, y, 6, panel_left, panel_right);
+  draw_epoch_axis(picture, x);
+  std::array<std::optional<Point>, 2> ends;
+  for (std::size_t i = 0; i < 2; ++i) ends[i] = draw_curve(picture, curves_of_a_panel[i], epochs, measure, x, y);
+  name_curves(picture, ends, epochs.back(), measure);
+  return picture;
+}
+
+Picture curves(const std::vector<EpochMetrics>& epochs) {
+  Picture picture(measures.size() * panel_width, panel_height, "ELBO, reconstruction and KL by epoch");
+  for (std::size_t i = 0; i < measures.size(); ++i)
+    picture.part({static_cast<double>(i) * panel_width, 0}, curve_panel(epochs, measures[i]));
+  return picture;
+}
+
+const EpochMetrics& best_epoch(const std::vector<EpochMetrics>& epochs) {
+  const auto better = [](const EpochMetrics& a, const EpochMetrics& b) {
+    return !(a.test.elbo >= b.test.elbo) && !std::isnan(b.test.elbo);  // a NaN is worse than anything
+  };
+  return *std::max_element(epochs.begin(), epochs.end(), better);
+}
+
+std::vector<EpochMetrics> thinned(const std::vector<EpochMetrics>& epochs) {
+  if (epochs.size() <= most_epochs_shown) return epochs;
+  constexpr std::size_t curves = 2 * measures.size();  // training and test
+  // What a stretch keeps: two epochs a curve, and one for gaps.
+  constexpr std::size_t stretches = (most_epochs_shown - 3) / (2 * curves + 1);
+
+  const Axis axis = epoch_axis(epochs);
+  const auto stretch_of = [&](const EpochMetrics& e) {
+    const double part = (axis(static_cast<double>(e.epoch)) - axis.from) / (axis.to - axis.from);
+    return part > 0 ? std::min(stretches - 1, static_cast<std::size_t>(std::min(part, 1.0) * stretches)) : 0;
+  };
+  std::vector<std::size_t> kept = {0, static_cast<std::size_t>(&best_epoch(epochs) - epochs.data()), epochs.size() - 1};
+  for (std::size_t first = 0, end; first < epochs.size(); first = end) {
+    for (end = first + 1; end < epochs.size() && stretch_of(epochs[end]) == stretch_of(epochs[first]);) ++end;
+    std::optional<std::size_t> gap;
+    for (const Measure& measure : measures)
+      for (Figures EpochMetrics::*set : {&EpochMetrics::train, &EpochMetrics::test}) {
+        const auto value = [&](std::size_t i) { return (epochs[i].*set).*measure.value; };
+        std::optional<std::size_t> low, high;
+        for (std::size_t i = first; i < end; ++i) {
+          if (!std::isfinite(value(i))) {
+            if (!gap) gap = i;
+            continue;
+          }
+          if (!low || value(i) < value(*low)) low = i;
+          if (!high || value(i) > value(*high)) high = i;
+        }
+        for (const auto& i : {low, high})
+          if (i) kept.push_back(*i);
+      }
+    if (gap) kept.push_back(*gap);
+  }
+  std::ranges::sort(kept);
+  const auto repeated = std::ranges::unique(kept);
+  kept.erase(repeated.begin(), repeated.end());
+  std::vector<EpochMetrics> shown;
+  for (const std::size_t i : kept) shown.push_back(epochs[i]);
+  return shown;
+}
+
+// ---- Images -----------------------------------------------------------------------------------------------
+
+namespace {
 
 // Images in columns, drawn in whole pixels where they are small; not more than four times as tall as there is room
 // across for each.
@@ -188,7 +288,63 @@ double image_scale(std::int64_t images_across, std::int64_t image_width, std::in
   return scale >= 1 ? std::floor(scale) : scale;
 }
 
-// ---- Latent space ---------------------------------------------------------------------------------------
+}  // namespace
+
+Picture originals_and_reconstructions(const ReportData& data) {
+  const ImageStrip &above = data.originals, &below = data.reconstructions;
+  const double scale = image_scale(above.count, above.width + 2, above.height, 900), left = 110;
+  const double step = static_cast<double>(above.width + 2) * scale, tall = static_cast<double>(above.height) * scale;
+  const bool named = !data.original_names.empty();
+  const double first = named ? 26 : 8, second = first + tall + 2 * scale;
+  Picture picture(left + step * static_cast<double>(above.count) + 8, second + tall + 8,
+                  "Originals above their reconstructions");
+  for (std::size_t i = 0; i < data.original_names.size(); ++i)
+    picture.text({left + step * static_cast<double>(i) + static_cast<double>(above.width) * scale / 2, 18},
+                 data.original_names[i], {12, Ink::muted, Anchor::middle});
+  picture.text({left - 10, first + tall / 2 + 4}, "original", {13, Ink::text, Anchor::end});
+  picture.text({left - 10, second + tall / 2 + 4}, "reconstruction", {13, Ink::text, Anchor::end});
+  picture.image({left, first}, scale, contact_sheet(above, 0, above.count, above.count, 2));
+  picture.image({left, second}, scale, contact_sheet(below, 0, below.count, below.count, 2));
+  return picture;
+}
+
+Picture samples(const ReportData& data) {
+  const std::int64_t columns = std::min<std::int64_t>(10, data.samples.count);
+  const double scale = image_scale(columns, data.samples.width + 2, data.samples.height, 700);
+  const Raster sheet = contact_sheet(data.samples, 0, data.samples.count, columns, 2);
+  Picture picture(sheet.width * scale + 16, sheet.height * scale + 16, "Samples from the prior");
+  picture.image({8, 8}, scale, sheet);
+  return picture;
+}
+
+Picture manifold(const ReportData& data) {
+  const std::int64_t side = data.manifold_side;
+  const Raster sheet = contact_sheet(data.manifold, 0, side * side, side, 0);
+  const double scale = image_scale(side, data.manifold.width, data.manifold.height, 640), left = 36, top = 8;
+  const double right = left + sheet.width * scale, bottom = top + sheet.height * scale;
+  Picture picture(
+      right + 8, bottom + 40,
+      fmt::format("The manifold: {0} by {0} decoded images, each unit running through the prior's quantiles "
+                  "from {1} to {2}",
+                  side, number(math::inverse_normal_cdf(0.5 / static_cast<double>(side)), 2),
+                  number(math::inverse_normal_cdf(1 - 0.5 / static_cast<double>(side)), 2)));
+  picture.image({left, top}, scale, sheet);
+  for (const double z : {-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5}) {
+    const Axis x{0, 1, left, right}, y{0, 1, bottom, top};
+    const double p = math::normal_cdf(z);
+    picture.line({x(p), bottom + 2}, {x(p), bottom + 6}, {Ink::muted});
+    picture.text({x(p), bottom + 18}, number(z, 1), {11, Ink::muted, Anchor::middle});
+    picture.line({left - 6, y(p)}, {left - 2, y(p)}, {Ink::muted});
+    picture.text({left - 8, y(p) + 4}, number(z, 1), {11, Ink::muted, Anchor::end});
+  }
+  picture.text({(left + right) / 2, bottom + 34}, "z₁", {13, Ink::text, Anchor::middle});
+  picture.text({11, top + (bottom - top) * 0.42}, "z₂", {13, Ink::text, Anchor::middle, true});
+  return picture;
+}
+
+// ---- Latent space -----------------------------------------------------------------------------------------
+
+namespace {
 
 constexpr double plot_side = 560;
 
@@ -359,160 +515,6 @@ void draw_scatter_3d(Picture& picture, const ReportData& data) {
 
 }  // namespace
 
-std::string number(double value, int decimals) {
-  if (std::isnan(value)) return "NaN";
-  if (std::isinf(value)) return value > 0 ? "∞" : "−∞";
-  const std::string digits = fmt::format("{:.{}f}", std::abs(value), decimals);
-  const bool zero = digits.find_first_not_of("0.") == std::string::npos;
-  return value < 0 && !zero ? "−" + digits : digits;
-}
-
-std::string short_number(double value, int decimals) { return number(value, std::abs(value) < 1e5 ? decimals : 0); }
-
-Picture curve_panel(const std::vector<EpochMetrics>& epochs, const Measure& measure) {
-  Picture picture(panel_width, panel_height, describe_curves(epochs, measure));
-  const Axis x = epoch_axis(epochs);
-  picture.attribute("class", "panel");
-  picture.attribute("data-from", number(x.from, 0));
-  picture.attribute("data-to", number(x.to, 0));
-  picture.attribute("data-scale", x.logarithmic ? "log" : "linear");
-  picture.text({2, 16}, measure.title, {14, Ink::text});
-  picture.text({2, 32}, measure.unit, {11});
-
-  const Range range = range_of(epochs, measure);
-  if (range.empty()) {
-    picture.text({panel_width / 2, panel_height / 2}, "no finite value", {12, Ink::muted, Anchor::middle});
-    return picture;
-  }
-  const auto [low, high] = range.widened(0.04);
-  const Axis y{low, high, panel_bottom, panel_top};
-  draw_rules(picture, y, 6, panel_left, panel_right);
-  draw_epoch_axis(picture, x);
-  std::array<std::optional<Point>, 2> ends;
-  for (std::size_t i = 0; i < 2; ++i) ends[i] = draw_curve(picture, curves_of_a_panel[i], epochs, measure, x, y);
-  name_curves(picture, ends, epochs.back(), measure);
-  return picture;
-}
-
-Picture curves(const std::vector<EpochMetrics>& epochs) {
-  Picture picture(measures.size() * panel_width, panel_height, "ELBO, reconstruction and KL by epoch");
-  for (std::size_t i = 0; i < measures.size(); ++i)
-    picture.part({static_cast<double>(i) * panel_width, 0}, curve_panel(epochs, measures[i]));
-  return picture;
-}
-
-const EpochMetrics& best_epoch(const std::vector<EpochMetrics>& epochs) {
-  const auto better = [](const EpochMetrics& a, const EpochMetrics& b) {
-    return !(a.test.elbo >= b.test.elbo) && !std::isnan(b.test.elbo);  // a NaN is worse than anything
-  };
-  return *std::max_element(epochs.begin(), epochs.end(), better);
-}
-
-std::vector<EpochMetrics> thinned(const std::vector<EpochMetrics>& epochs) {
-  if (epochs.size() <= most_epochs_shown) return epochs;
-  constexpr std::size_t curves = 2 * measures.size();  // training and test
-  // What a stretch keeps: two epochs a curve, and one for gaps.
-  constexpr std::size_t stretches = (most_epochs_shown - 3) / (2 * curves + 1);
-
-  const Axis axis = epoch_axis(epochs);
-  const auto stretch_of = [&](const EpochMetrics& e) {
-    const double part = (axis(static_cast<double>(e.epoch)) - axis.from) / (axis.to - axis.from);
-    return part > 0 ? std::min(stretches - 1, static_cast<std::size_t>(std::min(part, 1.0) * stretches)) : 0;
-  };
-  std::vector<std::size_t> kept = {0, static_cast<std::size_t>(&best_epoch(epochs) - epochs.data()), epochs.size() - 1};
-  for (std::size_t first = 0, end; first < epochs.size(); first = end) {
-    for (end = first + 1; end < epochs.size() && stretch_of(epochs[end]) == stretch_of(epochs[first]);) ++end;
-    std::optional<std::size_t> gap;
-    for (const Measure& measure : measures)
-      for (Figures EpochMetrics::*set : {&EpochMetrics::train, &EpochMetrics::test}) {
-        const auto value = [&](std::size_t i) { return (epochs[i].*set).*measure.value; };
-        std::optional<std::size_t> low, high;
-        for (std::size_t i = first; i < end; ++i) {
-          if (!std::isfinite(value(i))) {
-            if (!gap) gap = i;
-            continue;
-          }
-          if (!low || value(i) < value(*low)) low = i;
-          if (!high || value(i) > value(*high)) high = i;
-        }
-        for (const auto& i : {low, high})
-          if (i) kept.push_back(*i);
-      }
-    if (gap) kept.push_back(*gap);
-  }
-  std::ranges::sort(kept);
-  const auto repeated = std::ranges::unique(kept);
-  kept.erase(repeated.begin(), repeated.end());
-  std::vector<EpochMetrics> shown;
-  for (const std::size_t i : kept) shown.push_back(epochs[i]);
-  return shown;
-}
-
-Picture originals_and_reconstructions(const ReportData& data) {
-  const ImageStrip &above = data.originals, &below = data.reconstructions;
-  const double scale = image_scale(above.count, above.width + 2, above.height, 900), left = 110;
-  const double step = static_cast<double>(above.width + 2) * scale, tall = static_cast<double>(above.height) * scale;
-  const bool named = !data.original_names.empty();
-  const double first = named ? 26 : 8, second = first + tall + 2 * scale;
-  Picture picture(left + step * static_cast<double>(above.count) + 8, second + tall + 8,
-                  "Originals above their reconstructions");
-  for (std::size_t i = 0; i < data.original_names.size(); ++i)
-    picture.text({left + step * static_cast<double>(i) + static_cast<double>(above.width) * scale / 2, 18},
-                 data.original_names[i], {12, Ink::muted, Anchor::middle});
-  picture.text({left - 10, first + tall / 2 + 4}, "original", {13, Ink::text, Anchor::end});
-  picture.text({left - 10, second + tall / 2 + 4}, "reconstruction", {13, Ink::text, Anchor::end});
-  picture.image({left, first}, scale, contact_sheet(above, 0, above.count, above.count, 2));
-  picture.image({left, second}, scale, contact_sheet(below, 0, below.count, below.count, 2));
-  return picture;
-}
-
-Picture samples(const ReportData& data) {
-  const std::int64_t columns = std::min<std::int64_t>(10, data.samples.count);
-  const double scale = image_scale(columns, data.samples.width + 2, data.samples.height, 700);
-  const Raster sheet = contact_sheet(data.samples, 0, data.samples.count, columns, 2);
-  Picture picture(sheet.width * scale + 16, sheet.height * scale + 16, "Samples from the prior");
-  picture.image({8, 8}, scale, sheet);
-  return picture;
-}
-
-Picture manifold(const ReportData& data) {
-  const std::int64_t side = data.manifold_side;
-  const Raster sheet = contact_sheet(data.manifold, 0, side * side, side, 0);
-  const double scale = image_scale(side, data.manifold.width, data.manifold.height, 640), left = 36, top = 8;
-  const double right = left + sheet.width * scale, bottom = top + sheet.height * scale;
-  Picture picture(
-      right + 8, bottom + 40,
-      fmt::format("The manifold: {0} by {0} decoded images, each unit running through the prior's quantiles "
-                  "from {1} to {2}",
-                  side, number(math::inverse_normal_cdf(0.5 / static_cast<double>(side)), 2),
-                  number(math::inverse_normal_cdf(1 - 0.5 / static_cast<double>(side)), 2)));
-  picture.image({left, top}, scale, sheet);
-  for (const double z : {-1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5}) {
-    const Axis x{0, 1, left, right}, y{0, 1, bottom, top};
-    const double p = math::normal_cdf(z);
-    picture.line({x(p), bottom + 2}, {x(p), bottom + 6}, {Ink::muted});
-    picture.text({x(p), bottom + 18}, number(z, 1), {11, Ink::muted, Anchor::middle});
-    picture.line({left - 6, y(p)}, {left - 2, y(p)}, {Ink::muted});
-    picture.text({left - 8, y(p) + 4}, number(z, 1), {11, Ink::muted, Anchor::end});
-  }
-  picture.text({(left + right) / 2, bottom + 34}, "z₁", {13, Ink::text, Anchor::middle});
-  picture.text({11, top + (bottom - top) * 0.42}, "z₂", {13, Ink::text, Anchor::middle, true});
-  return picture;
-}
-
-Picture scatter(const ReportData& data, Legend legend) {
-  const bool inside = legend == Legend::inside && !data.labels.empty();
-  Picture picture(plot_side + (inside ? 120 : 0), plot_side,
-                  fmt::format("Posterior means of {} test images in {} dimensions{}", count_means(data), data.latent,
-                              data.labels.empty() ? "" : ", coloured by class"));
-  if (data.latent == 2)
-    draw_scatter_2d(picture, data);
-  else
-    draw_scatter_3d(picture, data);
-  if (inside) draw_legend(picture, data, plot_side + 12);
-  return picture;
-}
-
 Seen look(const View& view, std::array<double, 3> p) {
   const double c = std::cos(view.yaw), s = std::sin(view.yaw), d = std::cos(view.pitch), t = std::sin(view.pitch);
   const double x = c * p[0] + s * p[2], z = c * p[2] - s * p[0];
@@ -530,6 +532,21 @@ double cube_reach(const ReportData& data) {
   std::sort(farthest.begin(), farthest.end());
   return std::max(1.0, std::ceil(2 * farthest[(farthest.size() - 1) * 99 / 100]) / 2);
 }
+
+Picture scatter(const ReportData& data, Legend legend) {
+  const bool inside = legend == Legend::inside && !data.labels.empty();
+  Picture picture(plot_side + (inside ? 120 : 0), plot_side,
+                  fmt::format("Posterior means of {} test images in {} dimensions{}", count_means(data), data.latent,
+                              data.labels.empty() ? "" : ", coloured by class"));
+  if (data.latent == 2)
+    draw_scatter_2d(picture, data);
+  else
+    draw_scatter_3d(picture, data);
+  if (inside) draw_legend(picture, data, plot_side + 12);
+  return picture;
+}
+
+// ---- Latent units -----------------------------------------------------------------------------------------
 
 Picture unit_kl(const std::vector<double>& nats) {
   const auto known = [&](std::size_t i) { return std::isnan(nats[i]) ? -1.0 : nats[i]; };
