@@ -106,6 +106,64 @@ class WorkDone {
   const Told& told_;
 };
 
+// Images as the model met them: a fixed threshold is part of the data, fresh Bernoulli draws average to the grey image.
+class ImagesAsMet {
+ public:
+  ImagesAsMet(const ImageSet& images, Binarize binarize)
+      : images_(images), threshold_(binarize == Binarize::threshold) {}
+
+  const ImageSet& set() const { return images_; }
+
+  // [height, width, channels], until the next call.
+  const std::uint8_t* pixels(std::int64_t i) {
+    const std::uint8_t* const grey = images_.image(i);
+    if (!threshold_) return grey;
+    thresholded_.resize(static_cast<std::size_t>(images_.image_size()));
+    std::transform(grey, grey + images_.image_size(), thresholded_.begin(), [](auto p) { return p >= 128 ? 255 : 0; });
+    return thresholded_.data();
+  }
+
+ private:
+  const ImageSet& images_;
+  bool threshold_;
+  std::vector<std::uint8_t> thresholded_;
+};
+
+ImageStrip shrink(ImagesAsMet& images, const Indices& indices, std::int64_t most) {
+  Shrunk shrunk(images.set(), most);
+  std::vector<float> image(static_cast<std::size_t>(images.set().image_size()));
+  for (const std::int64_t i : indices) {
+    const std::uint8_t* const pixels = images.pixels(i);
+    std::transform(pixels, pixels + image.size(), image.begin(), [](auto p) { return p / 255.0f; });
+    shrunk.add(image.data());
+  }
+  return shrunk.take();
+}
+
+// [indices, latent]
+std::vector<float> posterior_means(Vae& vae, ImagesAsMet& images, const Indices& indices, WorkDone& done) {
+  const auto n = std::ssize(indices), latent = vae.latent();
+  const std::vector<float> stats = vae.encode(n, [&](std::int64_t i) {
+    done.add_one();
+    return images.pixels(indices[static_cast<std::size_t>(i)]);
+  });
+  std::vector<float> means(static_cast<std::size_t>(n * latent));
+  for (std::int64_t i = 0; i < n; ++i) std::copy_n(&stats[i * 2 * latent], latent, &means[i * latent]);
+  return means;
+}
+
+// The names of the images' classes; none where there are no labels.
+std::vector<std::string> names_of(const Indices& indices, const ImageSet& images,
+                                  const std::vector<std::string>& class_names) {
+  std::vector<std::string> names;
+  if (images.labels.empty()) return names;
+  for (const std::int64_t i : indices) {
+    const std::uint8_t label = images.labels[static_cast<std::size_t>(i)];
+    names.push_back(label < class_names.size() ? class_names[label] : std::to_string(label));
+  }
+  return names;
+}
+
 // Decodes z [n, latent] to images of the size of `like`, shrunk to `most`.
 ImageStrip decode_shrunk(Vae& vae, const ImageSet& like, const std::vector<float>& z, std::int64_t most,
                          WorkDone& done) {
@@ -158,46 +216,16 @@ ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data, con
   const Indices originals = choose_originals(images, counts.originals);
   const Indices shown = vae.latent() == 2 || vae.latent() == 3 ? choose_means(images) : Indices{};
   WorkDone done(2 * std::ssize(originals) + counts.samples + manifold_side * manifold_side + std::ssize(shown), told);
-
-  // As the model met them: a fixed threshold is part of the data, fresh Bernoulli draws average to the grey image.
-  std::vector<std::uint8_t> thresholded;
-  const auto pixels_of = [&](std::int64_t i) {
-    const std::uint8_t* const grey = images.image(i);
-    if (spec.data.binarize != Binarize::threshold) return grey;
-    thresholded.resize(static_cast<std::size_t>(images.image_size()));
-    std::transform(grey, grey + images.image_size(), thresholded.begin(), [](auto p) { return p >= 128 ? 255 : 0; });
-    return const_cast<const std::uint8_t*>(thresholded.data());
-  };
-  const auto posterior_means = [&](const Indices& indices) {
-    const auto n = std::ssize(indices), latent = vae.latent();
-    const std::vector<float> stats = vae.encode(n, [&](std::int64_t i) {
-      done.add_one();
-      return pixels_of(indices[static_cast<std::size_t>(i)]);
-    });
-    std::vector<float> means(static_cast<std::size_t>(n * latent));
-    for (std::int64_t i = 0; i < n; ++i) std::copy_n(&stats[i * 2 * latent], latent, &means[i * latent]);
-    return means;
-  };
+  ImagesAsMet as_met(images, spec.data.binarize);
 
   ReportData report;
   report.latent = vae.latent();
   report.class_names = class_names(data.name);
 
-  Shrunk shrunk(images, original_side);
-  std::vector<float> grey(static_cast<std::size_t>(images.image_size()));
-  for (const std::int64_t i : originals) {
-    const std::uint8_t* const pixels = pixels_of(i);
-    std::transform(pixels, pixels + images.image_size(), grey.begin(), [](auto p) { return p / 255.0f; });
-    shrunk.add(grey.data());
-  }
-  report.originals = shrunk.take();
-  report.reconstructions = decode_shrunk(vae, images, posterior_means(originals), original_side, done);
-  if (!images.labels.empty())
-    for (const std::int64_t i : originals) {
-      const std::uint8_t label = images.labels[static_cast<std::size_t>(i)];
-      report.original_names.push_back(label < report.class_names.size() ? report.class_names[label]
-                                                                        : std::to_string(label));
-    }
+  report.originals = shrink(as_met, originals, original_side);
+  report.reconstructions =
+      decode_shrunk(vae, images, posterior_means(vae, as_met, originals, done), original_side, done);
+  report.original_names = names_of(originals, images, report.class_names);
 
   report.samples = decode_shrunk(vae, images, prior_draws(spec.seed, counts.samples, vae.latent()), sample_side, done);
   if (manifold_side > 0) {
@@ -206,7 +234,7 @@ ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data, con
         decode_shrunk(vae, images, manifold_grid(manifold_side), manifold_sheet_side / manifold_side, done);
   }
   if (!shown.empty()) {
-    report.means = posterior_means(shown);
+    report.means = posterior_means(vae, as_met, shown, done);
     if (!images.labels.empty())
       for (const std::int64_t i : shown) report.labels.push_back(images.labels[static_cast<std::size_t>(i)]);
   }
