@@ -39,6 +39,22 @@ TEST(ProgressLine, GivesNoticeOfLongWorkOnceWhereThereIsNoTerminal) {
   EXPECT_EQ(testing::internal::GetCapturedStdout(), "long work\n");
 }
 
+TEST(FormatSeconds, IsReadAtAGlance) {
+  const auto expect = [](double seconds, const std::string& text) { EXPECT_EQ(format_seconds(seconds), text); };
+  expect(0, "0 ms");
+  expect(0.85, "850 ms");
+  expect(12.34, "12.3 s");
+  expect(245, "4 min 05 s");
+  expect(2 * 3600 + 10 * 60, "2 h 10 min");
+  expect(std::nan(""), "unknown");
+  expect(INFINITY, "unknown");
+  // Rounded up to the next unit, in that unit.
+  expect(0.9996, "1.0 s");
+  expect(59.96, "1 min 00 s");
+  expect(3599.6, "1 h 00 min");
+  expect(2 * 3600 - 1, "2 h 00 min");
+}
+
 TEST(WarmUp, LastsAsLongAsItShould) {
   int calls = 0;
   warm_up(0, [&] { ++calls; });

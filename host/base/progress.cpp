@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <utility>
 
@@ -51,11 +52,12 @@ void ProgressLine::clear() {
 }
 
 std::string format_seconds(double s) {
-  if (s < 1) return fmt::format("{:.0f} ms", s * 1e3);
-  if (s < 60) return fmt::format("{:.1f} s", s);
-  const auto whole = static_cast<std::int64_t>(s + 0.5);
+  if (!std::isfinite(s)) return "unknown";
+  if (s < 0.9995) return fmt::format("{:.0f} ms", s * 1e3);  // what would be rounded to a unit is told in it
+  if (s < 59.95) return fmt::format("{:.1f} s", s);
+  const std::int64_t whole = std::llround(s), minutes = std::llround(s / 60);
   if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
-  return fmt::format("{} h {:02} min", whole / 3600, whole % 3600 / 60);
+  return fmt::format("{} h {:02} min", minutes / 60, minutes % 60);
 }
 
 }  // namespace elbo

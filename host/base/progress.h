@@ -26,7 +26,7 @@ class ProgressLine {
   Clock::time_point start_, last_;
 };
 
-// "850 ms", "12.3 s", "4 min 05 s", "2 h 10 min"
+// "850 ms", "12.3 s", "4 min 05 s", "2 h 10 min"; "unknown" where it is not finite.
 std::string format_seconds(double seconds);
 
 }  // namespace elbo

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "host/base/progress.h"
 #include "host/report/page_assets.h"
 #include "host/report/plot.h"
 
@@ -21,13 +22,6 @@ std::string grouped(std::int64_t value) {
   for (std::ptrdiff_t i = static_cast<std::ptrdiff_t>(digits.size()) - 3; i > (value < 0 ? 1 : 0); i -= 3)
     digits.insert(static_cast<std::size_t>(i), 1, ',');
   return digits;
-}
-
-std::string duration(double seconds) {
-  if (!std::isfinite(seconds)) return "unknown";
-  if (seconds < 120) return number(seconds, seconds < 10 ? 1 : 0) + " s";
-  const auto minutes = static_cast<std::int64_t>(std::lround(seconds / 60));
-  return minutes < 120 ? fmt::format("{} min", minutes) : fmt::format("{} h {:02} min", minutes / 60, minutes % 60);
 }
 
 // Whether every class that occurs has as many.
@@ -117,7 +111,7 @@ std::string figures_of_merit(const ReportData& data) {
     add("", "Reconstruction", short_number(test.reconstruction, 2), "nats per image");
     add("", "KL divergence", short_number(test.kl, 2), "nats per image");
   }
-  add("", "Time", duration(data.seconds),
+  add("", "Time", format_seconds(data.seconds),
       grouped(static_cast<std::int64_t>(data.epochs.size())) + (data.epochs.size() == 1 ? " epoch" : " epochs"));
   if (!data.epochs.empty()) {
     std::vector<double> speeds;
