@@ -15,6 +15,7 @@
 #include <functional>
 #include <iterator>
 #include <limits>
+#include <set>
 
 #include "elbo/error.h"
 #include "elbo/math/normal.h"
@@ -279,12 +280,32 @@ TEST_F(Report, NumbersThatAreNotFinite) {
   page_of(data);
 }
 
-// Steps between ticks below the grain of a double must not keep the axis from ending.
+// Steps between ticks below the grain of a double must not keep the axis from ending, nor give it the same label twice.
 TEST_F(Report, CurvesThatHardlyDiffer) {
-  ReportData r = made_up_report(2, 2);
-  for (EpochMetrics& e : r.epochs) e.train.reconstruction = e.test.reconstruction = 693147.1805599453;
-  r.epochs[1].test.reconstruction = std::nextafter(693147.1805599453, 1e9);
-  EXPECT_FALSE(curves(r.epochs).svg().empty());
+  const double big = 693147.1805599453;
+  for (const auto& [value, by] : {std::pair{big, std::nextafter(big, 1e9) - big},
+                                  {big, 1e-6},
+                                  {big, 1e-3},
+                                  {big, 0.01},
+                                  {1.5, 1e-15},
+                                  {1.5, 1e-9},
+                                  {1.5, 2e-8},
+                                  {0.0, 5e-324},
+                                  {0.0, 1e-9},
+                                  {-2e7, 0.1}}) {
+    ReportData r = made_up_report(2, 2);
+    for (EpochMetrics& e : r.epochs) e.train.reconstruction = e.test.reconstruction = value;
+    r.epochs[1].test.reconstruction = value + by;
+    const std::string panel = curve_panel(r.epochs, measures[1]).svg();
+    EXPECT_EQ(curve_points(panel, "test"), 2u);
+    EXPECT_EQ(curve_points(panel, "train"), 2u);
+    Names labels = between(panel, " text-anchor=\"end\">", "<");
+    EXPECT_EQ(labels.back(), "epoch");
+    labels.pop_back();
+    EXPECT_GE(labels.size(), 2u) << value << " and " << by;
+    EXPECT_LE(labels.size(), 13u) << value << " and " << by;
+    EXPECT_EQ(std::set<std::string>(labels.begin(), labels.end()).size(), labels.size()) << value << " and " << by;
+  }
 }
 
 TEST_F(Report, WordsAreEscapedEverywhere) {

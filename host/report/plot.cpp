@@ -92,8 +92,9 @@ struct Range {
     high = std::max(high, v);
   }
   bool empty() const { return low > high; }
+  // What differs by less than nine digits tell counts as equal, lest ticks have the same label.
   Range widened(double part) const {
-    const double by = high > low ? part * (high - low) : std::max(1.0, std::abs(low)) * 0.01;
+    const double size = std::max(1.0, std::abs(low)), by = high - low > 1e-8 * size ? part * (high - low) : 0.01 * size;
     return {low - by, high + by};
   }
 };
