@@ -1,6 +1,7 @@
 // The report of made-up runs: what the page says, what the pictures are, what happens with odd data.
 #include "host/report/report.h"
 
+#include <cairo.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -16,6 +17,7 @@
 #include <iterator>
 #include <limits>
 #include <set>
+#include <sstream>
 
 #include "elbo/error.h"
 #include "elbo/math/normal.h"
@@ -60,20 +62,43 @@ std::size_t curve_points(const std::string& page, const std::string& name) {
 }
 
 struct Size {
-  std::uint32_t width, height;
+  int width, height;
   bool operator==(const Size&) const = default;
 };
 
-Size png_size(const std::string& png) {
-  EXPECT_EQ(png.substr(0, 8), "\x89PNG\r\n\x1a\n");
-  EXPECT_EQ(png.substr(12, 4), "IHDR");
-  EXPECT_EQ(png.substr(png.size() - 8, 4), "IEND");
-  const auto number_at = [&](std::size_t at) {
-    std::uint32_t n = 0;
-    for (std::size_t i = at; i < at + 4; ++i) n = n << 8 | static_cast<std::uint8_t>(png[i]);
-    return n;
+Raster read_png(const std::string& png) {
+  std::istringstream in(png);
+  const auto next = [](void* from, unsigned char* to, unsigned int size) {
+    return static_cast<std::istream*>(from)->read(reinterpret_cast<char*>(to), size) ? CAIRO_STATUS_SUCCESS
+                                                                                     : CAIRO_STATUS_READ_ERROR;
   };
-  return {number_at(16), number_at(20)};
+  cairo_surface_t* const surface = cairo_image_surface_create_from_png_stream(next, static_cast<std::istream*>(&in));
+  EXPECT_EQ(cairo_surface_status(surface), CAIRO_STATUS_SUCCESS);
+  EXPECT_EQ(in.peek(), EOF);
+  Raster raster{cairo_image_surface_get_width(surface), cairo_image_surface_get_height(surface), {}};
+  const std::uint32_t opaque = cairo_image_surface_get_format(surface) == CAIRO_FORMAT_RGB24 ? 0xff000000 : 0;
+  for (std::ptrdiff_t y = 0; y < raster.height; ++y) {
+    const auto* row = reinterpret_cast<const std::uint32_t*>(cairo_image_surface_get_data(surface) +
+                                                             y * cairo_image_surface_get_stride(surface));
+    for (int x = 0; x < raster.width; ++x) raster.argb.push_back(row[x] | opaque);
+  }
+  cairo_surface_destroy(surface);
+  return raster;
+}
+
+// What a figure has at a place in the picture's units, two pixels for each.
+std::uint32_t colour_at(const Raster& figure, double x, double y) {
+  return figure.argb.at(static_cast<std::size_t>(static_cast<int>(2 * y) * figure.width + static_cast<int>(2 * x)));
+}
+
+// The pixels of an image, each drawn as a square.
+void expect_image(const Raster& figure, const Raster& image, Point corner, double scale) {
+  for (int y = 0; y < image.height; ++y)
+    for (int x = 0; x < image.width; ++x)
+      if (const std::uint32_t pixel = image.argb[static_cast<std::size_t>(y * image.width + x)]; pixel != 0) {
+        EXPECT_EQ(colour_at(figure, corner.x + (x + 0.5) * scale, corner.y + (y + 0.5) * scale), pixel)
+            << "pixel " << x << ", " << y;
+      }
 }
 
 // A page that loads nothing, tells what its pictures show, and holds no number that slipped through.
@@ -114,7 +139,11 @@ class Report : public ::testing::Test {
     std::sort(names.begin(), names.end());
     return names;
   }
-  Size figure(const char* name) const { return png_size(read(folder_ / "figures" / name)); }
+  Raster figure(const char* name) const { return read_png(read(folder_ / "figures" / name)); }
+  Size size_of(const char* name) const {
+    const Raster raster = figure(name);
+    return {raster.width, raster.height};
+  }
 
   const fs::path folder_;
 };
@@ -125,9 +154,9 @@ TEST_F(Report, TwoLatentUnits) {
   const std::string page = page_of(made_up_report(2, 3));
   EXPECT_EQ(figures(),
             (Names{"curves.png", "manifold.png", "reconstructions.png", "samples.png", "scatter.png", "unit-kl.png"}));
-  EXPECT_EQ(figure("curves.png"), (Size{3 * 340 * 2, 248 * 2}));
-  EXPECT_EQ(figure("scatter.png"), (Size{2 * 680, 2 * 560}));
-  EXPECT_EQ(figure("samples.png"), (Size{2 * (10 * (10 * 7 - 2) + 16), 2 * (10 * (10 * 8 - 2) + 16)}));
+  EXPECT_EQ(size_of("curves.png"), (Size{3 * 340 * 2, 248 * 2}));
+  EXPECT_EQ(size_of("scatter.png"), (Size{2 * 680, 2 * 560}));
+  EXPECT_EQ(size_of("samples.png"), (Size{2 * (10 * (10 * 7 - 2) + 16), 2 * (10 * (10 * 8 - 2) + 16)}));
   EXPECT_EQ(curve_points(page, "test"), 9u);
   EXPECT_EQ(curve_points(page, "train"), 9u);
   EXPECT_EQ(occurrences(page, "<circle class=\"mean "), 200u);
@@ -144,7 +173,9 @@ TEST_F(Report, ThreeLatentUnitsTurn) {
   EXPECT_EQ(figures(), (Names{"curves.png", "reconstructions.png", "samples.png", "scatter.png", "unit-kl.png"}));
   EXPECT_EQ(occurrences(page, "<circle class=\"mean "), 200u);
   EXPECT_NE(page.find("<div class=\"turn\">"), std::string::npos);
-  EXPECT_NE(page.find("\"scatter\":{"), std::string::npos);
+  const std::string scatter = between(page, "\"scatter\":{", "</script>").at(0);  // what the script turns
+  EXPECT_EQ(occurrences(between(scatter, "\"means\":[", "]").at(0), ","), 3 * 200u - 1);
+  EXPECT_EQ(occurrences(between(scatter, "\"labels\":[", "]").at(0), ","), 200u - 1);
 }
 
 TEST_F(Report, EightLatentUnitsHaveNoScatter) {
@@ -165,17 +196,29 @@ TEST_F(Report, WithoutLabels) {
     const std::string page = page_of(data);
     EXPECT_EQ(occurrences(page, "<button"), 0u);
     EXPECT_EQ(occurrences(page, "<circle class=\"mean\""), 200u);
-    EXPECT_EQ(figure("scatter.png"), (Size{2 * 560, 2 * 560}));  // no room for a legend
+    EXPECT_EQ(size_of("scatter.png"), (Size{2 * 560, 2 * 560}));  // no room for a legend
   }
 }
 
 TEST_F(Report, ColourImages) {
   ReportData data = made_up_report(8, 1);
-  data.originals = made_up_images(5, 3);
-  data.reconstructions = made_up_images(5, 3);
+  data.originals = data.reconstructions = made_up_images(5, 3);
+  for (float& pixel : data.reconstructions.pixels) pixel = 1 - pixel;
   data.original_names.clear();
   data.samples = made_up_images(7, 3);
-  page_of(data);
+  const std::string page = page_of(data);
+  const Raster above = contact_sheet(data.originals, 0, 5, 5, 2),
+               below = contact_sheet(data.reconstructions, 0, 5, 5, 2),
+               samples = contact_sheet(data.samples, 0, 7, 7, 2);
+  for (const Raster* sheet : {&above, &below, &samples}) {
+    const std::uint32_t first = sheet->argb[0];  // colour, not grey
+    EXPECT_NE(first & 255, first >> 8 & 255);
+    EXPECT_NE(page.find(" src=\"" + data_uri(sheet->png()) + "\""), std::string::npos);
+  }
+  const Raster reconstructions = figure("reconstructions.png");
+  expect_image(reconstructions, above, {110, 8}, 25);
+  expect_image(reconstructions, below, {110, 8 + 25 * (6 + 2)}, 25);
+  expect_image(figure("samples.png"), samples, {8, 8}, 14);
 }
 
 TEST_F(Report, OneEpochAndNone) {
@@ -275,9 +318,10 @@ TEST_F(Report, NumbersThatAreNotFinite) {
   for (EpochMetrics& e : data.epochs) e.test = e.train = {nan, nan, nan, nan, {nan, nan, nan}};
   data.means.assign(data.means.size(), std::numeric_limits<float>::quiet_NaN());
   EXPECT_EQ(curve_points(page_of(data), "test"), 0u);
+  EXPECT_EQ(occurrences(page_of(data), "<circle class=\"mean "), 0u);
   data = made_up_report(2, 2);
   data.means.assign(data.means.size(), std::numeric_limits<float>::infinity());
-  page_of(data);
+  EXPECT_EQ(occurrences(page_of(data), "<circle class=\"mean "), 0u);
 }
 
 // Steps between ticks below the grain of a double must not keep the axis from ending, nor give it the same label twice.
@@ -379,7 +423,7 @@ TEST_F(Report, FailuresNameTheFileAndKeepTheOldOne) {
   }
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
   EXPECT_NE(message.find("File too large"), std::string::npos) << message;
-  EXPECT_NE(message.find((folder_ / "").string()), std::string::npos) << message;
+  EXPECT_EQ(message.find((folder_ / "report.html").string()), 0u) << message;
   EXPECT_EQ(read(folder_ / "report.html"), before);
   for (const auto& entry : fs::recursive_directory_iterator(folder_)) EXPECT_NE(entry.path().extension(), ".elbo-tmp");
 
@@ -401,7 +445,94 @@ TEST(ContactSheet, PlacesAndColoursPixels) {
                                                    0xffffffff, 0xffd00030, 0, 0, 0}));
   strip = {1, 1, 2, 3, {1, 0.5f, 0, 0, 0, 1}};
   EXPECT_EQ(contact_sheet(strip, 0, 1, 1, 0).argb, (std::vector<std::uint32_t>{0xffff8000, 0xff0000ff}));
-  EXPECT_EQ(png_size(contact_sheet(strip, 0, 1, 1, 0).png()), (Size{2, 1}));
+}
+
+TEST(Raster, SurvivesAPng) {
+  const Raster raster{3, 2, {0xffff8000, 0xff0000ff, 0, 0xff123456, 0xffffffff, 0xff000000}};
+  const Raster read = read_png(raster.png());
+  EXPECT_EQ(read.width, 3);
+  EXPECT_EQ(read.height, 2);
+  EXPECT_EQ(read.argb, raster.argb);
+}
+
+Picture one_of_each_shape() {
+  Picture picture(60, 40, "One of \"each\"");
+  picture.attribute("data-x", "<1>");
+  picture.line({2, 5}, {12, 5}, {Ink::text, 2});
+  picture.line({2, 10}, {12, 10}, {Ink::muted, 2, true});
+  picture.polyline({{2, 15}, {6, 15}, {6, 19}}, {Ink::train, 2}, "curve");
+  picture.disc({20, 8}, 5, Ink::test, 0.5, "mean c1");
+  picture.ring({20, 22}, 6, {Ink::muted, 2});
+  picture.box({30, 2}, 8, 5, Ink::inactive, "bar");
+  picture.text({40, 38}, "a & b", {14, Ink::class9, Anchor::end}, "name");
+  picture.text({58, 38}, "z", {14, Ink::class0, Anchor::start, true, true});
+  picture.image({30, 10}, 3, {2, 1, {0xffff8000, 0xff0000ff}});
+  return picture;
+}
+
+TEST(Picture, PngHasEachShapeInItsPlace) {
+  Picture two(120, 40, "Twice, side by side");
+  two.part({0, 0}, one_of_each_shape());
+  two.part({60, 0}, one_of_each_shape());
+  const Raster png = read_png(two.png());
+  EXPECT_EQ(png.width, 240);
+  EXPECT_EQ(png.height, 80);
+  const auto opaque = [](Ink ink) { return 0xff000000 | colour(ink).light; };
+  for (const double left : {0, 60}) {
+    const auto at = [&](double x, double y) { return colour_at(png, left + x, y); };
+    EXPECT_EQ(at(1, 1), 0xffffffff);
+    EXPECT_EQ(at(7, 5), opaque(Ink::text));
+    EXPECT_EQ(at(4, 10), opaque(Ink::muted));
+    EXPECT_EQ(at(7.5, 10), 0xffffffff) << "between dashes";
+    EXPECT_EQ(at(10, 10), opaque(Ink::muted));
+    EXPECT_EQ(at(4, 15), opaque(Ink::train));
+    EXPECT_EQ(at(6, 18), opaque(Ink::train));
+    EXPECT_EQ(at(4, 18), 0xffffffff) << "a line has no inside";
+    for (const int channel : {0, 8, 16})  // half of the ink, half of the paper
+      EXPECT_NEAR(at(20, 8) >> channel & 255, ((colour(Ink::test).light >> channel & 255) + 255) / 2.0, 1);
+    EXPECT_EQ(at(20, 14), 0xffffffff);
+    EXPECT_EQ(at(26, 22), opaque(Ink::muted));
+    EXPECT_EQ(at(20, 22), 0xffffffff);
+    EXPECT_EQ(at(31, 3), opaque(Ink::inactive));
+    EXPECT_EQ(at(37, 6), opaque(Ink::inactive));
+    EXPECT_EQ(at(31, 11), 0xffff8000);
+    EXPECT_EQ(at(35, 12), 0xff0000ff);
+    const auto inked = [&](double from, double to, Ink ink) {
+      for (double x = from; x < to; x += 0.5)
+        for (double y = 24; y < 40; y += 0.5)
+          if (at(x, y) == opaque(ink)) return true;
+      return false;
+    };
+    EXPECT_TRUE(inked(1, 12, Ink::class9) && inked(30, 40, Ink::class9)) << "words that end at 40";
+    EXPECT_FALSE(inked(40, 60, Ink::class9));
+    EXPECT_TRUE(inked(48, 58, Ink::class0)) << "a letter to the left of its line, since it is read upwards";
+  }
+}
+
+TEST(Picture, SvgHasAnElementAShape) {
+  Picture picture(120, 40, "Twice");
+  picture.part({60, 0}, one_of_each_shape());
+  std::string svg =
+      "<svg viewBox='0 0 120 40' width='120' height='40' stroke-linejoin='round' role='img' aria-label='Twice'>\n"
+      "<g transform='translate(60.0 0.0)'>\n"
+      "<polyline fill='none' stroke='var(--text)' stroke-width='2' points='2.0,5.0 12.0,5.0 '/>\n"
+      "<polyline fill='none' stroke='var(--muted)' stroke-width='2' stroke-dasharray='4 3' "
+      "points='2.0,10.0 12.0,10.0 '/>\n"
+      "<polyline class='curve' fill='none' stroke='var(--train)' stroke-width='2' "
+      "points='2.0,15.0 6.0,15.0 6.0,19.0 '/>\n"
+      "<circle class='mean c1' cx='20.0' cy='8.0' r='5' fill='var(--test)' fill-opacity='0.50'/>\n"
+      "<circle cx='20.0' cy='22.0' r='6.0' fill='none' stroke='var(--muted)' stroke-width='2'/>\n"
+      "<rect class='bar' x='30.0' y='2.0' width='8.0' height='5.0' fill='var(--inactive)'/>\n"
+      "<text class='name' x='40.0' y='38.0' font-size='14' fill='var(--class9)' text-anchor='end'>a &amp; b</text>\n"
+      "<text x='58.0' y='38.0' font-size='14' fill='var(--class0)' text-anchor='start' "
+      "transform='rotate(-90 58.0 38.0)' stroke='var(--paper)' stroke-width='3' paint-order='stroke'>z</text>\n"
+      "<image x='30.0' y='10.0' width='6.0' height='3.0' preserveAspectRatio='none' image-rendering='pixelated' "
+      "href='" +
+      data_uri(Raster{2, 1, {0xffff8000, 0xff0000ff}}.png()) + "'/>\n</g>\n</svg>\n";
+  std::ranges::replace(svg, '\'', '"');
+  EXPECT_EQ(picture.svg(), svg);
+  EXPECT_NE(one_of_each_shape().svg().find(" aria-label=\"One of &quot;each&quot;\" data-x=\"&lt;1&gt;\">"),
+            std::string::npos);
 }
 
 TEST(DataUri, IsBase64) {
@@ -467,8 +598,9 @@ Dataset made_up_set(bool labels, int rare = 35) {
   return data;
 }
 
-ReportData collect(std::int64_t latent, const Dataset& data) {
+ReportData collect(std::int64_t latent, const Dataset& data, Binarize binarize = Binarize::none) {
   Spec spec;
+  spec.data.binarize = binarize;
   spec.seed = 7;
   spec.model.latent = latent;
   spec.model.encoder = spec.model.decoder = {{4, Activation::tanh}};
@@ -490,14 +622,30 @@ TEST(CollectPictures, EquallyManyOfEachClass) {
   EXPECT_EQ(r.reconstructions.count, 2);
   EXPECT_EQ(r.samples.count, 100);
   EXPECT_EQ(r.manifold.count, r.manifold_side * r.manifold_side);
-  write_report(r, fs::temp_directory_path() / ("elbo-collect-" + std::to_string(::getpid())));
-  fs::remove_all(fs::temp_directory_path() / ("elbo-collect-" + std::to_string(::getpid())));
+}
+
+TEST_F(Report, OfWhatWasCollected) {
+  const std::string page = page_of(collect(2, made_up_set(true)));
+  EXPECT_EQ(figures(), (Names{"manifold.png", "reconstructions.png", "samples.png", "scatter.png"}));
+  EXPECT_EQ(occurrences(page, "<circle class=\"mean c0\""), 35u);
+  EXPECT_EQ(occurrences(page, "<circle class=\"mean c2\""), 35u);
 }
 
 TEST(CollectPictures, ARareClassLeavesTheOthersThirty) {
   const ReportData r = collect(2, made_up_set(true, 1));
   EXPECT_EQ(std::count(r.labels.begin(), r.labels.end(), 2), 1);
   EXPECT_EQ(std::count(r.labels.begin(), r.labels.end(), 0), 30);
+}
+
+TEST(CollectPictures, OriginalsAreAsTheModelMetThem) {
+  const Dataset data = made_up_set(false);
+  const ReportData grey = collect(2, data), fixed = collect(2, data, Binarize::threshold),
+                   drawn = collect(2, data, Binarize::dynamic);
+  EXPECT_EQ(drawn.originals.pixels, grey.originals.pixels);
+  EXPECT_NE(fixed.means, grey.means) << "the encoder met them so, too";
+  ASSERT_EQ(fixed.originals.pixels.size(), grey.originals.pixels.size());
+  for (std::size_t i = 0; i < grey.originals.pixels.size(); ++i)
+    EXPECT_EQ(fixed.originals.pixels[i], grey.originals.pixels[i] >= 128 / 255.0f ? 1 : 0);
 }
 
 TEST(CollectPictures, LargeImagesAreShrunk) {
