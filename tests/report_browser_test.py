@@ -99,14 +99,19 @@ class ReportPages(unittest.TestCase):
         self.browser.get((Path(self.folder.name) / page / "report.html").as_uri())
 
     def open_without_script(self, page):
-        """As where scripts are switched off; those of this test run."""
+        """As where scripts are switched off; this test's own run."""
         self.browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
         try:
             self.open(page)
         finally:
             self.browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
+    def emulate(self, media="", scheme="light"):
+        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {
+            "media": media, "features": [{"name": "prefers-color-scheme", "value": scheme}]})
+
     def tearDown(self):
+        self.emulate()
         self.assertEqual([entry["message"] for entry in self.browser.get_log("browser")], [])
 
     def run_js(self, script, *arguments):
@@ -118,6 +123,9 @@ class ReportPages(unittest.TestCase):
     def pixels(self, selector="canvas"):
         return self.run_js("arguments[0].toDataURL()", self.find(selector))
 
+    def style(self, selector, name):
+        return self.run_js("getComputedStyle(arguments[0])[arguments[1]]", self.find(selector), name)
+
     def settle(self):
         """Waits until what was asked for has been drawn."""
         self.browser.execute_async_script(
@@ -128,6 +136,7 @@ class ReportPages(unittest.TestCase):
             self.open(page)
             self.assertEqual(self.run_js("performance.getEntriesByType('resource')"
                                          ".map(e => e.name).filter(n => !n.startsWith('data:'))"), [])
+            self.assertGreater(self.run_js("document.images.length"), 0)
             broken = self.run_js("[...document.images].filter(i => !i.complete || i.naturalWidth === 0).length")
             self.assertEqual(broken, 0)
 
@@ -229,13 +238,14 @@ class ReportPages(unittest.TestCase):
     def test_scatter_redraws_in_the_dark(self):
         self.open("three")
         start = self.pixels()
-        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia",
-                                     {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+        self.emulate(scheme="dark")
         self.settle()
-        dark = self.run_js("getComputedStyle(document.body).backgroundColor")
+        dark = self.style("body", "backgroundColor")
         self.assertNotEqual(self.pixels(), start)
-        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-        self.assertNotEqual(self.run_js("getComputedStyle(document.body).backgroundColor"), dark)
+        self.emulate()
+        self.settle()
+        self.assertNotEqual(self.style("body", "backgroundColor"), dark)
+        self.assertEqual(self.pixels(), start)
 
     def test_legend_hides_a_class(self):
         shown = "[...document.querySelectorAll('svg .mean.c3')].filter(m => m.getBBox().width > 0).length"
@@ -273,14 +283,37 @@ class ReportPages(unittest.TestCase):
                 self.browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
                 self.assertLessEqual(self.run_js("document.documentElement.scrollWidth"), width, f"{page} at {width}")
 
+    def test_pictures_follow_the_dark_mode(self):
+        self.open("two")
+        inks = lambda: (self.style("polyline.test", "stroke"), self.style(".bar.active", "fill"),
+                        self.style(".scatter text.c3", "stroke"))
+        self.assertEqual(inks(), ("rgb(11, 99, 173)", "rgb(11, 99, 173)", "rgb(255, 255, 255)"))
+        self.emulate(scheme="dark")
+        self.assertEqual(inks(), ("rgb(98, 178, 245)", "rgb(98, 178, 245)", "rgb(21, 24, 27)"))
+
     def test_prints(self):
         self.open("two")
-        pdf = self.browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})["data"]
-        self.assertTrue(base64.b64decode(pdf).startswith(b"%PDF"))
+        self.emulate("print", "dark")  # paper is white whatever the screen is
+        self.assertEqual(self.style("body", "backgroundColor"), "rgb(255, 255, 255)")
+        self.assertEqual(self.style("polyline.test", "stroke"), "rgb(11, 99, 173)")
+        self.assertEqual(self.style(".readout", "display"), "none")  # nothing can be pointed at
+        self.assertEqual(self.style(".scroll", "maxHeight"), "none")  # a table that is open is printed whole
+        pages = lambda: base64.b64decode(
+            self.browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})["data"]).count(b"/Type /Page\n")
+        short = pages()
+        self.assertGreater(short, 1)
+        self.open("twenty")
+        self.find("details.epochs summary").click()
+        self.assertGreater(pages(), short + 20)  # of 2000 epochs
 
     def test_reads_without_its_script(self):
         self.open_without_script("three")
-        self.assertTrue(self.find(".turn svg").is_displayed())
+        self.assertEqual(self.browser.find_elements(By.TAG_NAME, "canvas"), [])
+        shown = "[...document.querySelectorAll('.turn svg .mean')].filter(m => m.checkVisibility()).length"
+        self.assertEqual(self.run_js(shown), 200)
+        self.assertEqual(len(self.browser.find_elements(By.CSS_SELECTOR, "svg.panel polyline.test")), 3)
+        self.find("details.epochs summary").click()
+        self.assertTrue(self.find("details.epochs table").is_displayed())
 
 
 if __name__ == "__main__":
