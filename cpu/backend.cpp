@@ -14,7 +14,7 @@
 namespace elbo {
 namespace {
 
-std::string processor() {
+std::string read_processor() {
   std::ifstream info("/proc/cpuinfo");
   for (std::string line; std::getline(info, line);) {
     if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
@@ -23,6 +23,11 @@ std::string processor() {
 }
 
 }  // namespace
+
+const std::string& processor() {
+  static const std::string name = read_processor();
+  return name;
+}
 
 std::unique_ptr<Backend> create_cpu_backend(const BackendOptions& options) {
   return std::make_unique<CpuBackend>(options);

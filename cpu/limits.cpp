@@ -92,11 +92,28 @@ std::size_t hierarchical_limit(const std::string& folder) {
   return ~std::size_t{0};
 }
 
-// What is left of a limit of this process, of which `pages` are taken.
-std::size_t left_of(decltype(RLIMIT_AS) kind, std::size_t pages) {
+// The machine's memory, or less where this process's control groups may have less.
+std::size_t memory_of_groups(const std::string& root) {
+  auto bytes = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+  for (const std::string& folder : group_folders(root, ""))
+    if (std::size_t limit = 0; read_number(folder + "/memory.max", limit)) bytes = std::min(bytes, limit);
+  // What version 1 writes where there is no limit is more than any machine has.
+  if (const std::vector<std::string> folders = group_folders(root, "memory"); !folders.empty()) {
+    if (std::size_t limit = 0; read_number(folders[0] + "/memory.limit_in_bytes", limit))
+      bytes = std::min(bytes, limit);
+    bytes = std::min(bytes, hierarchical_limit(folders[0]));
+  }
+  return bytes;
+}
+
+// What is left of a limit of this process; `column` of statm says how many pages of it are taken.
+std::size_t left_of(decltype(RLIMIT_AS) kind, const std::string& root, std::size_t column) {
   rlimit limit{};
   if (getrlimit(kind, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return ~std::size_t{0};
-  const std::size_t taken = pages * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+  std::array<std::size_t, 6> pages{};  // size, resident, shared, text, -, data
+  std::ifstream statm(root + "/proc/self/statm");
+  for (std::size_t& p : pages) statm >> p;
+  const std::size_t taken = pages[column] * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
   return limit.rlim_cur > taken ? limit.rlim_cur - taken : 0;
 }
 
@@ -134,19 +151,9 @@ int usable_cores(const std::string& root) {
 }
 
 std::size_t usable_memory(const std::string& root) {
-  auto bytes = static_cast<std::size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
-  for (const std::string& folder : group_folders(root, ""))
-    if (std::size_t limit = 0; read_number(folder + "/memory.max", limit)) bytes = std::min(bytes, limit);
-  // What version 1 writes where there is no limit is more than any machine has.
-  if (const std::vector<std::string> folders = group_folders(root, "memory"); !folders.empty()) {
-    if (std::size_t limit = 0; read_number(folders[0] + "/memory.limit_in_bytes", limit))
-      bytes = std::min(bytes, limit);
-    bytes = std::min(bytes, hierarchical_limit(folders[0]));
-  }
-  std::array<std::size_t, 6> pages{};  // size, resident, shared, text, -, data
-  std::ifstream taken(root + "/proc/self/statm");
-  for (std::size_t& p : pages) taken >> p;
-  return std::min({bytes, left_of(RLIMIT_AS, pages[0]), left_of(RLIMIT_DATA, pages[5])});
+  static const std::size_t here = memory_of_groups("");
+  const std::size_t bytes = root.empty() ? here : memory_of_groups(root);
+  return std::min({bytes, left_of(RLIMIT_AS, root, 0), left_of(RLIMIT_DATA, root, 5)});
 }
 
 }  // namespace elbo

@@ -12,7 +12,8 @@ std::vector<int> allowed_cores();
 // How many of them it may keep busy: fewer, where a CPU quota says so. At least 1. `root`: where /proc and /sys are.
 int usable_cores(const std::string& root = "");
 // Bytes of memory: the machine's, or the limit of a control group; where the address space or the data of a process are
-// limited (RLIMIT_AS, RLIMIT_DATA), at most what is left of that.
+// limited (RLIMIT_AS, RLIMIT_DATA), at most what is left of that. The groups are looked at once in the life of a
+// process, what is left each time.
 std::size_t usable_memory(const std::string& root = "");
 
 }  // namespace elbo

@@ -143,4 +143,6 @@ std::vector<DeviceEntry> list_devices() {
   return entries;
 }
 
+const std::string& host_processor() { return processor(); }
+
 }  // namespace elbo

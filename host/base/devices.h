@@ -30,4 +30,7 @@ struct DeviceEntry {
 // Every device that this build knows, in the order in which "auto" tries them.
 std::vector<DeviceEntry> list_devices();
 
+// The processor of this machine, whichever device is used.
+const std::string& host_processor();
+
 }  // namespace elbo

@@ -14,12 +14,12 @@
 #include <cstring>
 #include <ctime>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "elbo/error.h"
+#include "host/base/devices.h"
 #include "host/base/files.h"
 
 namespace elbo {
@@ -77,13 +77,6 @@ bool is_of_same_experiment(const Spec& spec, const std::string& folder) {
   } catch (const Error&) {
     return false;
   }
-}
-
-std::string processor() {
-  std::string line;
-  for (std::ifstream info("/proc/cpuinfo"); std::getline(info, line);)
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  return "CPU";
 }
 
 }  // namespace
@@ -275,13 +268,13 @@ Session begin_session(const std::string& command, const std::string& device, con
   std::strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", &utc);
   utsname system{};
   uname(&system);
-  return {
-      ELBO_VERSION,
-      date,
-      command,
-      device,
-      description,
-      fmt::format("{}, {} cores, {} {}", processor(), sysconf(_SC_NPROCESSORS_ONLN), system.sysname, system.release)};
+  return {ELBO_VERSION,
+          date,
+          command,
+          device,
+          description,
+          fmt::format("{}, {} cores, {} {}", host_processor(), sysconf(_SC_NPROCESSORS_ONLN), system.sysname,
+                      system.release)};
 }
 
 std::string shell_word(const std::string& word) {
