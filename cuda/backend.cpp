@@ -48,8 +48,9 @@ void choose_gpu(int index) {
   require_present(driver != 0, "no NVIDIA driver is loaded on this machine (`nvidia-smi` should list a GPU)");
   const cudaError_t error = cudaGetDeviceCount(&count);
   // Where this fails it leaves `count` as it was.
-  require(error != cudaErrorInsufficientDriver, "the NVIDIA driver is for CUDA ", version(driver),
-          ", this program needs ", version(runtime), ": update the driver");
+  if (error == cudaErrorInsufficientDriver)
+    fail("the NVIDIA driver is for CUDA ", version(driver), ", this program needs ", version(runtime),
+         ": update the driver");
   require_present(error != cudaErrorNoDevice, "the NVIDIA driver sees no GPU (is CUDA_VISIBLE_DEVICES set?)");
   check_cuda(error, "cudaGetDeviceCount");
   require(index >= 0 && index < count, "there is no GPU ", index, ": this machine has ", count, ", counted from 0");

@@ -13,8 +13,9 @@ namespace {
 Cupti open_cupti() {
   const std::string file = cat("libcupti.so.", CUDART_VERSION / 1000);
   void* library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);  // never closed: it has threads and exit handlers
-  require(library != nullptr, "CUPTI, which comes with the CUDA Toolkit, does not load (", dlerror(),
-          "); LD_LIBRARY_PATH may name its folder");
+  if (!library)
+    fail("CUPTI, which comes with the CUDA Toolkit, does not load (", dlerror(),
+         "); LD_LIBRARY_PATH may name its folder");
   Cupti c{};
   const auto find = [&](auto& function, const char* name) {
     function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));

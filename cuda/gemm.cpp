@@ -316,8 +316,8 @@ void Gemm::use(const ProductChoice& choice) {
   const cublasStatus_t status =
       cublasLtMatmulAlgoCheck(library_->lt.handle, plan.description.handle, plan.first.handle, plan.second.handle,
                               plan.result.handle, plan.result.handle, &algorithm, &checked);
-  require(status == CUBLAS_STATUS_SUCCESS, what, ": cuBLASLt does not take algorithm ", choice.algorithm.id, ": ",
-          text_of(status));
+  if (status != CUBLAS_STATUS_SUCCESS)
+    fail(what, ": cuBLASLt does not take algorithm ", choice.algorithm.id, ": ", text_of(status));
   require(checked.workspaceSize <= workspace_bytes, what, ": algorithm ", choice.algorithm.id, " wants ",
           checked.workspaceSize, " bytes of workspace; there are ", workspace_bytes);
   checked.algo = algorithm;  // cublasLtMatmulAlgoCheck leaves it alone

@@ -35,7 +35,7 @@ struct Grid {
 };
 
 inline void check_cuda(cudaError_t e, const char* what) {
-  require(e == cudaSuccess, what, ": ", cudaGetErrorName(e), " (", cudaGetErrorString(e), ")");
+  if (e != cudaSuccess) fail(what, ": ", cudaGetErrorName(e), " (", cudaGetErrorString(e), ")");
 }
 
 // launch("bernoulli_fused", bernoulli_fused, {blocks, threads, stream}, arguments...): the arguments are

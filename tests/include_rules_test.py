@@ -1,7 +1,8 @@
 """Who may include whom: reads every #include of the rooms and fails on one that the rules do not allow.
 
 The rules are the table ROOMS below. A breach is planted for each of them as well, so that the net is known to hold.
-And a rule of the house: no reason of a system call is looked up among the arguments of the check that makes the call.
+And two rules of the house about the arguments of require(). None looks up why the call in the condition has failed. None
+takes work to make: all of them are evaluated where the condition holds, too.
 """
 import pathlib
 import re
@@ -83,38 +84,66 @@ def arguments(text, begin):
     return found
 
 
-def stale_reasons(root):
-    """Lines `file:line` of each require() that makes a call and says why it failed: arguments are evaluated before the
-    condition or after it, as the compiler likes. check_call() of host/base/files.h looks when the call is over."""
-    found = []
+def checks(root):
+    """`file:line`, the condition and the other arguments of each require()."""
     for path in sorted(p for room in ROOMS for p in (root / room).rglob("*") if p.suffix in SOURCES):
         text = re.sub(r'"(\\.|[^"\\\n])*"', '""', path.read_text())  # texts are empty, there are no single characters
         text = re.sub(r"//.*", "", re.sub(r"'(\\.|[^'\\])'", "0", text))
         for check in re.finditer(r"\brequire\(", text):
             condition, *message = arguments(text, check.end())
-            if re.search(r"\w\(", condition) and any(REASON.search(part) for part in message):
-                found.append(f"{path.relative_to(root)}:{text.count(chr(10), 0, check.start()) + 1}")
-    return found
+            yield f"{path.relative_to(root)}:{text.count(chr(10), 0, check.start()) + 1}", condition, message
 
 
-class StaleReasons(unittest.TestCase):
-    def test_tree_has_none(self):
-        self.assertEqual(stale_reasons(ROOT), [])
+def stale_reasons(root):
+    """Each require() that makes a call and says why it failed: arguments are evaluated before the condition or after it,
+    as the compiler likes. check_call() of host/base/files.h looks when the call is over."""
+    return [where for where, condition, message in checks(root)
+            if re.search(r"\w\(", condition) and any(REASON.search(part) for part in message)]
 
-    def test_planted_ones_are_found(self):
-        for line, wrong in (('require(::fsync(fd) == 0, path, ": ", std::strerror(errno));', True),
-                            ('require(\n    ::rename(a, b) == 0, a, ": (",\n    reason());', True),
-                            ('require(fs::remove(path, error), path, error.message());', True),
-                            ('require(dlopen(file, 1), file, dlerror());', True),
-                            ('require(!error, path, ": ", error.message());', False),
-                            ('require(has(path), path, ": is \\"errno\\" (, ", name);', False),
-                            ('require(locked == 0 || errno != EAGAIN, path);', False),
-                            ('check_call(::fsync(fd), path, "cannot be written");', False)):
+
+CALL = re.compile(r"(\w+)\s*(?:<[^<>()]*>)?\(")
+# Calls that only look at what is there, or copy a short text.
+CHEAP = {"S_ISDIR", "cairo_status_to_string", "cairo_surface_status", "columns", "count", "empty", "get", "left", "message",
+         "name_of", "position", "rows", "size", "sizeof", "static_cast", "string", "where"}
+
+
+def eager_messages(root):
+    """Each require() whose message takes work to make: another call, or texts that are joined. `if (...) fail(...)` makes
+    it where it is wanted."""
+    return [where for where, _, message in checks(root)
+            if any(set(CALL.findall(part)) - CHEAP or re.search(r'"" \+|\+ ""', part) for part in message)]
+
+
+class ArgumentsOfRequire(unittest.TestCase):
+    def planted(self, rule, cases):
+        """Of each line whether the rule finds it."""
+        self.assertEqual(rule(ROOT), [])
+        for line, wrong in cases:
             with self.subTest(line=line), tempfile.TemporaryDirectory() as folder:
                 path = pathlib.Path(folder, "host/base/x.cpp")
                 path.parent.mkdir(parents=True)
                 path.write_text(f"// A comment.\n{line}\n")
-                self.assertEqual(stale_reasons(pathlib.Path(folder)), ["host/base/x.cpp:2"] if wrong else [])
+                self.assertEqual(rule(pathlib.Path(folder)), ["host/base/x.cpp:2"] if wrong else [])
+
+    def test_none_looks_up_why_the_condition_failed(self):
+        self.planted(stale_reasons, (
+            ('require(::fsync(fd) == 0, path, ": ", std::strerror(errno));', True),
+            ('require(\n    ::rename(a, b) == 0, a, ": (",\n    reason());', True),
+            ('require(fs::remove(path, error), path, error.message());', True),
+            ('require(dlopen(file, 1), file, dlerror());', True),
+            ('require(!error, path, ": ", error.message());', False),
+            ('require(has(path), path, ": is \\"errno\\" (, ", name);', False),
+            ('require(locked == 0 || errno != EAGAIN, path);', False),
+            ('check_call(::fsync(fd), path, "cannot be written");', False)))
+
+    def test_none_takes_work_to_make(self):
+        self.planted(eager_messages, (
+            ('require(data, "no memory on ", backend.info().name);', True),
+            ('require(is(a),\n    "expected ",\n    any_of(words));', True),
+            ('require(is(a), read<int>(path), ": no");', True),
+            ('require(is(a), folder + "/x", ": no");', True),
+            ('require(!t.empty(), path, ": ", t.size(), " of ", name_of(t.dtype), ", not any(one)");', False),
+            ('if (!data) fail("no memory on ", backend.info().name);', False)))
 
 
 class IncludeRules(unittest.TestCase):

@@ -50,8 +50,9 @@ std::unique_ptr<Backend> open_plugin(const std::string& name, const BackendOptio
       throw DeviceAbsent(cat("device '", name, "': ", file, " does not load: ", why, advice_on(why)));
     }
     const auto create = reinterpret_cast<CreateBackend>(dlsym(library, symbol));
-    require(create != nullptr, "device '", name, "': ", (folder / file).string(),
-            " is of another version of elbo (it has no ", symbol, "): build it again, or remove it");
+    if (!create)
+      fail("device '", name, "': ", (folder / file).string(), " is of another version of elbo (it has no ", symbol,
+           "): build it again, or remove it");
     try {
       return std::unique_ptr<Backend>(create(options));
     } catch (const DeviceAbsent& e) {  // the driver's library is opened by CUDA, not by the loader
@@ -98,9 +99,9 @@ DeviceName parse_device_name(const std::string& request) {
   DeviceName name{request.substr(0, colon)};
   std::string lower = name.plugin;
   std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  require(name.plugin == "cuda" || has_plugin(name.plugin), "device '", request,
-          "': expected auto, cpu, cuda or cuda:N",
-          lower == "gpu" ? "; did you mean \"cuda\"?" : suggestion(lower, {"auto", "cpu", "cuda"}));
+  if (name.plugin != "cuda" && !has_plugin(name.plugin))
+    fail("device '", request, "': expected auto, cpu, cuda or cuda:N",
+         lower == "gpu" ? "; did you mean \"cuda\"?" : suggestion(lower, {"auto", "cpu", "cuda"}));
   if (colon != std::string::npos) {
     const std::string index = request.substr(colon + 1);
     const auto [end, error] = std::from_chars(index.data(), index.data() + index.size(), name.index);

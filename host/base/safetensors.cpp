@@ -207,7 +207,7 @@ Shape check_entry(const Entry& e, const std::string& file) {
   std::uint64_t bytes = 0;
   const bool fits = !__builtin_mul_overflow(static_cast<std::uint64_t>(shape.count()), size_of(e.dtype), &bytes);
   require(fits && e.offsets[1] - e.offsets[0] == bytes, file, ": tensor '", e.name, "': data_offsets [", e.offsets[0],
-          ", ", e.offsets[1], "] do not fit ", name_of(e.dtype), " ", shape.str());
+          ", ", e.offsets[1], "] do not fit ", name_of(e.dtype), " ", shape);
   return shape;
 }
 
@@ -327,7 +327,7 @@ void write_safetensors(const std::string& path, const TensorFile& file) {
   for (const NamedTensor& t : file.tensors) {
     require(names.insert(t.name).second, path, ": two tensors '", t.name, "', or a reserved name");
     require(t.bytes.size() == static_cast<std::size_t>(t.shape.count()) * size_of(t.dtype), path, ": tensor '", t.name,
-            "' is ", name_of(t.dtype), " ", t.shape.str(), " but has ", t.bytes.size(), " bytes");
+            "' is ", name_of(t.dtype), " ", t.shape, " but has ", t.bytes.size(), " bytes");
     tensors.push_back(&t);
   }
   // The largest elements first: so every tensor starts at a multiple of its element's size.

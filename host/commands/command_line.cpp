@@ -81,8 +81,8 @@ CLI::Validator accepted_by(const std::function<void(const std::string&)>& check)
 
 CLI::Validator one_of(const Words& words) {
   return accepted_by([words](const std::string& text) {
-    require(std::ranges::find(words, text) != words.end(), "expected ", any_of(words), ", found ", in_quotes(text),
-            suggestion(text, words));
+    if (std::ranges::find(words, text) == words.end())
+      fail("expected ", any_of(words), ", found ", in_quotes(text), suggestion(text, words));
   });
 }
 

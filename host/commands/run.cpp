@@ -165,8 +165,9 @@ class TrainingRun {
     checkpoints_ = CheckpointFolder(folder);
     if (name == "last" && !checkpoints_.has("last")) {
       const std::string others = checkpoints_.names();
-      require(others.empty(), checkpoints_.path("last"), ": is missing; there are ", others,
-              ", and --resume NAME goes on from one of them");
+      if (!others.empty())
+        fail(checkpoints_.path("last"), ": is missing; there are ", others,
+             ", and --resume NAME goes on from one of them");
       require(!has_history(folder), folder, ": has epochs in metrics.jsonl, but no checkpoint to go on from");
       fmt::print("{}: no checkpoint yet, so the run starts from the beginning\n", folder);
       return false;

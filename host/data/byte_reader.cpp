@@ -133,8 +133,8 @@ void ByteReader::read_all(void* to, std::size_t n, const std::string& what) {
 }
 
 std::vector<std::uint8_t> ByteReader::take(std::uint64_t n, const std::string& what) {
-  require(n <= most_left(), name_, ": is cut short: ", what, " should be ", n, " bytes, there are at most ",
-          most_left());
+  const std::uint64_t most = most_left();
+  require(n <= most, name_, ": is cut short: ", what, " should be ", n, " bytes, there are at most ", most);
   std::vector<std::uint8_t> bytes;
   reserve_memory(bytes, n, cat(name_, ": ", what));
   while (bytes.size() < n) {  // so memory is touched only as bytes arrive

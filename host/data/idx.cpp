@@ -33,10 +33,11 @@ IdxArray parse(ByteReader reader, int rank, const std::string& name) {
   std::uint8_t magic[4];
   reader.read_all(magic, sizeof magic, "the header's first part");
   require(!(magic[0] == 0x1f && magic[1] == 0x8b), name, ": is compressed; add .gz to its name");
-  require(magic[0] == 0 && magic[1] == 0, name, ": is not an IDX file: it starts with ", hex(magic, 4),
-          ", expected 00 00 08 0", rank);
-  require(magic[2] == 0x08, name, ": holds elements of type ", hex(magic + 2, 1), " (", element_type(magic[2]),
-          "), expected 08 (unsigned byte)");
+  if (magic[0] != 0 || magic[1] != 0)
+    fail(name, ": is not an IDX file: it starts with ", hex(magic, 4), ", expected 00 00 08 0", rank);
+  if (magic[2] != 0x08)
+    fail(name, ": holds elements of type ", hex(magic + 2, 1), " (", element_type(magic[2]),
+         "), expected 08 (unsigned byte)");
   require(magic[3] == rank, name, ": has ", int{magic[3]}, " dimensions, expected ", rank,
           rank == 3 ? " (images, rows, columns)" : " (labels)");
 

@@ -470,13 +470,13 @@ class Reader {
       if (auto* list = std::get_if<Json::Array>(&json->value)) {
         std::size_t i = list->size();
         const auto [stop, error] = std::from_chars(name.data(), name.data() + name.size(), i);
-        require(error == std::errc() && *stop == 0 && i < list->size(), so_far, " is a list of ", list->size(),
-                "; expected a number below that in place of ", in_quotes(name));
+        if (error != std::errc() || *stop != 0 || i >= list->size())
+          fail(so_far, " is a list of ", list->size(), "; expected a number below that in place of ", in_quotes(name));
         json = &(*list)[i];
         continue;
       }
       auto* object = std::get_if<Json::Object>(&json->value);
-      require(object, so_far, " is ", describe(*json), " and has no field ", in_quotes(name));
+      if (!object) fail(so_far, " is ", describe(*json), " and has no field ", in_quotes(name));
       Json* member = json->find(name);
       json = member ? member : &object->emplace_back(Json::Member{name, Json{Json::Object(), {}}, {}}).value;
     }

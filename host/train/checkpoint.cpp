@@ -80,7 +80,7 @@ TensorFile make_file(const Vae& vae, const State& state, const Spec& spec, const
 
 void put(Backend& device, const Tensor& to, const NamedTensor& from, const std::string& file) {
   require(from.dtype == to.dtype && from.shape == to.shape, file, ": a checkpoint of another network: ", from.name,
-          " is ", name_of(from.dtype), " ", from.shape.str(), ", expected ", name_of(to.dtype), " ", to.shape.str());
+          " is ", name_of(from.dtype), " ", from.shape, ", expected ", name_of(to.dtype), " ", to.shape);
   device.upload(to, from.bytes.data());
 }
 
@@ -204,13 +204,13 @@ void CheckpointFolder::settle(const std::string& name, std::int64_t step,
 void CheckpointFolder::remove_next_best() const {
   std::error_code error;
   fs::remove(path("next-best"), error);
-  require(!error, path("next-best"), ": cannot be removed: ", error.message());
+  if (error) fail(path("next-best"), ": cannot be removed: ", error.message());
 }
 
 bool CheckpointFolder::has(const std::string& name) const {
   std::error_code error;
   const bool there = fs::exists(path(name), error);
-  require(!error, path(name), ": ", error.message());
+  if (error) fail(path(name), ": ", error.message());
   return there;
 }
 

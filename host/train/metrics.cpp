@@ -48,19 +48,19 @@ struct Reader {
 
   void operator()(const char* name, std::int64_t& value) const {
     const double number = to_number(member(name), at + name);
-    require(number >= 0 && number <= 9007199254740992.0 && std::trunc(number) == number, "metrics: ", at, name,
-            ": expected a count, found ", describe(member(name)));
+    if (!(number >= 0 && number <= 9007199254740992.0 && std::trunc(number) == number))
+      fail("metrics: ", at, name, ": expected a count, found ", describe(member(name)));
     value = static_cast<std::int64_t>(number);
   }
   void operator()(const char* name, double& value) const { value = to_number(member(name), at + name); }
   void operator()(const char* name, std::vector<double>& values) const {
     const auto* list = member(name).as<Json::Array>();
-    require(list, "metrics: ", at, name, ": expected a list, found ", describe(member(name)));
+    if (!list) fail("metrics: ", at, name, ": expected a list, found ", describe(member(name)));
     for (const Json& item : *list) values.push_back(to_number(item, at + name));
   }
   void operator()(const char* name, Figures& figures) const {
-    require(member(name).as<Json::Object>(), "metrics: ", at, name, ": expected an object, found ",
-            describe(member(name)));
+    if (!member(name).as<Json::Object>())
+      fail("metrics: ", at, name, ": expected an object, found ", describe(member(name)));
     visit_figures(figures, Reader{member(name), at + name + "."});
   }
 
@@ -73,7 +73,7 @@ struct Reader {
   static double to_number(const Json& json, const std::string& path) {
     if (json.as<std::nullptr_t>()) return std::numeric_limits<double>::quiet_NaN();
     const auto* number = json.as<double>();
-    require(number, "metrics: ", path, ": expected a number, found ", describe(json));
+    if (!number) fail("metrics: ", path, ": expected a number, found ", describe(json));
     return *number;
   }
 };

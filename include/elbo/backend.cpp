@@ -30,7 +30,7 @@ Buffer::Buffer(Backend& backend, std::size_t bytes, Memory kind, std::string_vie
     : backend_(&backend), size_(bytes), kind_(kind) {
   if (bytes == 0) return;
   data_ = backend.do_allocate(bytes, kind);
-  require(data_ != nullptr, "no memory for ", what, ": ", bytes, " bytes on ", backend.info().name);
+  if (!data_) fail("no memory for ", what, ": ", bytes, " bytes on ", backend.info().name);
 }
 
 Buffer::~Buffer() {
