@@ -3,22 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
 #include <cmath>
-#include <csignal>
 #include <cstdio>
 #include <filesystem>
-#include <limits>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "host/base/files.h"
 #include "host/base/progress.h"
-#include "host/base/timing.h"
+#include "host/base/stop_signal.h"
 #include "host/base/tuning_file.h"
-#include "host/base/writer.h"
 #include "host/lab/tuning.h"
 #include "host/report/collect.h"
 #include "host/report/picture.h"
@@ -26,38 +22,12 @@
 #include "host/train/evaluate.h"
 #include "host/train/output.h"
 #include "host/train/run_folder.h"
-#include "host/train/trainer.h"
+#include "host/train/training_run.h"
 
 namespace elbo {
 namespace {
 
 namespace fs = std::filesystem;
-
-// ---- Signals: a run asked to stop finishes its step and writes a checkpoint --------------------------------------
-
-volatile std::sig_atomic_t stop_requested = 0;  // the signal's number
-
-class StopOnSignal {
- public:
-  StopOnSignal() {
-    struct sigaction action {};
-    action.sa_handler = [](int signal) { stop_requested = signal; };
-    action.sa_flags = static_cast<int>(SA_RESETHAND);  // a second signal ends the program at once
-    for (std::size_t i = 0; i < signals.size(); ++i) {
-      sigaction(signals[i], nullptr, &before_[i]);
-      // What whoever started this wants ignored stays so: nohup's SIGHUP, SIGINT of a job in the background.
-      if (before_[i].sa_handler != SIG_IGN) sigaction(signals[i], &action, nullptr);
-    }
-  }
-  ~StopOnSignal() {
-    for (std::size_t i = 0; i < signals.size(); ++i) sigaction(signals[i], &before_[i], nullptr);
-    stop_requested = 0;
-  }
-
- private:
-  static constexpr std::array signals = {SIGINT, SIGTERM, SIGHUP};
-  std::array<struct sigaction, signals.size()> before_{};
-};
 
 // ---- The report ---------------------------------------------------------------------------------------------------
 
@@ -108,292 +78,6 @@ std::string resume_command(const RunOptions& options, const std::string& folder)
   if (!options.data.empty()) line += " --data " + shell_word(options.data);
   return line;
 }
-
-std::uint32_t total_steps(const Spec& spec, const Trainer& trainer) {
-  const std::uint64_t total = static_cast<std::uint64_t>(spec.train.epochs) * trainer.batches_per_epoch();
-  require(total < ~std::uint32_t{0}, spec.where("train.epochs"), ": ", spec.train.epochs, " epochs are ", total,
-          " steps; at most 2^32 - 2 are possible");
-  return static_cast<std::uint32_t>(total);
-}
-
-// A table in 80 columns, up to 100,000 epochs: its head and its lines. Reconstruction and KL are the test set's.
-constexpr const char* epoch_columns = "{:>13}{:>13}{:>15}{:>10}{:>10}\n";
-
-std::string epoch_label(std::int64_t epoch, std::int64_t epochs) {
-  const std::string last = fmt::format("{}", epochs);
-  return fmt::format("epoch {:>{}}/{}", epoch, std::max<std::size_t>(last.size(), 3), last);
-}
-
-void print_epoch_head(std::int64_t epochs) {
-  fmt::print("{:{}}", "", epoch_label(1, epochs).size());
-  fmt::print(epoch_columns, "train ELBO", "test ELBO", "reconstruction", "KL", "images/s");
-}
-
-void print_epoch(const EpochMetrics& m, std::int64_t epochs) {
-  const auto number = [](double x) { return std::abs(x) < 1e6 ? fmt::format("{:.3f}", x) : fmt::format("{:.4g}", x); };
-  fmt::print("{}", epoch_label(m.epoch, epochs));
-  fmt::print(epoch_columns, number(m.train.elbo), number(m.test.elbo), number(m.test.reconstruction), number(m.test.kl),
-             fmt::format("{:.0f}", m.images_per_second));
-}
-
-class TrainingRun {
- public:
-  // checkpoint_seconds: RunOptions'.
-  TrainingRun(const Spec& spec, const Dataset& data, Backend& device, double checkpoint_seconds)
-      : spec_(spec),
-        checkpoint_seconds_(checkpoint_seconds),
-        images_(describe_images(data)),
-        trainer_(device, spec, data.train),
-        evaluator_(trainer_.vae, spec, data.test),
-        best_(trainer_),
-        total_(total_steps(spec, trainer_)),
-        line_(total_) {}
-
-  Trainer& trainer() { return trainer_; }
-  const std::vector<EpochMetrics>& epochs() const { return epochs_; }
-
-  // From the beginning, in a folder that has no epoch yet.
-  void begin(const std::string& folder) {
-    folder_ = folder;
-    checkpoints_ = CheckpointFolder(folder);
-    replace_file(metrics_path(folder_), "");
-  }
-
-  // From a checkpoint. False where the run has not come to its first, which is written before the first epoch's line.
-  bool restore(const std::string& folder, const std::string& name) {
-    folder_ = folder;
-    checkpoints_ = CheckpointFolder(folder);
-    if (name == "last" && !checkpoints_.has("last")) {
-      const std::string others = checkpoints_.names();
-      if (!others.empty())
-        fail(checkpoints_.path("last"), ": is missing; there are ", others,
-             ", and --resume NAME goes on from one of them");
-      require(!has_history(folder), folder, ": has epochs in metrics.jsonl, but no checkpoint to go on from");
-      fmt::print("{}: no checkpoint yet, so the run starts from the beginning\n", folder);
-      return false;
-    }
-    const TensorFile file = checkpoints_.read(name, "--resume");
-    const std::string path = checkpoints_.file(name);
-    check_same_experiment(spec_, stored_spec(file, path), path);
-    progress_ = elbo::restore(trainer_, file, path);
-    require(progress_.images == images_, path, ": this run was trained on other images (", progress_.images,
-            "); these are ", images_);
-    require(progress_.step <= total_, spec_.where("train.epochs"), ": the run has done ", progress_.step,
-            " steps, and ", spec_.train.epochs, " epochs are only ", total_);
-    epochs_ = read_history(folder_, {progress_.step, trainer_.batches_per_epoch(), progress_.best_elbo});
-    // What can be wrong has been found; from here on, `last` is where the run stands, and only then are the metrics
-    // cut. `previous` stays: it may be the only other one that is whole.
-    if (name != "last") checkpoints_.replace_last(file);
-    std::string text;
-    for (const EpochMetrics& m : epochs_) text += to_json_line(m) + "\n";
-    replace_file(metrics_path(folder_), text);
-    settle_names();
-    fmt::print("resumed from {} at step {} of {}\n", name, progress_.step, total_);
-    return true;
-  }
-
-  // False where a signal stopped it. When it returns, or throws because training diverged, all is on the disk.
-  bool train() {
-    start_ = Clock::now();
-    // The first is there at once: a run that is killed early has something to go on from, and a disk that is too small
-    // is found before an hour was spent.
-    if (!checkpoints_.has("last")) write_checkpoint();
-    last_written_ = Clock::now();
-    if (trainer_.step() < total_) print_epoch_head(spec_.train.epochs);
-    bool finished = false;
-    try {
-      finished = train_to_the_end();
-    } catch (const Diverged& e) {
-      throw Diverged(e.what() + keep_best_of_diverged());
-    }
-    writer_.finish();
-    line_.clear();
-    return finished;
-  }
-
- private:
-  bool train_to_the_end() {
-    const std::uint32_t per_epoch = trainer_.batches_per_epoch();
-    while (trainer_.step() < total_) {
-      const std::uint32_t epoch = trainer_.step() / per_epoch, first = trainer_.step();
-      const Clock::time_point begin = Clock::now();
-      if (!finish_epoch(epoch, (epoch + 1) * per_epoch)) return false;
-      const double seconds = seconds_since(begin);
-      if (!record_epoch(epoch, static_cast<double>((trainer_.step() - first) * spec_.train.batch_size) / seconds))
-        return false;
-    }
-    return true;
-  }
-
-  // False where a signal stopped it on the way, with a checkpoint.
-  bool finish_epoch(std::uint32_t epoch, std::uint32_t end) {
-    const std::int64_t every = spec_.train.checkpoint_steps;
-    const std::string text = fmt::format("epoch {}/{}", epoch + 1, spec_.train.epochs);
-    while (trainer_.step() < end) {
-      const std::int64_t step = trainer_.step(), next_checkpoint = every ? (step / every + 1) * every : end;
-      trainer_.run_until(
-          static_cast<std::uint32_t>(std::min({step + trainer_.steps_at_once(), next_checkpoint, std::int64_t{end}})));
-      line_.show(trainer_.step(), text);
-      writer_.check();
-      if (trainer_.step() == end) break;
-      const bool stop = stop_requested;
-      if (stop || is_due()) {
-        trainer_.check();
-        write_checkpoint();
-      }
-      if (stop) return false;
-    }
-    trainer_.check();
-    return true;
-  }
-
-  // False where a signal stopped the run here, with a checkpoint.
-  bool record_epoch(std::uint32_t epoch, double images_per_second) {
-    EpochMetrics m;
-    m.epoch = epoch + 1;
-    m.step = trainer_.step();
-    m.train = trainer_.figures();
-    m.test = evaluate();
-    m.images_per_second = images_per_second;
-    m.seconds = seconds();
-    trainer_.reset_figures();
-    progress_.best_elbo = std::max(progress_.best_elbo, m.test.elbo);
-    // The line comes first: a run killed between the two repeats the epoch and drops the line.
-    writer_.add([path = metrics_path(folder_), line = to_json_line(m)] { append_line(path, line); });
-    line_.clear();
-    print_epoch(m, spec_.train.epochs);
-    epochs_.push_back(m);
-
-    const bool end = m.step == total_, stop = stop_requested && !end;
-    if (end || stop || is_kept(m) || is_due()) {
-      write_checkpoint();
-    } else if (is_best(m)) {
-      best_.take(progress_now());
-      best_waits_ = true;
-    }
-    return !stop;
-  }
-
-  Figures evaluate() {
-    try {
-      return evaluator_.run();
-    } catch (const Diverged& e) {
-      const std::uint32_t step = trainer_.step();
-      throw Diverged(cat("training diverged at step ", step, " (epoch ", step / trainer_.batches_per_epoch(),
-                         "): in the test after it, ", e.what(), remedies(spec_, step, Fault::Place::loss)));
-    }
-  }
-
-  // Whether `last` is to be written at this step.
-  bool is_due() const {
-    const std::int64_t every = spec_.train.checkpoint_steps;
-    return (every && trainer_.step() % every == 0) || seconds_since(last_written_) >= checkpoint_seconds_;
-  }
-  // Whether `last` keeps a name of this epoch; whether it is the best so far.
-  bool is_kept(const EpochMetrics& m) const {
-    return spec_.train.checkpoint_epochs && m.epoch % spec_.train.checkpoint_epochs == 0;
-  }
-  bool is_best(const EpochMetrics& m) const { return m.test.elbo == progress_.best_elbo; }
-
-  // The other names that the checkpoint at the end of an epoch gets.
-  std::vector<std::string> names_of(const EpochMetrics& m) const {
-    std::vector<std::string> names;
-    if (is_best(m)) names.emplace_back("best");
-    if (is_kept(m)) names.push_back(name_of_epoch(m));
-    return names;
-  }
-  static std::string name_of_epoch(const EpochMetrics& m) { return fmt::format("epoch-{}", m.epoch); }
-
-  // A process that was killed may not have come to give a checkpoint all its names.
-  void settle_names() const {
-    if (!epochs_.empty() && epochs_.back().step == progress_.step)
-      for (const std::string& name : names_of(epochs_.back())) checkpoints_.settle(name, progress_.step, {"last"});
-    const EpochMetrics* best = nullptr;
-    for (const EpochMetrics& m : epochs_)
-      if (is_best(m)) best = &m;
-    if (best) checkpoints_.settle("best", best->step, {"next-best", "last", "previous", name_of_epoch(*best)});
-    checkpoints_.remove_next_best();
-  }
-
-  // `last`, and `best` where that is another and not written yet, by the writer. What they hold is read from the device
-  // now. One at a time: what waits takes memory.
-  void write_checkpoint() {
-    writer_.finish();
-    const Progress now = progress_now();
-    std::vector<std::string> names;
-    if (!epochs_.empty() && epochs_.back().step == now.step) names = names_of(epochs_.back());
-    const bool best_is_another = best_waits_ && std::ranges::find(names, "best") == names.end();
-    hand_over(make_checkpoint(trainer_, spec_, now), best_is_another ? best_.read(spec_) : TensorFile{}, names);
-  }
-
-  void hand_over(TensorFile last, TensorFile best, std::vector<std::string> names) {
-    auto files = std::make_shared<const std::pair<TensorFile, TensorFile>>(std::move(last), std::move(best));
-    writer_.add([files, names = std::move(names), folder = checkpoints_, metrics = metrics_path(folder_)] {
-      sync_file(metrics);
-      folder.write(files->first, files->second.tensors.empty() ? nullptr : &files->second, names);
-    });
-    best_waits_ = false;
-    last_written_ = Clock::now();
-  }
-
-  // The weights of now are no good. The newest that are known to be good may be the best, if they are not written yet.
-  // What to say of it. `last` may be of steps after the last evaluation, so that its figures have to show what it is.
-  std::string keep_best_of_diverged() {
-    try {
-      if (best_waits_) {
-        writer_.finish();
-        hand_over(best_.read(spec_), {}, {"best"});
-      }
-      writer_.finish();
-      std::string newest;
-      std::int64_t step = -1;
-      for (const char* name : {"last", "previous", "best"})
-        if (const std::int64_t at = step_of_good(name); at > step) {
-          step = at;
-          newest = checkpoints_.path(name);
-        }
-      const char* const way_out = "other settings need a new run, in another folder";
-      if (step < 0) return cat("; no checkpoint that is left has finite figures: ", way_out);
-      return cat("; the last good checkpoint is ", newest, ", of step ", step,
-                 "; --resume would go the same way again from there: ", way_out);
-    } catch (const Error& e) {
-      return cat("; moreover, ", e.what());
-    }
-  }
-
-  // -1 where there is no such checkpoint, or its figures are not finite. Its weights take the place of those of now.
-  std::int64_t step_of_good(const char* name) {
-    if (!checkpoints_.has(name)) return -1;
-    const std::string path = checkpoints_.path(name);
-    try {
-      const TensorFile file = read_safetensors(path);
-      load_weights(trainer_.vae, file, path);
-      evaluator_.run();
-      return read_progress(file, path).step;
-    } catch (const Error&) {
-      return -1;
-    }
-  }
-
-  Progress progress_now() const { return {trainer_.step(), seconds(), progress_.best_elbo, images_}; }
-
-  double seconds() const { return progress_.seconds + seconds_since(start_); }
-
-  const Spec& spec_;
-  const double checkpoint_seconds_;
-  std::string images_, folder_;
-  CheckpointFolder checkpoints_{""};
-  Trainer trainer_;
-  Evaluator evaluator_;
-  Snapshot best_;            // of the best epoch, while
-  bool best_waits_ = false;  // that is not written yet
-  std::uint32_t total_;
-  ProgressLine line_;
-  Progress progress_;
-  std::vector<EpochMetrics> epochs_;
-  Clock::time_point start_, last_written_;
-  Writer writer_;
-};
 
 }  // namespace
 
@@ -446,7 +130,7 @@ int run_experiment(const RunOptions& options) {
     if (!run.train()) {
       fmt::print("stopped at step {} with a checkpoint; to go on: {}\n", run.trainer().step(),
                  resume_command(options, folder));
-      return 128 + stop_requested;
+      return 128 + stop_requested();
     }
   }
 
