@@ -15,6 +15,9 @@ class ProgressLine {
 
   // At most ten times a second. `text` goes before the bar: "epoch 3/20".
   void show(std::int64_t step, const std::string& text);
+  // The same, for work that tells how much of it is done, from 0 to 1. The total is `parts` then.
+  void show_part(double done, const std::string& text) { show(static_cast<std::int64_t>(done * parts), text); }
+  static constexpr std::int64_t parts = 1000;
   void clear();  // before something else is printed
 
  private:

@@ -1,6 +1,8 @@
 #include "host/base/words.h"
 
 #include <algorithm>
+#include <cctype>
+#include <cstring>
 #include <utility>
 
 #include "host/base/json.h"
@@ -47,6 +49,14 @@ std::string suggestion(const std::string& written, const Words& words) {
     }
   }
   return best.empty() ? "" : "; did you mean " + in_quotes(best) + "?";
+}
+
+std::string shell_word(const std::string& word) {
+  const auto harmless = [](unsigned char c) { return std::isalnum(c) || std::strchr("_./:=@%+,-", c) != nullptr; };
+  if (!word.empty() && std::ranges::all_of(word, harmless)) return word;
+  std::string quoted = "'";
+  for (const char c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+  return quoted + "'";
 }
 
 }  // namespace elbo

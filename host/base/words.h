@@ -1,4 +1,4 @@
-// Names in messages: which there are, and which was meant.
+// Names in messages: which there are, and which was meant; words for a shell.
 #pragma once
 #include <string>
 #include <vector>
@@ -12,5 +12,8 @@ std::string any_of(const Words&);
 
 // `; did you mean "x"?` where one of `words` is near to what was written, else nothing.
 std::string suggestion(const std::string& written, const Words& words);
+
+// The word, in quotes where a shell would not read it as it is.
+std::string shell_word(const std::string& word);
 
 }  // namespace elbo

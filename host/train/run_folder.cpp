@@ -8,10 +8,8 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <limits>
@@ -275,14 +273,6 @@ Session begin_session(const std::string& command, const std::string& device, con
           description,
           fmt::format("{}, {} cores, {} {}", host_processor(), sysconf(_SC_NPROCESSORS_ONLN), system.sysname,
                       system.release)};
-}
-
-std::string shell_word(const std::string& word) {
-  const auto harmless = [](unsigned char c) { return std::isalnum(c) || std::strchr("_./:=@%+,-", c) != nullptr; };
-  if (!word.empty() && std::ranges::all_of(word, harmless)) return word;
-  std::string quoted = "'";
-  for (const char c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
-  return quoted + "'";
 }
 
 }  // namespace elbo

@@ -80,7 +80,4 @@ std::string to_json(const Machine&);
 // The session that begins now, on a device of that name and description.
 Session begin_session(const std::string& command, const std::string& device, const std::string& description);
 
-// A word as a shell reads it.
-std::string shell_word(const std::string& word);
-
 }  // namespace elbo
