@@ -421,11 +421,12 @@ TEST(FreyFace, RefusesAnotherMatrix) {
 
 // ---- Data sets ----------------------------------------------------------------------------------------
 
-Spec::Data named(const std::string& name, Split split = Split::holdout) {
-  Spec::Data data;
-  data.dataset = name;
-  data.split = split;
-  return data;
+Spec named(const std::string& name, Split split = Split::holdout) {
+  Spec spec;
+  spec.data.dataset = name;
+  spec.data.split = split;
+  spec.given["data.dataset"] = "x.json:3";
+  return spec;
 }
 
 // A set of 5 training and 3 test images of 3 x 4 pixels.
@@ -439,7 +440,7 @@ void write_set(const TemporaryFolder& folder, const std::string& name) {
 TEST(Dataset, ReadsAnySetInIdxForm) {
   const TemporaryFolder folder;
   write_set(folder, "mine");
-  const Dataset data = load_dataset(named("mine"), 0, {folder / "absent", folder.path()});
+  const Dataset data = load_dataset(named("mine"), {folder / "absent", folder.path()});
   EXPECT_EQ(data.name, "mine");
   EXPECT_EQ(data.train.count, 5);
   EXPECT_EQ(data.train.height, 3);
@@ -448,7 +449,7 @@ TEST(Dataset, ReadsAnySetInIdxForm) {
   EXPECT_EQ(data.test.labels, (std::vector<std::uint8_t>{0, 1, 2}));
   EXPECT_EQ(data.test.pixels, numbers(counting(36)));
 
-  const Dataset whole = load_dataset(named("mine", Split::none), 0, {folder.path()});
+  const Dataset whole = load_dataset(named("mine", Split::none), {folder.path()});
   EXPECT_EQ(whole.train.count, 8);
   EXPECT_EQ(whole.train.labels, (std::vector<std::uint8_t>{0, 1, 2, 3, 4, 0, 1, 2}));
   EXPECT_EQ(whole.test.pixels, whole.train.pixels);
@@ -460,44 +461,45 @@ TEST(Dataset, TakesTheFirstDirectoryThatHasIt) {
   write_set(second, "mine");
   first.write("mine/t10k-images-idx3-ubyte", idx({2, 3, 4}));
   first.write("mine/t10k-labels-idx1-ubyte", idx({2}));
-  EXPECT_EQ(load_dataset(named("mine"), 0, {first.path(), second.path()}).test.count, 2);
-  EXPECT_EQ(load_dataset(named("mine"), 0, {second.path(), first.path()}).test.count, 3);
+  EXPECT_EQ(load_dataset(named("mine"), {first.path(), second.path()}).test.count, 2);
+  EXPECT_EQ(load_dataset(named("mine"), {second.path(), first.path()}).test.count, 3);
 }
 
 TEST(Dataset, LabelsAreOptional) {
   const TemporaryFolder folder;
   write_set(folder, "mine");
   std::filesystem::remove(folder / "mine/train-labels-idx1-ubyte.gz");
-  EXPECT_THAT(error_of([&] { load_dataset(named("mine"), 0, {folder.path()}); }),
+  EXPECT_THAT(error_of([&] { load_dataset(named("mine"), {folder.path()}); }),
               HasSubstr("mine: there are labels of the test images only"));
   std::filesystem::remove(folder / "mine/t10k-labels-idx1-ubyte");
-  EXPECT_TRUE(load_dataset(named("mine"), 0, {folder.path()}).train.labels.empty());
+  EXPECT_TRUE(load_dataset(named("mine"), {folder.path()}).train.labels.empty());
 }
 
 TEST(Dataset, ABlankOneIsForKnownSetsThatAreNotThere) {
   const TemporaryFolder folder;
-  EXPECT_EQ(load_or_blank(named("mnist"), 0, {folder.path()}).count, 60000);
-  EXPECT_EQ(load_or_blank(named("freyface", Split::none), 0, {folder.path()}).count, 1965);
+  EXPECT_EQ(load_or_blank(named("mnist"), {folder.path()}).count, 60000);
+  EXPECT_EQ(load_or_blank(named("freyface", Split::none), {folder.path()}).count, 1965);
   write_set(folder, "mine");
-  EXPECT_EQ(load_or_blank(named("mine"), 0, {folder.path()}).count, 5);
+  EXPECT_EQ(load_or_blank(named("mine"), {folder.path()}).count, 5);
   write_set(folder, "mnist");
-  EXPECT_EQ(load_or_blank(named("mnist"), 0, {folder.path()}).count, 5);
+  EXPECT_EQ(load_or_blank(named("mnist"), {folder.path()}).count, 5);
   std::filesystem::remove(folder / "mnist/t10k-images-idx3-ubyte");
-  EXPECT_THAT(error_of([&] { load_or_blank(named("mnist"), 0, {folder.path()}); }),
+  EXPECT_THAT(error_of([&] { load_or_blank(named("mnist"), {folder.path()}); }),
               HasSubstr("t10k-images-idx3-ubyte"));
-  EXPECT_THAT(error_of([&] { load_or_blank(named("yours"), 0, {folder.path()}); }), HasSubstr("data set 'yours'"));
+  EXPECT_THAT(error_of([&] { load_or_blank(named("yours"), {folder.path()}); }), HasSubstr("data set 'yours'"));
 }
 
 TEST(Dataset, RefusesByName) {
   const TemporaryFolder folder;
   const auto error = [&](const std::string& name) {
-    return error_of([&] { load_dataset(named(name), 0, {folder.path()}); });
+    return error_of([&] { load_dataset(named(name), {folder.path()}); });
   };
   EXPECT_THAT(error("mnist"),
-              AllOf(HasSubstr("data set 'mnist': there is no folder of that name in " + folder.path()),
+              AllOf(HasSubstr("x.json:3: data.dataset: "), HasSubstr("'mnist'"), HasSubstr(folder.path()),
                     HasSubstr("http://yann.lecun.com/exdb/mnist/"), HasSubstr("ba891046e6505d7aadcbbe25680a0738")));
   EXPECT_THAT(error("mine"), HasSubstr("any other set is a folder with the four IDX files"));
-  EXPECT_THAT(error("../mine"), HasSubstr("data set '../mine': expected the name of a folder"));
+  EXPECT_THAT(error("../mine"),
+              AllOf(HasSubstr("x.json:3: data.dataset: "), HasSubstr("'../mine'"), HasSubstr("name of a folder")));
   EXPECT_THAT(error(""), HasSubstr("expected the name of a folder"));
 
   std::filesystem::create_directory(folder / "freyface");
@@ -628,7 +630,7 @@ TEST(Catalog, VerifiesWhatARunRefuses) {
     write_set(folder, "mine");
     c.spoil(folder);
     bool ok = false;
-    const std::string error = error_of([&] { load_dataset(named("mine"), 0, {folder.path()}); });
+    const std::string error = error_of([&] { load_dataset(named("mine"), {folder.path()}); });
     const std::string verified = verify_data({folder.path()}, ok);
     EXPECT_EQ(ok, *c.error == 0) << c.what;
     EXPECT_EQ(error.empty(), *c.error == 0) << c.what << ": " << error;
@@ -648,16 +650,16 @@ TEST(Catalog, InstalledSetsAreRight) {
       continue;
     }
     ++found;
-    const Dataset data = load_dataset(named(set.name), 0, directories);
+    const Dataset data = load_dataset(named(set.name), directories);
     const bool frey = set.name == "freyface";
     EXPECT_EQ(data.train.count, frey ? 1765 : 60000);
     EXPECT_EQ(data.test.count, frey ? 200 : 10000);
     EXPECT_EQ(data.train.width, frey ? 20 : 28);
     EXPECT_EQ(data.train.channels, 1);
     for (const Split split : {Split::holdout, Split::none}) {
-      const ImageSet there = load_or_blank(named(set.name, split), 0, directories);
-      const ImageSet blank = load_or_blank(named(set.name, split), 0, {"/nowhere"});
-      EXPECT_EQ(there.pixels, load_dataset(named(set.name, split), 0, directories).train.pixels);
+      const ImageSet there = load_or_blank(named(set.name, split), directories);
+      const ImageSet blank = load_or_blank(named(set.name, split), {"/nowhere"});
+      EXPECT_EQ(there.pixels, load_dataset(named(set.name, split), directories).train.pixels);
       EXPECT_EQ(blank.count, there.count);
       EXPECT_EQ(blank.height, there.height);
       EXPECT_EQ(blank.width, there.width);

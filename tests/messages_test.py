@@ -91,6 +91,8 @@ ERRORS = (
      "data/links/train-images-idx3-ubyte: is a link to away, which is not there"),
     ("run spec.json --data data --set data.dataset=loops",
      "data/loops/train-images-idx3-ubyte: Too many levels of symbolic links"),
+    ("run spec.json --data data --set data.dataset=none", "--set data.dataset=none: data.dataset: ", "'none'", " in data"),
+    ("run absent.json --data data", "absent.json:5: data.dataset: ", "'absent'", " in data"),
     ("bench loss --device cpu --latent 65536 --shape 70000x1", "--latent 65536: 70000 rows of it"),
 )
 
@@ -129,7 +131,8 @@ class Messages(unittest.TestCase):
             (cls.root / path).parent.mkdir(exist_ok=True)
             (cls.root / path).symlink_to(to)
         program.make_spec(cls.root / "spec.json", epochs=2)
-        program.make_spec(cls.root / "large.json", batch_size=401)
+        spec = program.make_spec(cls.root / "large.json", batch_size=401).read_text()
+        (cls.root / "absent.json").write_text(spec.replace('"squares"', '"absent"'))
         trained = cls.elbo(f"{TRAIN} --out out")
         assert trained.returncode == 0 and data.exists(), trained.stderr
 

@@ -138,7 +138,7 @@ int main(int argc, char** argv) {
     require(argc == 5 || argc == 6, "usage: step_dump SPEC DEVICE STEPS FOLDER [DATA]");
     const Spec spec = load_spec(argv[1]);
     // Images of seed 3: along their first 100 steps no experiment's loss has a spike, which would magnify rounding.
-    const ImageSet images = argc == 6 ? load_dataset(spec.data, spec.seed, {argv[5]}).train
+    const ImageSet images = argc == 6 ? load_dataset(spec, {argv[5]}).train
                                       : test::discs(2000, 28, spec.data.dataset == "freyface" ? 20 : 28, 3);
     dump(spec, images, argv[2], static_cast<std::uint32_t>(std::stoul(argv[3])), argv[4]);
     return 0;

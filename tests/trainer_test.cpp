@@ -542,7 +542,7 @@ TEST_P(Training, FreyFaceTrainsForThreeEpochsAsOnTheCpu) {
   const Spec spec = load_spec("experiments/freyface-8d.json", {"train.epochs=3"});
   Dataset data;
   try {
-    data = load_dataset(spec.data, spec.seed, data_directories(""));
+    data = load_dataset(spec, data_directories(""));
   } catch (const Error& e) {
     if (std::getenv("ELBO_REQUIRE_DATA")) FAIL() << e.what();
     GTEST_SKIP() << e.what();

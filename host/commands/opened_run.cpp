@@ -22,7 +22,7 @@ void add_query(Options& options, RunQuery& query) {
 
 OpenedRun::OpenedRun(const RunQuery& query, const std::string& option)
     : spec(parse_spec(read_text(spec_path(query.folder)), spec_path(query.folder))),
-      data(load_dataset(spec.data, spec.seed, data_directories(query.data))) {
+      data(load_dataset(spec, data_directories(query.data))) {
   BackendOptions options = query.backend;
   options.precision = spec.train.precision;
   device = open_device(query.device, options);

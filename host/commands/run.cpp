@@ -55,7 +55,7 @@ int run_experiment(const RunOptions& options) {
   std::string folder = !options.out.empty() ? options.out : resume ? find_default_folder(spec) : "";
   if (!folder.empty()) holds_run(folder, resume, spec);
 
-  const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));
+  const Dataset data = load_dataset(spec, data_directories(options.data));
   BackendOptions backend_options = options.backend;
   backend_options.precision = spec.train.precision;
   backend_options.tuning.clear();  // the folder has a word in it

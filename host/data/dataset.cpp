@@ -68,22 +68,24 @@ std::vector<std::string> data_directories(const std::string& given) {
   return directories;
 }
 
-Dataset load_dataset(const Spec::Data& spec, std::uint64_t seed, const std::vector<std::string>& directories) {
-  const std::string& name = spec.dataset;
-  require(!name.empty() && name[0] != '.' && name.find('/') == std::string::npos, "data set '", name,
-          "': expected the name of a folder below the data directories");
+Dataset load_dataset(const Spec& spec, const std::vector<std::string>& directories) {
+  const std::string& name = spec.data.dataset;
+  if (name.empty() || name[0] == '.' || name.find('/') != std::string::npos)
+    fail(spec.where("data.dataset"), ": data set '", name,
+         "': expected the name of a folder below the data directories");
   const std::string folder = find_set(name, directories);
-  if (folder.empty()) {
-    fail("data set '", name, "': there is no folder of that name in ", places(directories), "\n", where_to_get(name));
-  }
-  if (name == "freyface") return load_freyface(need_file(name, folder, "frey_rawface.mat"), spec.split, seed);
-  return load_idx(name, spec.split, folder);
+  if (folder.empty())
+    fail(spec.where("data.dataset"), ": data set '", name, "': there is no folder of that name in ",
+         places(directories), "\n", where_to_get(name));
+  if (name == "freyface") return load_freyface(need_file(name, folder, "frey_rawface.mat"), spec.data.split, spec.seed);
+  return load_idx(name, spec.data.split, folder);
 }
 
-ImageSet load_or_blank(const Spec::Data& spec, std::uint64_t seed, const std::vector<std::string>& directories) {
-  const KnownSet* known = find_known(spec.dataset);
-  if (!known || !find_set(spec.dataset, directories).empty()) return load_dataset(spec, seed, directories).train;
-  ImageSet blank{known->train + (spec.split == Split::none ? known->test : 0), known->height, known->width, 1, {}, {}};
+ImageSet load_or_blank(const Spec& spec, const std::vector<std::string>& directories) {
+  const KnownSet* known = find_known(spec.data.dataset);
+  if (!known || !find_set(spec.data.dataset, directories).empty()) return load_dataset(spec, directories).train;
+  const std::int64_t count = known->train + (spec.data.split == Split::none ? known->test : 0);
+  ImageSet blank{count, known->height, known->width, 1, {}, {}};
   blank.pixels.resize(static_cast<std::size_t>(blank.count * blank.image_size()));
   return blank;
 }

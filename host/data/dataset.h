@@ -32,14 +32,14 @@ std::vector<std::string> data_directories(const std::string& given);
 // images.
 std::string describe_images(const Dataset&);
 
-// Loads the folder `spec.dataset` of the first directory that has it: freyface from frey_rawface.mat
-// (holdout: 1765 training and 200 test images, chosen by `seed`), any other from the four IDX files of
-// MNIST's names, plain or .gz. Throws Error naming the file, what is wrong, what was expected and, where
-// a set is missing, where it comes from.
-Dataset load_dataset(const Spec::Data& spec, std::uint64_t seed, const std::vector<std::string>& directories);
+// Loads the folder data.dataset of the first directory that has it: freyface from frey_rawface.mat (holdout: 1765
+// training and 200 test images, chosen by the seed), any other from the four IDX files of MNIST's names, plain or .gz.
+// Throws Error naming the file, what is wrong and what was expected; where a set is missing, where its name was given
+// and where the set comes from.
+Dataset load_dataset(const Spec&, const std::vector<std::string>& directories);
 
 // For what depends on the shape of the images alone: the training images of load_dataset(), or, where a known set is in
 // none of the directories, as many black ones of its size.
-ImageSet load_or_blank(const Spec::Data& spec, std::uint64_t seed, const std::vector<std::string>& directories);
+ImageSet load_or_blank(const Spec&, const std::vector<std::string>& directories);
 
 }  // namespace elbo

@@ -119,7 +119,7 @@ StepTimes time_steps(Backend& device, Trainer& trainer, const BenchOptions& opti
 int bench_step(const BenchOptions& options) {
   require_output(options.json, step_output, {options.spec});
   const Spec spec = load_spec(options.spec, options.overrides);
-  const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));
+  const Dataset data = load_dataset(spec, data_directories(options.data));
   BackendOptions backend_options = options.backend;
   backend_options.precision = spec.train.precision;
   const OpenedDevice device = open_device(options.device, backend_options);

@@ -73,7 +73,7 @@ int print_plan(const PlanOptions& options) {
   if (options.bandwidth > 0) gpu.bandwidth = 1e9 * options.bandwidth;
   if (options.tflops > 0) gpu.fp32 = gpu.tf32 = gpu.bf16 = 1e12 * options.tflops;
   const Precision precision = spec.train.precision;
-  const ImageSet images = load_or_blank(spec.data, spec.seed, data_directories(options.data));
+  const ImageSet images = load_or_blank(spec, data_directories(options.data));
   const std::vector<PlannedOperation> plan = plan_step(spec, images);
 
   PlannedOperation total{"total", "", 0, 0};

@@ -201,7 +201,7 @@ int profile(const ProfileOptions& options) {
   require_output(table, table_output, {options.spec});
 
   const Spec spec = load_spec(options.spec, options.overrides);
-  const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));
+  const Dataset data = load_dataset(spec, data_directories(options.data));
   BackendOptions backend_options = options.backend;
   backend_options.precision = spec.train.precision;
   auto [opened, watched] = tracing ? open_for_trace(options, backend_options)

@@ -70,7 +70,7 @@ int tune(const TuneOptions& options) {
   Backend& backend = *device.backend;
   const DeviceInfo info = backend.info();
   if (info.library.empty()) backend.tune(0, nullptr);  // says why not
-  const Dataset data = load_dataset(spec.data, spec.seed, data_directories(options.data));
+  const Dataset data = load_dataset(spec, data_directories(options.data));
   {
     Trainer trainer(backend, spec, data.train);
     trainer.run_until(1);
