@@ -43,9 +43,11 @@ void expect_equal(const TensorFile& a, const TensorFile& b) {
   EXPECT_EQ(a.metadata, b.metadata);
   ASSERT_EQ(a.tensors.size(), b.tensors.size());
   for (const NamedTensor& t : a.tensors) {
-    EXPECT_EQ(b.at(t.name).dtype, t.dtype) << t.name;
-    EXPECT_EQ(b.at(t.name).shape, t.shape) << t.name;
-    EXPECT_EQ(b.at(t.name).bytes, t.bytes) << t.name;
+    const NamedTensor* const same = b.find(t.name);
+    ASSERT_TRUE(same) << t.name;
+    EXPECT_EQ(same->dtype, t.dtype) << t.name;
+    EXPECT_EQ(same->shape, t.shape) << t.name;
+    EXPECT_EQ(same->bytes, t.bytes) << t.name;
   }
 }
 
@@ -75,7 +77,7 @@ TEST(Safetensors, WhatIsWrittenIsRead) {
 
   write_safetensors(path, {});
   EXPECT_TRUE(read_safetensors(path).tensors.empty());
-  EXPECT_THAT(error_of([&] { read_safetensors(path).at("weight"); }), HasSubstr("there is no tensor 'weight'"));
+  EXPECT_EQ(read_safetensors(path).find("weight"), nullptr);
 }
 
 TEST(Safetensors, EveryTensorIsAligned) {
@@ -98,8 +100,8 @@ TEST(Safetensors, FilesOfOthersNeedNoChecksum) {
       R"( {"b": {"shape": [2], "data_offsets": [4, 12], "dtype": "F32"}, "a": {"dtype":"U8","shape":[4],"data_offsets":[0,4]}} )" +
           1,
       12));
-  EXPECT_EQ(file.at("b").shape, Shape({2}));
-  EXPECT_EQ(file.at("b").bytes[0], std::byte{4});
+  EXPECT_EQ(file.find("b")->shape, Shape({2}));
+  EXPECT_EQ(file.find("b")->bytes[0], std::byte{4});
   EXPECT_EQ(file.tensors[0].name, "a");
   EXPECT_TRUE(parse(file_of("{}", 0)).tensors.empty());
 }

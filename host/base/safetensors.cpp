@@ -315,10 +315,10 @@ std::string make_header(const std::vector<const NamedTensor*>& tensors, std::map
 
 }  // namespace
 
-const NamedTensor& TensorFile::at(const std::string& name) const {
+const NamedTensor* TensorFile::find(const std::string& name) const {
   for (const NamedTensor& t : tensors)
-    if (t.name == name) return t;
-  fail("there is no tensor '", name, "'");
+    if (t.name == name) return &t;
+  return nullptr;
 }
 
 void write_safetensors(const std::string& path, const TensorFile& file) {

@@ -21,7 +21,7 @@ struct TensorFile {
   std::vector<NamedTensor> tensors;             // when read: in the order of their bytes
   std::map<std::string, std::string> metadata;  // the header's "__metadata__", without the checksum
 
-  const NamedTensor& at(const std::string& name) const;  // throws Error naming the tensor
+  const NamedTensor* find(const std::string& name) const;  // null where there is none
 };
 
 // Writes `path` so that at every moment it is either the old file or the whole new one: a temporary file

@@ -78,10 +78,13 @@ TensorFile make_file(const Vae& vae, const State& state, const Spec& spec, const
   return file;
 }
 
-void put(Backend& device, const Tensor& to, const NamedTensor& from, const std::string& file) {
-  require(from.dtype == to.dtype && from.shape == to.shape, file, ": a checkpoint of another network: ", from.name,
-          " is ", name_of(from.dtype), " ", from.shape, ", expected ", name_of(to.dtype), " ", to.shape);
-  device.upload(to, from.bytes.data());
+// Uploads the tensor of that name. `path`: of the file.
+void put(Backend& device, const Tensor& to, const TensorFile& file, const std::string& name, const std::string& path) {
+  const NamedTensor* const from = file.find(name);
+  require(from, path, ": a checkpoint of another network: there is no tensor '", name, "'");
+  require(from->dtype == to.dtype && from->shape == to.shape, path, ": a checkpoint of another network: ", name, " is ",
+          name_of(from->dtype), " ", from->shape, ", expected ", name_of(to.dtype), " ", to.shape);
+  device.upload(to, from->bytes.data());
 }
 
 const std::string& text_of(const TensorFile& file, const std::string& key, const std::string& name) {
@@ -142,13 +145,8 @@ Progress read_progress(const TensorFile& file, const std::string& name) {
 std::string stored_spec(const TensorFile& file, const std::string& name) { return text_of(file, "spec", name); }
 
 void load_weights(Vae& vae, const TensorFile& file, const std::string& name) {
-  try {
-    for (const Parameter& p : vae.parameters.layout())
-      put(vae.device(), vae.parameters.view(vae.parameters.memory(), p), file.at(p.name), name);
-  } catch (const Error& e) {
-    const std::string what = e.what();
-    throw Error(what.starts_with(name) ? what : name + ": a checkpoint of another network: " + what);
-  }
+  const Parameters& all = vae.parameters;
+  for (const Parameter& p : all.layout()) put(vae.device(), all.view(all.memory(), p), file, p.name, name);
 }
 
 Progress restore(Trainer& trainer, const TensorFile& file, const std::string& name) {
@@ -158,8 +156,8 @@ Progress restore(Trainer& trainer, const TensorFile& file, const std::string& na
   for (const auto& [part, flat] :
        {std::pair{"first", trainer.optimizer.first_moment()}, std::pair{"second", trainer.optimizer.second_moment()}})
     for (const Parameter& p : vae.parameters.layout())
-      put(vae.device(), vae.parameters.view(flat, p), file.at(fmt::format("optimizer.{}.{}", part, p.name)), name);
-  put(vae.device(), trainer.sums(), file.at("epoch.sums"), name);
+      put(vae.device(), vae.parameters.view(flat, p), file, fmt::format("optimizer.{}.{}", part, p.name), name);
+  put(vae.device(), trainer.sums(), file, "epoch.sums", name);
   trainer.set_step(progress.step);
   return progress;
 }
