@@ -1,6 +1,7 @@
 // A disk that fails once, loaded before a program's libraries (LD_PRELOAD; tests/failing_disk_test.py).
 //
-// Calls that change what is on the disk are counted where they are for a file or folder at or below ELBO_DISK_FOLDER.
+// Calls that change what is on the disk, or lock it, are counted where they are for a file or folder at or below
+// ELBO_DISK_FOLDER.
 // Call ELBO_DISK_FAILS_AT (from 1; 0: none) fails with the number ELBO_DISK_ERROR in errno. ELBO_DISK_LOG gets a line
 // "CALL PATH" for each that is counted, and after the one that fails a line "failed CALL PATH".
 #include <dlfcn.h>
@@ -8,6 +9,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -103,6 +105,11 @@ int fsync(int file) {
 int fdatasync(int file) {
   static auto* const real = next<int(int)>("fdatasync");
   return fails("fdatasync", path_of(file)) ? -1 : real(file);
+}
+
+int flock(int file, int how) noexcept {
+  static auto* const real = next<int(int, int)>("flock");
+  return fails("flock", path_of(file)) ? -1 : real(file, how);
 }
 
 int rename(const char* from, const char* to) noexcept {

@@ -50,7 +50,7 @@ class FailingDisk(unittest.TestCase):
         result, calls = self.run_on_disk(out, 2, fails_at, error)
         [(call, path)] = [line.split()[1:] for line in calls if line.startswith("failed")]
         where = f"call {fails_at}: {call} {path}: {os.strerror(error)}\n{result.stderr}"
-        if call == "linkat":  # a copy does as well
+        if call == "linkat" or (call == "flock" and TEMPORARY.search(path)):  # a copy, and one without a lock, do as well
             self.assertEqual(result.returncode, 0, where)
         elif not (call == "open" and path.endswith("/best.safetensors") and result.returncode == 0):  # it is made anew
             self.assertEqual(result.returncode, 1, where)
@@ -109,6 +109,18 @@ class FailingDisk(unittest.TestCase):
         failed = self.walk("run", self.calls)
         for call in ("open", "write", "fsync", "close", "rename"):
             self.assertEqual({error for c, error in failed if c == call}, set(ERRORS), call)
+        self.assertIn("flock", {call for call, _ in failed})
+
+    def test_a_folder_that_cannot_be_locked(self):
+        """Only one that another process has locked is said to be in use."""
+        number = self.calls.index(f"flock {self.folder}/whole") + 1
+        for error, words in ((errno.ENOLCK, f"cannot be locked: {os.strerror(errno.ENOLCK)}"),
+                             (errno.EWOULDBLOCK, "another process")):
+            result, _ = self.run_on_disk("locked", 2, number, error)
+            self.assertEqual(result.returncode, 1)
+            self.assertTrue(result.stderr.startswith("elbo: locked: "), result.stderr)
+            self.assertIn(words, result.stderr)
+            shutil.rmtree(self.folder / "locked")
 
     def test_a_run_that_goes_on(self):
         """Up to its first epoch; what follows is as in a run that begins."""

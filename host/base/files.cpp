@@ -57,13 +57,6 @@ NewName make_temporary(const std::string& place, Make make) {
   }
 }
 
-// False where another has it, and where the file system has no locks.
-bool lock(int fd, int how) {
-  while (::flock(fd, how) != 0)
-    if (errno != EINTR) return false;
-  return true;
-}
-
 bool has_a_name(int fd) {
   struct stat info {};
   return ::fstat(fd, &info) != 0 || info.st_nlink > 0;
@@ -103,7 +96,7 @@ class TemporaryFile {
         return ::open(file, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);  // O_EXCL: no link is followed
       });
       if (fd < 0) fail_call(error, cat(path_, ": ", unwritten), name);
-      lock(fd, LOCK_EX);
+      lock(fd, IfTaken::wait);  // where it cannot be locked, it is written all the same
       if (has_a_name(fd)) {
         name_ = name;
         return fd;
@@ -128,6 +121,14 @@ Descriptor::~Descriptor() {
 }
 
 void Descriptor::close(const std::string& path) { check_call(::close(std::exchange(fd_, -1)), path, unwritten); }
+
+Locking lock(int fd, IfTaken if_taken) {
+  while (::flock(fd, if_taken == IfTaken::wait ? LOCK_EX : LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK) return Locking::taken_by_another;
+    if (errno != EINTR) return Locking::impossible;
+  }
+  return Locking::done;
+}
 
 // Non-blocking: opening a pipe by mistake must not wait for its other end.
 InputFile::InputFile(const std::string& path)
@@ -220,7 +221,7 @@ std::string name_in_temporary(const std::string& file_name) {
 
 void remove_leftover(const std::string& path) {
   const Descriptor file(::open(path.c_str(), O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
-  if (file.get() < 0 || (!lock(file.get(), LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)) return;
+  if (file.get() < 0 || lock(file.get(), IfTaken::leave) == Locking::taken_by_another) return;
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) fail_call(errno, path, "cannot be removed");
 }
 

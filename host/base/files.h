@@ -36,6 +36,13 @@ class Descriptor {
   int fd_;
 };
 
+// What came of asking for the lock of an open file or folder. Where there can be none, as on some network file systems,
+// errno says why.
+enum class Locking : std::uint8_t { done, taken_by_another, impossible };
+enum class IfTaken : std::uint8_t { wait, leave };
+// The lock is held until the file is closed.
+Locking lock(int fd, IfTaken);
+
 // A regular file, open for reading at any place.
 class InputFile {
  public:

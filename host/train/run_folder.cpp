@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -147,9 +146,11 @@ bool holds_run(const std::string& folder, bool resume, const Spec& spec) {
 
 FolderLock::FolderLock(const std::string& folder)
     : folder_(check_call(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC), folder, "cannot be opened")) {
-  const int locked = ::flock(folder_.get(), LOCK_EX | LOCK_NB);
-  require(locked == 0 || errno != EWOULDBLOCK, folder, ": another process is training here");
-  check_call(locked, folder, "cannot be locked");
+  switch (lock(folder_.get(), IfTaken::leave)) {
+    case Locking::done: return;
+    case Locking::taken_by_another: fail(folder, ": another process is training here");
+    case Locking::impossible: fail_call(errno, folder, "cannot be locked");
+  }
 }
 
 void remove_leftovers(const std::string& folder) {
