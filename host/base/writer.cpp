@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <exception>
+#include <system_error>
 #include <utility>
 
 #include "elbo/error.h"
@@ -31,7 +32,11 @@ class BlockSignals {
 
 Writer::Writer() {
   const BlockSignals blocked;  // a thread begins with the mask of its maker
-  thread_ = std::thread([this] { work(); });
+  try {
+    thread_ = std::thread([this] { work(); });
+  } catch (const std::system_error& e) {
+    fail("no thread can be started to write files: ", e.code().message());
+  }
 }
 
 Writer::~Writer() {

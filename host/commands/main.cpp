@@ -75,8 +75,10 @@ int main(int argc, char** argv) {
     std::fputs("elbo: out of memory\n", stderr);
   } catch (const std::filesystem::filesystem_error& e) {
     std::fprintf(stderr, "elbo: %s: %s\n", e.path1().c_str(), e.code().message().c_str());
-  } catch (const std::system_error& e) {  // fmt::print's
-    std::fprintf(stderr, "elbo: standard output: cannot be written: %s\n", e.code().message().c_str());
+  } catch (const std::system_error& e) {
+    // fmt::print throws one where it cannot write, and the stream knows of that.
+    const char* const what = std::ferror(stdout) ? "standard output: cannot be written: " : "";
+    std::fprintf(stderr, "elbo: %s%s\n", what, e.code().message().c_str());
   } catch (const std::exception& e) {
     std::fprintf(stderr, "elbo: %s\n", e.what());
   }
