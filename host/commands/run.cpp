@@ -53,7 +53,7 @@ int run_experiment(const RunOptions& options) {
   const Spec spec = load_spec(options.spec, options.overrides);
   const bool resume = options.resume.has_value();
   std::string folder = !options.out.empty() ? options.out : resume ? find_default_folder(spec) : "";
-  if (!folder.empty()) holds_run(folder, resume, spec);
+  if (!folder.empty()) check_run_folder(folder, resume, spec);
 
   const Dataset data = load_dataset(spec, data_directories(options.data));
   BackendOptions backend_options = options.backend;
@@ -76,7 +76,8 @@ int run_experiment(const RunOptions& options) {
   fs::create_directories(folder, error);
   require(!error, folder, ": cannot be made: ", error.message());
   lock.emplace(folder);
-  const bool started = holds_run(folder, resume, spec);  // once more: another process may have been here since
+  check_run_folder(folder, resume, spec);  // once more: another process may have been here since
+  const bool started = fs::exists(spec_path(folder));
   remove_leftovers(folder);
   Machine machine = read_machine(folder);
   if (!started) replace_file(spec_path(folder), to_json(spec));

@@ -124,10 +124,10 @@ void check_same_experiment(const Spec& spec, const std::string& stored_json, con
        "(another run is named by --out)");
 }
 
-bool holds_run(const std::string& folder, bool resume, const Spec& spec) {
+void check_run_folder(const std::string& folder, bool resume, const Spec& spec) {
   std::error_code error;
   const fs::file_status status = fs::status(folder, error);
-  if (status.type() == fs::file_type::not_found) return false;
+  if (status.type() == fs::file_type::not_found) return;
   require(!error, folder, ": ", error.message());
   require(fs::is_directory(status), folder, ": is not a folder");
   const bool empty =
@@ -136,12 +136,11 @@ bool holds_run(const std::string& folder, bool resume, const Spec& spec) {
           ": the output folder exists; choose another with --out, or continue that run with --resume");
   const bool started = fs::exists(spec_path(folder));
   require(started || empty, folder, ": is not the folder of a run: it has no spec.json");
-  if (!started) return false;
+  if (!started) return;
   check_same_experiment(spec, read_text(spec_path(folder)), spec_path(folder));
   require(has_begun(folder) || is_written_by_run(spec_path(folder)), folder,
           ": is not the folder of a run: nothing is beside its spec.json, and no run wrote that; choose another with "
           "--out");
-  return true;
 }
 
 FolderLock::FolderLock(const std::string& folder)

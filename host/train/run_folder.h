@@ -29,9 +29,9 @@ std::string find_default_folder(const Spec&);
 // naming the first field that differs.
 void check_same_experiment(const Spec&, const std::string& stored_json, const std::string& where);
 
-// Whether `folder` holds a run that has begun, and that `spec` may continue. Throws Error where there is something
-// else, or where a run may not go.
-bool holds_run(const std::string& folder, bool resume, const Spec&);
+// Throws Error where a run of that spec may not go into the folder: without `resume`, where anything is there; with it,
+// where something else is there than a run that it may continue. Where one is, the folder has a spec.json.
+void check_run_folder(const std::string& folder, bool resume, const Spec&);
 
 // Held for as long as a process trains in a folder, so that two never write the same run.
 class FolderLock {
