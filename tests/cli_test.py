@@ -938,7 +938,8 @@ class CommandLine(unittest.TestCase):
     def test_outputs_are_refused_before_the_work(self):
         """The spec is not read: a file that cannot be written is the first thing that is said."""
         for words in (["profile", "no-spec.json", "--trace"], ["bench", "step", "no-spec.json", "--json"],
-                      ["bench", "loss", "--json"], ["bench", "loss", "--page"], ["plan", "no-spec.json", "--json"]):
+                      ["bench", "loss", "--json"], ["bench", "loss", "--page"], ["plan", "no-spec.json", "--json"],
+                      ["tune", "no-spec.json", "--out"], ["sample", "no-run", "--out"]):
             self.refused(program.run(*words, "nowhere/out.json", cwd=self.cwd), "nowhere/out.json: cannot be written")
             for device in ("/dev/full", "/dev/elbo.json"):
                 self.refused(program.run(*words, device, cwd=self.cwd), f"{device}: cannot be written")

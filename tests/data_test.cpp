@@ -484,8 +484,7 @@ TEST(Dataset, ABlankOneIsForKnownSetsThatAreNotThere) {
   write_set(folder, "mnist");
   EXPECT_EQ(load_or_blank(named("mnist"), {folder.path()}).count, 5);
   std::filesystem::remove(folder / "mnist/t10k-images-idx3-ubyte");
-  EXPECT_THAT(error_of([&] { load_or_blank(named("mnist"), {folder.path()}); }),
-              HasSubstr("t10k-images-idx3-ubyte"));
+  EXPECT_THAT(error_of([&] { load_or_blank(named("mnist"), {folder.path()}); }), HasSubstr("t10k-images-idx3-ubyte"));
   EXPECT_THAT(error_of([&] { load_or_blank(named("yours"), {folder.path()}); }), HasSubstr("data set 'yours'"));
 }
 

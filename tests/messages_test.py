@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import resource
 import shlex
 import shutil
 import signal
@@ -64,6 +65,8 @@ NUMBERS = (
 TRAIN = "run spec.json --data data --device cpu"
 ERRORS = (
     ("run nothing.json", "nothing.json: cannot be opened: No such file or directory"),
+    ("run spec.json --data nowhere --out spec.json/out", "spec.json/out: cannot be made: Not a directory"),
+    ("report nothing --out spec.json/out", "spec.json/out: cannot be made: Not a directory"),
     (f"{TRAIN} --set train.epoch=3", "--set train.epoch=3: train.epoch: unknown field", 'did you mean "epochs"?'),
     (f"{TRAIN} --set train.epochs", "--set train.epochs: expected path=value"),
     (f"{TRAIN} --set train..epochs=2", "--set train..epochs=2: expected names between dots"),
@@ -187,19 +190,45 @@ class Messages(unittest.TestCase):
         for line, *words in ERRORS:
             self.refused(1, line, *words)
 
-    def test_what_may_not_be_read(self):
-        nobody = {"user": 65534} if os.geteuid() == 0 else {}  # root may read everything
+    def nobody(self):
+        """Options for elbo(): as a user who may not do everything, as root may."""
+        nobody = {"user": 65534} if os.geteuid() == 0 else {}
         self.root.chmod(0o755)
         try:
             self.elbo("--version", **nobody)
         except PermissionError:
             self.skipTest("no other user may run the program here")
+        return nobody
+
+    def test_what_may_not_be_read(self):
+        nobody = self.nobody()
         (self.root / "data" / "closed").mkdir()
         for folder, message in (("data/closed", "data/closed/train-images-idx3-ubyte: Permission denied"),
                                 ("data", "data/closed: Permission denied")):
             (self.root / folder).chmod(0)
-            self.refused(1, "run spec.json --data data --set data.dataset=closed", message, **nobody)
+            self.refused(1, "plan spec.json --data data --set data.dataset=closed", message, **nobody)
             (self.root / folder).chmod(0o755)
+
+    def test_what_may_not_be_written(self):
+        """It is found before the data are looked for, or the run is."""
+        nobody, kept = self.nobody(), self.root / "kept"
+        kept.mkdir()
+        kept.chmod(0o555)
+        for line, message in (("run spec.json --data nowhere --out kept", "kept: cannot be written"),
+                              ("run spec.json --data nowhere --out kept/out", "kept/out: cannot be made"),
+                              ("report nothing --out kept/out", "kept/out: cannot be made"),
+                              ("report kept", "kept: cannot be written"),
+                              ("sample nothing --out kept/x.png", "kept/x.png: cannot be written")):
+            self.refused(1, line, message, "Permission denied", **nobody)
+
+    def test_a_thread_that_cannot_be_had(self):
+        nobody = self.nobody()
+        (self.root / "open").mkdir()
+        (self.root / "open").chmod(0o777)
+        for threads in (1, 2):
+            self.refused(1, f"{TRAIN} --threads {threads} --out open/out", "thread", "Resource temporarily unavailable",
+                         without="standard output", **nobody,
+                         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (0, 0)))
 
     def test_places_that_are_not_there(self):
         result = self.elbo("data list", env={**os.environ, "ELBO_DATA": "nowhere"})

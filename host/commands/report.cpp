@@ -22,8 +22,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The folder for a report that is not to be the run's own.
-void require_report_folder(const std::string& folder) {
+// Throws Error where a report may not go into the folder, which is not the run's own.
+void check_report_folder(const std::string& folder) {
   std::error_code error;
   const bool there = fs::exists(folder, error);
   const auto entries = there ? fs::directory_iterator(folder, error) : fs::directory_iterator();
@@ -40,7 +40,8 @@ void require_report_folder(const std::string& folder) {
 // Writes report.html and figures/ anew: the run's own, of its last checkpoint and on its own images, or others into the
 // folder `out`, which is new, empty, or has a report made so.
 int report(const RunQuery& query, const std::string& out) {
-  if (!out.empty()) require_report_folder(out);
+  require_output_folder(out.empty() ? query.folder : out);
+  if (!out.empty()) check_report_folder(out);
   require(!out.empty() || query.checkpoint == "last", query.folder,
           ": its own report is that of its last checkpoint; --out FOLDER takes one of another");
   OpenedRun run(query, out.empty() ? "--out FOLDER --checkpoint" : "--checkpoint");

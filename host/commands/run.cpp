@@ -21,6 +21,7 @@
 #include "host/lab/tuning.h"
 #include "host/spec/spec.h"
 #include "host/train/checkpoint.h"
+#include "host/train/output.h"
 #include "host/train/run_folder.h"
 #include "host/train/training_run.h"
 
@@ -54,6 +55,7 @@ int run_experiment(const RunOptions& options) {
   const bool resume = options.resume.has_value();
   std::string folder = !options.out.empty() ? options.out : resume ? find_default_folder(spec) : "";
   if (!folder.empty()) check_run_folder(folder, resume, spec);
+  require_output_folder(folder.empty() ? "runs" : folder);
 
   const Dataset data = load_dataset(spec, data_directories(options.data));
   BackendOptions backend_options = options.backend;

@@ -25,6 +25,9 @@ inline constexpr OutputKind report_output{"report of elbo", "<!DOCTYPE html>\n<!
 // the experiment, another output. Nothing where `path` is empty. For the time before long work.
 void require_output(const std::string& path, const OutputKind&, std::initializer_list<std::string> others = {});
 
+// Throws Error where the folder cannot be made, or, where it is there, nothing can be written in it.
+void require_output_folder(const std::string& path);
+
 // Writes it, whole. The file of now is looked at once more. Nothing where `path` is empty.
 void write_output(const std::string& path, const OutputKind&, std::string_view content);
 
