@@ -94,52 +94,42 @@ TEST(Idx, ReadsAGzipFileOfSeveralMembers) {
 TEST(Idx, RefusesByName) {
   const Bytes good = idx({4, 3, 2}), packed = gzip(good), byte = bytes_of("x");
   const BadIdx cases[] = {
-      {"empty", {}, Encoding::plain, "is cut short: the header's first part should be 4 bytes, there are 0"},
-      {"not IDX", bytes_of("hello world"), Encoding::plain,
-       "is not an IDX file: it starts with 68 65 6c 6c, expected 00 00 08 03"},
-      {"shorts", idx_header({4, 3, 2}, 0x0b) + counting(48), Encoding::plain, "type 0b (16-bit integer), expected 08"},
-      {"no type", idx_header({4, 3, 2}, 0x42) + counting(48), Encoding::plain, "type 42 (unknown), expected 08"},
-      {"labels for images", idx({24}), Encoding::plain, "has 1 dimensions, expected 3 (images, rows, columns)"},
-      {"colour", idx({2, 2, 2, 3}), Encoding::plain, "has 4 dimensions, expected 3"},
-      {"no images", idx({0, 3, 2}), Encoding::plain, "dimension 0 is 0"},
-      {"no columns", idx({4, 3, 0}), Encoding::plain, "dimension 2 is 0"},
-      {"header cut", without_last(idx_header({4, 3, 2}), 1), Encoding::plain,
-       "the size of dimension 2 should be 4 bytes, there are 3"},
-      {"cut", without_last(good, 1), Encoding::plain,
-       "the content (4 x 3 x 2 by the header) should be 24 bytes, there are at most 23"},
-      {"goes on", good + byte, Encoding::plain, "goes on where its header says that it ends"},
-      {"one too many", idx_header({5, 3, 2}) + counting(24), Encoding::plain,
-       "should be 30 bytes, there are at most 24"},
-      {"one too few", idx_header({3, 3, 2}) + counting(24), Encoding::plain,
-       "goes on where its header says that it ends: it is 40 bytes, expected 34"},
-      {"2^96", idx_header({~0u, ~0u, ~0u}) + counting(24), Encoding::plain, "more elements than any file can hold"},
-      {"2^63", idx_header({1u << 31, 1u << 31, 2}) + counting(24), Encoding::plain,
-       "should be 9223372036854775808 bytes"},
-      {"packed without .gz", packed, Encoding::plain, "is compressed; add .gz to its name"},
-      {"plain with .gz", good, Encoding::gzip,
-       "is not a gzip file, which starts with the bytes 1f 8b; if it has been decompressed"},
-      {"empty with .gz", {}, Encoding::gzip, "is not a gzip file"},
-      {"gzip cut", without_last(packed, 9), Encoding::gzip, "is cut short: its compressed data stop at byte"},
-      {"checksum cut", without_last(packed, 1), Encoding::gzip, "is cut short: its compressed data stop at byte"},
+      {"empty", {}, Encoding::plain, "cut short ... header ... 4 bytes ... 0"},
+      {"not IDX", bytes_of("hello world"), Encoding::plain, "not an IDX file ... 68 65 6c 6c ... 00 00 08 03"},
+      {"shorts", idx_header({4, 3, 2}, 0x0b) + counting(48), Encoding::plain, "type 0b (16-bit integer) ... 08"},
+      {"no type", idx_header({4, 3, 2}, 0x42) + counting(48), Encoding::plain, "type 42 ... 08"},
+      {"labels for images", idx({24}), Encoding::plain, "1 dimensions ... 3 (images, rows, columns)"},
+      {"colour", idx({2, 2, 2, 3}), Encoding::plain, "4 dimensions ... 3"},
+      {"no images", idx({0, 3, 2}), Encoding::plain, "dimension 0 ... 0"},
+      {"no columns", idx({4, 3, 0}), Encoding::plain, "dimension 2 ... 0"},
+      {"header cut", without_last(idx_header({4, 3, 2}), 1), Encoding::plain, "dimension 2 ... 4 bytes ... 3"},
+      {"cut", without_last(good, 1), Encoding::plain, "4 x 3 x 2 ... 24 bytes ... 23"},
+      {"goes on", good + byte, Encoding::plain, "goes on"},
+      {"one too many", idx_header({5, 3, 2}) + counting(24), Encoding::plain, "30 bytes ... 24"},
+      {"one too few", idx_header({3, 3, 2}) + counting(24), Encoding::plain, "goes on ... 40 bytes ... 34"},
+      {"2^96", idx_header({~0u, ~0u, ~0u}) + counting(24), Encoding::plain, "more elements"},
+      {"2^63", idx_header({1u << 31, 1u << 31, 2}) + counting(24), Encoding::plain, "9223372036854775808 bytes"},
+      {"packed without .gz", packed, Encoding::plain, "compressed ... .gz"},
+      {"plain with .gz", good, Encoding::gzip, "not a gzip file ... 1f 8b ... if it has been decompressed"},
+      {"empty with .gz", {}, Encoding::gzip, "not a gzip file"},
+      {"gzip cut", without_last(packed, 9), Encoding::gzip, "cut short ... compressed data ... byte"},
+      {"checksum cut", without_last(packed, 1), Encoding::gzip, "cut short ... compressed data ... byte"},
       {"CRC", flipped(packed, packed.size() - 8), Encoding::gzip, "incorrect data check"},
       {"length", flipped(packed, packed.size() - 4), Encoding::gzip, "incorrect length check"},
-      {"garbage after it", packed + byte, Encoding::gzip, "1 bytes follow the end of its compressed data"},
-      {"garbage after zeros", packed + Bytes(5000) + byte, Encoding::gzip,
-       "5001 bytes follow the end of its compressed data"},
-      {"a second member that goes on", packed + gzip(byte), Encoding::gzip,
-       "goes on where its header says that it ends"},
+      {"garbage after it", packed + byte, Encoding::gzip, "1 bytes follow"},
+      {"garbage after zeros", packed + Bytes(5000) + byte, Encoding::gzip, "5001 bytes follow"},
+      {"a second member that goes on", packed + gzip(byte), Encoding::gzip, "goes on"},
       {"a second member, cut", without_last(split(good, 20), 9), Encoding::gzip,
-       "is cut short: its compressed data stop at byte"},
+       "cut short ... compressed data ... byte"},
       {"a second member, damaged", flipped(split(good, 20), gzip(without_last(good, good.size() - 20)).size() + 12),
-       Encoding::gzip, "damaged near byte"},
-      {"packed, cut inside", gzip(without_last(good, 1)), Encoding::gzip, "should be 24 bytes, there are 23"},
-      {"packed, goes on", gzip(good + byte), Encoding::gzip, "goes on where its header says that it ends"},
-      {"packed, impossible", gzip(idx_header({60000, 5000, 5000})), Encoding::gzip,
-       "should be 1500000000000 bytes, there are at most"},
+       Encoding::gzip, "damaged ... byte"},
+      {"packed, cut inside", gzip(without_last(good, 1)), Encoding::gzip, "24 bytes ... 23"},
+      {"packed, goes on", gzip(good + byte), Encoding::gzip, "goes on"},
+      {"packed, impossible", gzip(idx_header({60000, 5000, 5000})), Encoding::gzip, "1500000000000 bytes ... at most"},
   };
   for (const BadIdx& c : cases) {
     const std::string error = error_of([&] { parse_idx(c.file, c.encoding, 3, "the/file"); });
-    EXPECT_THAT(error, AllOf(HasSubstr("the/file: "), HasSubstr(c.error))) << c.what;
+    EXPECT_TRUE(says(error, std::string("the/file: ... ") + c.error)) << c.what;
   }
 }
 
@@ -214,23 +204,21 @@ TEST(Idx, RefusesWhatIsTooLargeAtOnce) {
     std::string path, error;
   } cases[] = {
       {sparse("all", header, 2 * terabyte + 16),
-       "the content (1048576 x 1024 x 2048 by the header): needs 2199023255552 bytes of memory, and this process may "
-       "use "},
-      {sparse("goes-on", small, terabyte),
-       "goes on where its header says that it ends: it is 1099511627776 bytes, expected 47040016"},
-      {sparse("cut", header, terabyte), "is cut short: the content"},
-      {sparse("nothing", {}, terabyte), "holds elements of type 00 (unknown)"},
-      {sparse("packed.gz", gzip(header), terabyte / 64), "needs 2199023255552 bytes of memory"},
-      {sparse("not-packed.gz", {}, terabyte), "is not a gzip file"},
+       "1048576 x 1024 x 2048 ... 2199023255552 bytes of memory ... this process may use"},
+      {sparse("goes-on", small, terabyte), "goes on ... 1099511627776 bytes ... 47040016"},
+      {sparse("cut", header, terabyte), "cut short ... content"},
+      {sparse("nothing", {}, terabyte), "type 00"},
+      {sparse("packed.gz", gzip(header), terabyte / 64), "2199023255552 bytes of memory"},
+      {sparse("not-packed.gz", {}, terabyte), "not a gzip file"},
   };
   for (const auto& c : cases) {
     watch_allocations();
-    EXPECT_THAT(error_of([&] { read_idx_images(c.path, ""); }), AllOf(HasSubstr(c.path + ": "), HasSubstr(c.error)));
+    EXPECT_TRUE(says(error_of([&] { read_idx_images(c.path, ""); }), c.path + ": ... " + c.error));
     EXPECT_LT(peak_allocation(), std::size_t{1} << 20);
   }
   const std::string mat = sparse("freyface/frey_rawface.mat", mat_header(), terabyte);
-  EXPECT_THAT(error_of([&] { load_freyface(mat, Split::none, 0); }), HasSubstr(mat + ": the element at byte 128"));
-  EXPECT_THAT(error_of([&] { read_text(mat); }), HasSubstr(mat + ": needs 1099511627776 bytes of memory"));
+  EXPECT_THAT(error_of([&] { load_freyface(mat, Split::none, 0); }), AllOf(HasSubstr(mat), HasSubstr("byte 128")));
+  EXPECT_THAT(error_of([&] { read_text(mat); }), AllOf(HasSubstr(mat), HasSubstr("1099511627776 bytes of memory")));
 }
 
 TEST(Idx, RefusesWhatDoesNotFitIntoWhatIsLeftOfTheAddressSpace) {
@@ -246,7 +234,7 @@ TEST(Idx, RefusesWhatDoesNotFitIntoWhatIsLeftOfTheAddressSpace) {
   ASSERT_EQ(setrlimit(RLIMIT_AS, &set), 0);
   const std::string error = error_of([&] { read_idx_images(path, ""); });
   ASSERT_EQ(setrlimit(RLIMIT_AS, &before), 0);
-  EXPECT_THAT(error, AllOf(HasSubstr(path), HasSubstr("needs 2147483648 bytes of memory, and this process may use ")));
+  EXPECT_THAT(error, AllOf(HasSubstr(path), HasSubstr("2147483648 bytes of memory")));
 }
 
 // ---- MATLAB -------------------------------------------------------------------------------------------
@@ -297,30 +285,26 @@ TEST(Mat, RefusesByName) {
     Bytes file;
     const char* error;
   } cases[] = {
-      {"empty", {}, "a MAT-file's header is 128 bytes, there are 0"},
-      {"no MAT-file", no_mat, "is not a MATLAB level 5 file: bytes 126 and 127 should be IM"},
-      {"version 7.3", hdf5, "is of MATLAB's version 2 format (7.3, HDF5), expected version 1"},
+      {"empty", {}, "header ... 128 bytes ... 0"},
+      {"no MAT-file", no_mat, "not a MATLAB level 5 file ... IM"},
+      {"version 7.3", hdf5, "7.3, HDF5 ... version 1"},
       {"big-endian", big_endian, "big-endian"},
-      {"nothing in it", header, "holds no variable ff"},
-      {"another variable", file([](MatVariable& v) { v.name = "gg"; }), "holds no variable ff"},
-      {"double", file([](MatVariable& v) { v.flags = 6; }), "variable ff is of class 6; expected 9 (uint8), real"},
-      {"complex", file([](MatVariable& v) { v.flags = 0x809; }),
-       "variable ff is of class 9, complex; expected 9 (uint8), real"},
-      {"data of another type", file([](MatVariable& v) { v.data_type = 3; }), "variable ff is of type 3, expected 2"},
-      {"too few", file([](MatVariable& v) { v.bytes = 23; }), "variable ff is 4 x 6 by its header, but holds 23 bytes"},
-      {"too many", file([](MatVariable& v) { v.bytes = 25; }), "variable ff is 25 bytes, expected 24 or fewer"},
-      {"negative", file([](MatVariable& v) { v.rows = -4; }), "variable ff is -4 x 6"},
-      {"huge", file([](MatVariable& v) { v.rows = v.columns = 0x7fffffff; }), "but holds 24 bytes"},
-      {"long name", file([](MatVariable& v) { v.name.assign(64, 'f'); }),
-       "a variable's name is 64 bytes, expected 63 or fewer"},
-      {"no variable", header + mat_element(2, counting(8)),
-       "the element at byte 128 is of type 2, expected a variable (14 or 15)"},
-      {"rest", file([](MatVariable& v) { v.name = "gg"; }) + Bytes(4),
-       "is cut short: the element at byte 216 should be 4 bytes, there are 0"},
+      {"nothing in it", header, "no variable ff"},
+      {"another variable", file([](MatVariable& v) { v.name = "gg"; }), "no variable ff"},
+      {"double", file([](MatVariable& v) { v.flags = 6; }), "ff ... class 6 ... 9 (uint8)"},
+      {"complex", file([](MatVariable& v) { v.flags = 0x809; }), "ff ... class 9, complex ... real"},
+      {"data of another type", file([](MatVariable& v) { v.data_type = 3; }), "ff ... type 3 ... 2"},
+      {"too few", file([](MatVariable& v) { v.bytes = 23; }), "ff ... 4 x 6 ... 23 bytes"},
+      {"too many", file([](MatVariable& v) { v.bytes = 25; }), "ff ... 25 bytes ... 24"},
+      {"negative", file([](MatVariable& v) { v.rows = -4; }), "ff ... -4 x 6"},
+      {"huge", file([](MatVariable& v) { v.rows = v.columns = 0x7fffffff; }), "ff ... 24 bytes"},
+      {"long name", file([](MatVariable& v) { v.name.assign(64, 'f'); }), "name ... 64 bytes ... 63"},
+      {"no variable", header + mat_element(2, counting(8)), "byte 128 ... type 2 ... 14 or 15"},
+      {"rest", file([](MatVariable& v) { v.name = "gg"; }) + Bytes(4), "cut short ... byte 216 ... 4 bytes ... 0"},
       {"claims more",
        header + Bytes{std::byte{14}, {}, {}, {}, std::byte{255}, std::byte{255}, std::byte{255}, std::byte{255}},
-       "the variable at byte 128 should be 4294967295 bytes, there are 0"},
-      {"compressed, damaged", flipped(packed, packed.size() - 1), "damaged near byte"},
+       "byte 128 ... 4294967295 bytes ... 0"},
+      {"compressed, damaged", flipped(packed, packed.size() - 1), "damaged ... byte"},
       {"compressed, of another type",
        header +
            [] {
@@ -329,11 +313,10 @@ TEST(Mat, RefusesByName) {
              e.resize(8 + inner.size());
              return e;
            }(),
-       "the compressed element at byte 128 is of type 2"},
+       "compressed ... byte 128 ... type 2"},
   };
   for (const auto& c : cases)
-    EXPECT_THAT(error_of([&] { parse_mat(c.file, "ff", "the/file"); }),
-                AllOf(HasSubstr("the/file: "), HasSubstr(c.error)))
+    EXPECT_TRUE(says(error_of([&] { parse_mat(c.file, "ff", "the/file"); }), std::string("the/file: ... ") + c.error))
         << c.what;
 }
 
@@ -409,14 +392,14 @@ TEST(FreyFace, NoneTrainsAndTestsOnAllInOrder) {
 
 TEST(FreyFace, RefusesAnotherMatrix) {
   EXPECT_THAT(error_of([] { parse_freyface(mat_header() + mat_variable({}), "file"); }),
-              HasSubstr("file: variable ff has 4 rows, expected 560 (images of 28 x 20)"));
+              AllOf(HasSubstr("file: "), HasSubstr("4 rows"), HasSubstr("560 (images of 28 x 20)")));
   const Bytes few = mat_header() + mat_variable(variable([](MatVariable& v) {
                       v.rows = 560;
                       v.columns = 200;
                       v.bytes = 560 * 200;
                     }));
   EXPECT_THAT(error_of([&] { parse_freyface(few, "file"); }),
-              HasSubstr("has 200 columns (images), expected more than 200"));
+              AllOf(HasSubstr("200 columns"), HasSubstr("more than 200")));
 }
 
 // ---- Data sets ----------------------------------------------------------------------------------------
@@ -470,7 +453,7 @@ TEST(Dataset, LabelsAreOptional) {
   write_set(folder, "mine");
   std::filesystem::remove(folder / "mine/train-labels-idx1-ubyte.gz");
   EXPECT_THAT(error_of([&] { load_dataset(named("mine"), {folder.path()}); }),
-              HasSubstr("mine: there are labels of the test images only"));
+              AllOf(HasSubstr("mine: "), HasSubstr("labels of the test images only")));
   std::filesystem::remove(folder / "mine/t10k-labels-idx1-ubyte");
   EXPECT_TRUE(load_dataset(named("mine"), {folder.path()}).train.labels.empty());
 }
@@ -496,29 +479,29 @@ TEST(Dataset, RefusesByName) {
   EXPECT_THAT(error("mnist"),
               AllOf(HasSubstr("x.json:3: data.dataset: "), HasSubstr("'mnist'"), HasSubstr(folder.path()),
                     HasSubstr("http://yann.lecun.com/exdb/mnist/"), HasSubstr("ba891046e6505d7aadcbbe25680a0738")));
-  EXPECT_THAT(error("mine"), HasSubstr("any other set is a folder with the four IDX files"));
+  EXPECT_THAT(error("mine"), HasSubstr("folder with the four IDX files"));
   EXPECT_THAT(error("../mine"),
               AllOf(HasSubstr("x.json:3: data.dataset: "), HasSubstr("'../mine'"), HasSubstr("name of a folder")));
-  EXPECT_THAT(error(""), HasSubstr("expected the name of a folder"));
+  EXPECT_THAT(error(""), HasSubstr("name of a folder"));
 
   std::filesystem::create_directory(folder / "freyface");
   EXPECT_THAT(error("freyface"),
-              AllOf(HasSubstr("freyface: there is no frey_rawface.mat in it"), HasSubstr("Sam Roweis")));
+              AllOf(HasSubstr("freyface: "), HasSubstr("no frey_rawface.mat"), HasSubstr("Sam Roweis")));
   write_set(folder, "mine");
   folder.write("mine/t10k-labels-idx1-ubyte", idx({4}));
-  EXPECT_THAT(error("mine"), AllOf(HasSubstr("mine/t10k-labels-idx1-ubyte: holds 4 labels, but "),
-                                   HasSubstr("t10k-images-idx3-ubyte holds 3 images")));
+  EXPECT_THAT(error("mine"), AllOf(HasSubstr("mine/t10k-labels-idx1-ubyte: "), HasSubstr("4 labels"),
+                                   HasSubstr("t10k-images-idx3-ubyte"), HasSubstr("3 images")));
   folder.write("mine/t10k-labels-idx1-ubyte", idx({3, 1}));
-  EXPECT_THAT(error("mine"), HasSubstr("has 2 dimensions, expected 1 (labels)"));
+  EXPECT_THAT(error("mine"), AllOf(HasSubstr("2 dimensions"), HasSubstr("1 (labels)")));
   folder.write("mine/t10k-labels-idx1-ubyte", idx_header({3}, 0x0c) + counting(12));
-  EXPECT_THAT(error("mine"), HasSubstr("type 0c (32-bit integer), expected 08"));
+  EXPECT_THAT(error("mine"), HasSubstr("type 0c (32-bit integer)"));
   write_set(folder, "mine");
   folder.write("mine/t10k-images-idx3-ubyte", idx({3, 4, 4}));
-  EXPECT_THAT(error("mine"), AllOf(HasSubstr("its images are 4 x 4, but those of "), HasSubstr("are 3 x 4")));
+  EXPECT_THAT(error("mine"), AllOf(HasSubstr("4 x 4"), HasSubstr("3 x 4")));
   std::filesystem::remove(folder / "mine/t10k-images-idx3-ubyte");
-  EXPECT_THAT(error("mine"), HasSubstr("mine: there is no t10k-images-idx3-ubyte in it"));
+  EXPECT_THAT(error("mine"), AllOf(HasSubstr("mine: "), HasSubstr("no t10k-images-idx3-ubyte")));
   std::filesystem::create_directory(folder / "mine/t10k-images-idx3-ubyte");
-  EXPECT_THAT(error("mine"), HasSubstr("t10k-images-idx3-ubyte: is a folder"));
+  EXPECT_THAT(error("mine"), AllOf(HasSubstr("t10k-images-idx3-ubyte: "), HasSubstr("folder")));
 }
 
 TEST(Dataset, DirectoriesInOrder) {
@@ -566,18 +549,19 @@ TEST(Catalog, SaysWhatIsThereAndWhatIsNot) {
 
   write_faces(folder);  // another file of the right name
   EXPECT_THAT(list_data({folder.path()}), HasSubstr("freyface: " + folder / "freyface"));
-  EXPECT_THAT(verify_data({folder.path()}, ok), HasSubstr("frey_rawface.mat: holds 145792 bytes, expected 1100584"));
+  EXPECT_THAT(verify_data({folder.path()}, ok),
+              AllOf(HasSubstr("frey_rawface.mat: "), HasSubstr("145792 bytes"), HasSubstr("1100584")));
   EXPECT_FALSE(ok);
   folder.write("freyface/frey_rawface.mat", Bytes(1100584));
-  EXPECT_THAT(verify_data({folder.path()}, ok), HasSubstr("frey_rawface.mat: the SHA-256 of its content is "));
+  EXPECT_THAT(verify_data({folder.path()}, ok), AllOf(HasSubstr("frey_rawface.mat: "), HasSubstr("SHA-256")));
   EXPECT_FALSE(ok);
   std::filesystem::remove_all(folder / "freyface");
 
   folder.write("mnist/train-images-idx3-ubyte.gz", bytes_of("hello"));
   EXPECT_THAT(list_data({folder.path()}),
               AllOf(HasSubstr("train-labels-idx1-ubyte  missing"), HasSubstr("yann.lecun.com")));
-  EXPECT_THAT(verify_data({folder.path()}, ok), AllOf(HasSubstr("WRONG"), HasSubstr("is not a gzip file"),
-                                                      HasSubstr("train-labels-idx1-ubyte: missing")));
+  EXPECT_THAT(verify_data({folder.path()}, ok),
+              AllOf(HasSubstr("WRONG"), HasSubstr("not a gzip file"), HasSubstr("train-labels-idx1-ubyte: missing")));
   EXPECT_FALSE(ok);
   std::filesystem::remove_all(folder / "mnist");
 
@@ -608,18 +592,18 @@ TEST(Catalog, VerifiesWhatARunRefuses) {
        },
        ""},
       {"labels of one part", [&](const TemporaryFolder& f) { std::filesystem::remove(f / labels); },
-       "mine: there are labels of the training images only"},
+       "mine: ... labels of the training images only"},
       {"another size",
        [&](const TemporaryFolder& f) {
          f.write(images, idx({3, 4, 3}));
        },
-       "t10k-images-idx3-ubyte: its images are 4 x 3, but those of "},
-      {"another number", [&](const TemporaryFolder& f) { f.write(labels, idx({4})); }, "holds 4 labels, but "},
+       "t10k-images-idx3-ubyte: ... 4 x 3"},
+      {"another number", [&](const TemporaryFolder& f) { f.write(labels, idx({4})); }, "4 labels"},
       {"cut",
        [&](const TemporaryFolder& f) {
          f.write(images, without_last(idx({3, 3, 4}), 1));
        },
-       "t10k-images-idx3-ubyte: is cut short"},
+       "t10k-images-idx3-ubyte: ... cut short"},
       {"goes on", [&](const TemporaryFolder& f) { f.write(labels, idx({3}) + Bytes(1)); },
        "t10k-labels-idx1-ubyte: goes on"},
       {"missing", [&](const TemporaryFolder& f) { std::filesystem::remove(f / images); }, "t10k-images-idx3-ubyte"},
@@ -633,8 +617,8 @@ TEST(Catalog, VerifiesWhatARunRefuses) {
     const std::string verified = verify_data({folder.path()}, ok);
     EXPECT_EQ(ok, *c.error == 0) << c.what;
     EXPECT_EQ(error.empty(), *c.error == 0) << c.what << ": " << error;
-    EXPECT_THAT(error, HasSubstr(c.error)) << c.what;
-    EXPECT_THAT(verified, HasSubstr(c.error)) << c.what;
+    EXPECT_TRUE(says(error, c.error)) << c.what;
+    EXPECT_TRUE(says(verified, c.error)) << c.what;
     EXPECT_EQ(verified.find("WRONG") == std::string::npos, ok) << c.what;
   }
 }

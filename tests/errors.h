@@ -2,6 +2,8 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <string>
 #include <vector>
@@ -18,6 +20,23 @@ inline std::string error_of(const std::function<void()>& call) {
     return e.what();
   }
   return "";
+}
+
+// Whether a message says what it must: every part of `what`, in that order, however it is put. Its parts stand between
+// " ... ": "x.json:3: seed: ... 0 to 9 ... -1".
+inline testing::AssertionResult says(const std::string& message, const std::string& what) {
+  const std::string gap = " ... ";
+  std::size_t at = 0;
+  for (std::size_t begin = 0; begin <= what.size();) {
+    const std::size_t end = std::min(what.find(gap, begin), what.size());
+    const std::string part = what.substr(begin, end - begin);
+    at = message.find(part, at);
+    if (at == std::string::npos)
+      return testing::AssertionFailure() << "no \"" << part << "\" in its place in: " << message;
+    at += part.size();
+    begin = end + gap.size();
+  }
+  return testing::AssertionSuccess();
 }
 
 inline void expect_words(const std::string& text, const std::vector<std::string>& words) {

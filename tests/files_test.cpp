@@ -20,6 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using test::error_of;
+using test::says;
 using test::TemporaryFolder;
 
 std::vector<std::string> names_in(const std::string& folder) {
@@ -30,8 +31,8 @@ std::vector<std::string> names_in(const std::string& folder) {
 
 TEST(Files, TheReasonIsThatOfTheCall) {
   errno = EINVAL;
-  EXPECT_EQ(error_of([] { check_call(::open("/nowhere/x", O_RDONLY), "x", "cannot be opened"); }),
-            "x: cannot be opened: No such file or directory");
+  EXPECT_TRUE(says(error_of([] { check_call(::open("/nowhere/x", O_RDONLY), "x", "cannot be opened"); }),
+                   "x: cannot be opened ... No such file or directory"));
   EXPECT_EQ(check_call(7, "x", "cannot be opened"), 7);
 }
 
@@ -102,13 +103,11 @@ TEST(Files, ASecondNameIsOfTheFileAndNotOfALinkToIt) {
   EXPECT_EQ(read_text(folder / "elsewhere"), "2");
   EXPECT_EQ(read_text(folder / "previous"), "1");
   EXPECT_EQ(names_in(folder.path()).size(), 3u);
-  EXPECT_NE(
-      error_of([&] { replace_by_link(folder / "absent", folder / "x"); }).find("absent: cannot be opened: No such"),
-      std::string::npos);
+  EXPECT_TRUE(says(error_of([&] { replace_by_link(folder / "absent", folder / "x"); }), "absent: ... No such file"));
   fs::create_directory(folder / "full");
   folder.write("full/x", {});
-  EXPECT_EQ(error_of([&] { replace_by_link(folder / "last", folder / "full"); }),
-            (folder / "full") + ": cannot be written: Is a directory");
+  EXPECT_TRUE(says(error_of([&] { replace_by_link(folder / "last", folder / "full"); }),
+                   (folder / "full") + ": cannot be written ... Is a directory"));
   EXPECT_EQ(names_in(folder.path()).size(), 4u) << "no temporary name is left";
 }
 

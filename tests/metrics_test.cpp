@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "elbo/error.h"
+#include "tests/errors.h"
 
 namespace elbo {
 namespace {
@@ -79,20 +80,20 @@ TEST(Metrics, AFieldOfALaterVersionIsPassedOver) {
 
 TEST(Metrics, MistakesAreNamed) {
   const std::string line = to_json_line(example());
-  EXPECT_EQ(error_of(replaced(line, "\"step\":1407,", "")), "metrics: step: missing");
-  EXPECT_EQ(error_of(replaced(line, "\"kl\":25.4,", "")), "metrics: train.kl: missing");
-  EXPECT_EQ(error_of(replaced(line, "1407", "1.5")), "metrics: step: expected a count, found 1.5");
-  EXPECT_EQ(error_of(replaced(line, "1407", "-1")), "metrics: step: expected a count, found -1");
-  EXPECT_EQ(error_of(replaced(line, "1407", "null")), "metrics: step: expected a count, found null");
-  EXPECT_EQ(error_of(replaced(line, "51234.5", "\"fast\"")),
-            "metrics: images_per_second: expected a number, found \"fast\"");
-  EXPECT_EQ(error_of(replaced(line, "[0.1,26.0]", "0.1")), "metrics: test.unit_kl: expected a list, found 0.1");
-  EXPECT_EQ(error_of(replaced(line, "[0.1,26.0]", "[true]")), "metrics: test.unit_kl: expected a number, found true");
-  EXPECT_EQ(error_of(R"({"epoch":1,"step":2,"train":7})"), "metrics: train: expected an object, found 7");
-  EXPECT_EQ(error_of("[]"), "metrics: epoch: missing");
-  EXPECT_EQ(error_of("{\"epoch\": 1,"),
-            "metrics:1:13: expected a field name in double quotes after the comma, but the text ends here");
-  EXPECT_EQ(error_of("{\"epoch\": 1, \"epoch\": 2}"), "metrics:1:14: epoch: given twice; first on line 1");
+  EXPECT_TRUE(test::says(error_of(replaced(line, "\"step\":1407,", "")), "metrics: step: ... missing"));
+  EXPECT_TRUE(test::says(error_of(replaced(line, "\"kl\":25.4,", "")), "metrics: train.kl: ... missing"));
+  EXPECT_TRUE(test::says(error_of(replaced(line, "1407", "1.5")), "metrics: step: ... count ... 1.5"));
+  EXPECT_TRUE(test::says(error_of(replaced(line, "1407", "-1")), "metrics: step: ... count ... -1"));
+  EXPECT_TRUE(test::says(error_of(replaced(line, "1407", "null")), "metrics: step: ... count ... null"));
+  EXPECT_TRUE(test::says(error_of(replaced(line, "51234.5", "\"fast\"")),
+                         "metrics: images_per_second: ... number ... \"fast\""));
+  EXPECT_TRUE(test::says(error_of(replaced(line, "[0.1,26.0]", "0.1")), "metrics: test.unit_kl: ... list ... 0.1"));
+  EXPECT_TRUE(
+      test::says(error_of(replaced(line, "[0.1,26.0]", "[true]")), "metrics: test.unit_kl: ... number ... true"));
+  EXPECT_TRUE(test::says(error_of(R"({"epoch":1,"step":2,"train":7})"), "metrics: train: ... object ... 7"));
+  EXPECT_TRUE(test::says(error_of("[]"), "metrics: epoch: ... missing"));
+  EXPECT_TRUE(test::says(error_of("{\"epoch\": 1,"), "metrics:1:13: ... field name ... ends"));
+  EXPECT_TRUE(test::says(error_of("{\"epoch\": 1, \"epoch\": 2}"), "metrics:1:14: epoch: ... twice ... 1"));
 }
 
 }  // namespace

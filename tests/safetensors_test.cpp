@@ -115,72 +115,64 @@ TEST(Safetensors, RefusesByName) {
     std::size_t data;
     const char* error;
   } cases[] = {
-      {"", 0, "its header is not a JSON object"},
-      {"[]", 0, "its header is not a JSON object"},
-      {"\xef\xbb\xbf{}", 0, "its header is not a JSON object"},
-      {std::string("{}\0x", 4), 0, "its header is not a JSON object"},
-      {"{", 0, "its header is not JSON, near byte 9"},
-      {"{}}", 0, "its header is not JSON"},
-      {"{\"\xff\":1}", 0, "its header is not JSON"},
-      {"{\"w\":1e999}", 0, "its header is not JSON"},
-      {"{\"w\":" + std::string(200'000, '['), 0, "tensor 'w': unexpected an array"},
-      {one("5"), 8, "tensor 'w': unexpected a number"},
-      {one("null"), 8, "tensor 'w': unexpected null"},
-      {one("{}"), 8, "tensor 'w': no field dtype"},
-      {one(R"({"dtype":"F32","data_offsets":[0,8]})"), 8, "tensor 'w': no field shape"},
-      {one(R"({"dtype":"F32","shape":[2]})"), 8, "tensor 'w': no field data_offsets"},
-      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1})"), 8, "tensor 'w': unknown field \"x\""},
-      {one(R"({"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]})"), 8, "tensor 'w': two fields \"dtype\""},
-      {one(R"({"dtype":"I64","shape":[1],"data_offsets":[0,8]})"), 8, "tensor 'w': type I64; known are U8, BF16"},
-      {one(R"({"dtype":4,"shape":[2],"data_offsets":[0,8]})"), 8, "tensor 'w': dtype: unexpected a number"},
-      {one(R"({"dtype":"F32","shape":2,"data_offsets":[0,8]})"), 8, "tensor 'w': shape: unexpected a number"},
-      {one(R"({"dtype":"F32","shape":[-2],"data_offsets":[0,8]})"), 8,
-       "tensor 'w': shape: unexpected a negative number"},
-      {one(R"({"dtype":"F32","shape":[2.0],"data_offsets":[0,8]})"), 8,
-       "tensor 'w': shape: unexpected a number that is no integer"},
-      {one(R"({"dtype":"F32","shape":[[2]],"data_offsets":[0,8]})"), 8, "tensor 'w': shape: unexpected an array"},
-      {one(R"({"dtype":"F32","shape":[1,1,1,1,1,2],"data_offsets":[0,8]})"), 8, "tensor 'w': more than 5 dimensions"},
-      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[0]})"), 8, "tensor 'w': fewer than two data_offsets"},
-      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8,8]})"), 8, "tensor 'w': more than two data_offsets"},
-      {one(R"({"dtype":"F32","shape":[3],"data_offsets":[0,8]})"), 8,
-       "tensor 'w': data_offsets [0, 8] do not fit f32 [3]"},
-      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[8,0]})"), 8,
-       "tensor 'w' ends at byte 0 of the data, before it begins at 8"},
+      {"", 0, "header ... not a JSON object"},
+      {"[]", 0, "header ... not a JSON object"},
+      {"\xef\xbb\xbf{}", 0, "header ... not a JSON object"},
+      {std::string("{}\0x", 4), 0, "header ... not a JSON object"},
+      {"{", 0, "header ... not JSON ... byte 9"},
+      {"{}}", 0, "header ... not JSON"},
+      {"{\"\xff\":1}", 0, "header ... not JSON"},
+      {"{\"w\":1e999}", 0, "header ... not JSON"},
+      {"{\"w\":" + std::string(200'000, '['), 0, "'w' ... an array"},
+      {one("5"), 8, "'w' ... a number"},
+      {one("null"), 8, "'w' ... null"},
+      {one("{}"), 8, "'w' ... dtype"},
+      {one(R"({"dtype":"F32","data_offsets":[0,8]})"), 8, "'w' ... shape"},
+      {one(R"({"dtype":"F32","shape":[2]})"), 8, "'w' ... data_offsets"},
+      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":1})"), 8, "'w' ... unknown ... \"x\""},
+      {one(R"({"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]})"), 8, "'w' ... two ... \"dtype\""},
+      {one(R"({"dtype":"I64","shape":[1],"data_offsets":[0,8]})"), 8, "'w' ... I64 ... U8, BF16"},
+      {one(R"({"dtype":4,"shape":[2],"data_offsets":[0,8]})"), 8, "'w' ... dtype: ... a number"},
+      {one(R"({"dtype":"F32","shape":2,"data_offsets":[0,8]})"), 8, "'w' ... shape: ... a number"},
+      {one(R"({"dtype":"F32","shape":[-2],"data_offsets":[0,8]})"), 8, "'w' ... shape: ... negative"},
+      {one(R"({"dtype":"F32","shape":[2.0],"data_offsets":[0,8]})"), 8, "'w' ... shape: ... no integer"},
+      {one(R"({"dtype":"F32","shape":[[2]],"data_offsets":[0,8]})"), 8, "'w' ... shape: ... an array"},
+      {one(R"({"dtype":"F32","shape":[1,1,1,1,1,2],"data_offsets":[0,8]})"), 8, "'w' ... 5 dimensions"},
+      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[0]})"), 8, "'w' ... fewer than two data_offsets"},
+      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[0,8,8]})"), 8, "'w' ... more than two data_offsets"},
+      {one(R"({"dtype":"F32","shape":[3],"data_offsets":[0,8]})"), 8, "'w' ... [0, 8] ... f32 [3]"},
+      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[8,0]})"), 8, "'w' ends ... 0 ... begins ... 8"},
       {one(R"({"dtype":"U8","shape":[4294967296,4294967296],"data_offsets":[0,0]})"), 0,
-       "tensor 'w': its shape has more elements"},
+       "'w' ... shape ... more elements"},
       {one(R"({"dtype":"U8","shape":[0,4294967296,4294967296],"data_offsets":[0,0]})"), 0,
-       "tensor 'w': its shape has more elements"},
-      {one(R"({"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,0]})"), 0, "do not fit f64"},
+       "'w' ... shape ... more elements"},
+      {one(R"({"dtype":"F64","shape":[2305843009213693952],"data_offsets":[0,0]})"), 0, "'w' ... f64"},
       {one(R"({"dtype":"U8","shape":[18446744073709551615],"data_offsets":[0,18446744073709551615]})"), 8,
-       "is cut short: its tensors should be 18446744073709551615"},
-      {one(good), 7, "is cut short: its tensors should be 8 bytes, there are 7"},
-      {one(good), 9, "1 bytes follow its last tensor"},
-      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[1,9]})"), 9,
-       "tensor 'w' begins at byte 1 of the data, expected 0 (there is a hole)"},
-      {"{\"v\":" + good + ",\"w\":" + good + "}", 8,
-       "tensor 'w' begins at byte 0 of the data, expected 8 (it overlaps another)"},
-      {"{\"w\":" + good + R"(,"v":{"dtype":"U8","shape":[0],"data_offsets":[8,4]}})", 8, "tensor 'v' ends at byte 4"},
-      {"{\"w\":" + good + R"(,"w":{"dtype":"U8","shape":[1],"data_offsets":[8,9]}})", 9,
-       "its header has two tensors 'w'"},
-      {R"({"__metadata__":{},"__metadata__":{}})", 0, "its header has two entries __metadata__"},
-      {R"({"__metadata__":{"a":"1","a":"2"}})", 0, "its header has two metadata entries \"a\""},
-      {R"({"__metadata__":{"a":1}})", 0, "its metadata hold a number, expected texts by name"},
-      {R"({"__metadata__":{"a":{}}})", 0, "its metadata hold an object"},
-      {R"({"__metadata__":5})", 0, "its metadata hold a number"},
-      {R"({"__metadata__":{"checksum":"sha256"}})", 0, "is damaged: its header promises a checksum and has none"},
-      {R"({"__metadata__":{"sha256":"123"}})", 0, "is damaged: its checksum is not 64 plain digits"},
-      {R"({"__metadata__":{"sha256":")" + std::string(64, '0') + "\"}}", 0, "is damaged: its SHA-256 is not"},
+       "cut short ... 18446744073709551615"},
+      {one(good), 7, "cut short ... 8 bytes ... 7"},
+      {one(good), 9, "1 bytes follow"},
+      {one(R"({"dtype":"F32","shape":[2],"data_offsets":[1,9]})"), 9, "'w' begins ... 1 ... 0 ... hole"},
+      {"{\"v\":" + good + ",\"w\":" + good + "}", 8, "'w' begins ... 0 ... 8 ... overlaps"},
+      {"{\"w\":" + good + R"(,"v":{"dtype":"U8","shape":[0],"data_offsets":[8,4]}})", 8, "'v' ends ... 4"},
+      {"{\"w\":" + good + R"(,"w":{"dtype":"U8","shape":[1],"data_offsets":[8,9]}})", 9, "two tensors 'w'"},
+      {R"({"__metadata__":{},"__metadata__":{}})", 0, "two ... __metadata__"},
+      {R"({"__metadata__":{"a":"1","a":"2"}})", 0, "two metadata ... \"a\""},
+      {R"({"__metadata__":{"a":1}})", 0, "metadata ... a number ... texts"},
+      {R"({"__metadata__":{"a":{}}})", 0, "metadata ... an object"},
+      {R"({"__metadata__":5})", 0, "metadata ... a number"},
+      {R"({"__metadata__":{"checksum":"sha256"}})", 0, "damaged ... checksum ... none"},
+      {R"({"__metadata__":{"sha256":"123"}})", 0, "damaged ... checksum ... 64"},
+      {R"({"__metadata__":{"sha256":")" + std::string(64, '0') + "\"}}", 0, "damaged ... SHA-256"},
   };
   for (const auto& c : cases) {
     const std::string error = error_of([&] { parse(file_of(c.header, c.data)); });
-    EXPECT_THAT(error, AllOf(HasSubstr("the/file"), HasSubstr(c.error))) << c.header.substr(0, 200);
+    EXPECT_TRUE(says(error, std::string("the/file ... ") + c.error)) << c.header.substr(0, 200);
   }
-  EXPECT_THAT(error_of([] { parse({}); }), HasSubstr("has 8 bytes or more, this one 0"));
-  EXPECT_THAT(error_of([] { parse(bytes_of("{\"w\":{}}")); }),
-              HasSubstr("this is not a safetensors file, or it is damaged"));
+  EXPECT_THAT(error_of([] { parse({}); }), AllOf(HasSubstr("8 bytes or more"), HasSubstr(" 0")));
+  EXPECT_THAT(error_of([] { parse(bytes_of("{\"w\":{}}")); }), HasSubstr("not a safetensors file"));
   Bytes lie = file_of("{}", 0);
   lie[0] = std::byte{3};
-  EXPECT_THAT(error_of([&] { parse(lie); }), HasSubstr("is cut short: its header should be 3 bytes, there are 2"));
+  EXPECT_TRUE(says(error_of([&] { parse(lie); }), "cut short ... header ... 3 bytes ... 2"));
 }
 
 // ---- Damage -------------------------------------------------------------------------------------------
@@ -206,7 +198,7 @@ TEST(Safetensors, EveryTruncationIsSeen) {
   EXPECT_THROW(parse(whole + Bytes(1)), Error);
 
   const std::string path = folder.write("cut", std::span(whole).first(whole.size() - 1));
-  EXPECT_THAT(error_of([&] { read_safetensors(path); }), HasSubstr(path + ": is cut short: its tensors should be "));
+  EXPECT_TRUE(says(error_of([&] { read_safetensors(path); }), path + ": ... cut short"));
 }
 
 TEST(Safetensors, ChangedWeightsAreNamedAsDamage) {
@@ -215,7 +207,7 @@ TEST(Safetensors, ChangedWeightsAreNamedAsDamage) {
   Bytes bytes = read_file(folder / "a");
   bytes.back() ^= std::byte{1};
   const std::string path = folder.write("b", bytes);
-  EXPECT_THAT(error_of([&] { read_safetensors(path); }), HasSubstr(path + ": is damaged: its SHA-256 is not"));
+  EXPECT_TRUE(says(error_of([&] { read_safetensors(path); }), path + ": ... damaged ... SHA-256"));
 }
 
 TEST(Safetensors, MemoryGrowsWithTheFileNotWithTheClaim) {
@@ -265,10 +257,10 @@ TEST(Safetensors, RefusesToWriteNonsense) {
     return error_of([&] { write_safetensors(path, {tensors, {}}); });
   };
   const NamedTensor w = tensor("w", DType::f32, {2});
-  EXPECT_THAT(error({w, w}), HasSubstr(path + ": two tensors 'w'"));
+  EXPECT_TRUE(says(error({w, w}), path + ": ... two tensors 'w'"));
   EXPECT_THAT(error({tensor("__metadata__", DType::u8, {1})}), HasSubstr("a reserved name"));
-  EXPECT_THAT(error({{"w", DType::f32, {3}, Bytes(8)}}), HasSubstr("tensor 'w' is f32 [3] but has 8 bytes"));
-  EXPECT_THAT(error({tensor("\xff", DType::u8, {1})}), HasSubstr("is not valid UTF-8"));
+  EXPECT_TRUE(says(error({{"w", DType::f32, {3}, Bytes(8)}}), "'w' ... f32 [3] ... 8 bytes"));
+  EXPECT_THAT(error({tensor("\xff", DType::u8, {1})}), HasSubstr("UTF-8"));
   EXPECT_TRUE(std::filesystem::is_empty(folder.path()));
 }
 
@@ -334,7 +326,7 @@ TEST_F(FailedWrite, WhatIsNoRegularFileIsNotReplaced) {
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
   for (const std::string& path : {device, pipe, folder_.path()}) {
     EXPECT_THAT(error_of([&] { write_safetensors(path, new_); }),
-                HasSubstr(path + ": cannot be written: there is something that is not a regular file"));
+                AllOf(HasSubstr(path + ": cannot be written"), HasSubstr("not a regular file")));
     EXPECT_FALSE(std::filesystem::is_regular_file(path));
   }
 }
@@ -342,12 +334,13 @@ TEST_F(FailedWrite, WhatIsNoRegularFileIsNotReplaced) {
 TEST(Safetensors, NamesWhatCannotBeRead) {
   const TemporaryFolder folder;
   EXPECT_THAT(error_of([&] { read_safetensors(folder / "absent"); }),
-              HasSubstr("absent: cannot be opened: No such file or directory"));
-  EXPECT_THAT(error_of([&] { read_safetensors(folder.path()); }), HasSubstr(": is a folder"));
-  EXPECT_THAT(error_of([] { read_safetensors("/dev/full"); }), HasSubstr("/dev/full: is not a regular file"));
+              AllOf(HasSubstr("absent: "), HasSubstr("No such file or directory")));
+  EXPECT_THAT(error_of([&] { read_safetensors(folder.path()); }), HasSubstr("folder"));
+  EXPECT_THAT(error_of([] { read_safetensors("/dev/full"); }),
+              AllOf(HasSubstr("/dev/full: "), HasSubstr("not a regular file")));
   const std::string pipe = folder / "pipe";
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
-  EXPECT_THAT(error_of([&] { read_safetensors(pipe); }), HasSubstr("is not a regular file"));
+  EXPECT_THAT(error_of([&] { read_safetensors(pipe); }), HasSubstr("not a regular file"));
 }
 
 }  // namespace

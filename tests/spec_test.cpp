@@ -11,11 +11,13 @@
 #include <iterator>
 #include <limits>
 #include <random>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "elbo/error.h"
 #include "host/base/json.h"
+#include "tests/errors.h"
 
 namespace elbo {
 namespace {
@@ -225,6 +227,17 @@ TEST(Experiments, TheSchemaIsTheOneThatTheProgramEmits) {
       << "run: elbo schema > experiments/experiment.schema.json";
 }
 
+// Whether an error has a line for each of these mistakes, and no more; `mistakes`: the same, as says() takes them.
+testing::AssertionResult tells(const std::string& error, const std::string& mistakes) {
+  std::istringstream said(error), meant(mistakes);
+  for (std::string line, mistake; std::getline(meant, mistake);) {
+    if (!std::getline(said, line)) return testing::AssertionFailure() << "not told: " << mistake << "\nin: " << error;
+    if (const auto result = test::says(line, mistake); !result) return result;
+  }
+  if (said.peek() != EOF) return testing::AssertionFailure() << "more is told than " << mistakes << "\nin: " << error;
+  return testing::AssertionSuccess();
+}
+
 // ---- JSON that does not parse -----------------------------------------------------------------------------
 
 struct Case {
@@ -233,39 +246,39 @@ struct Case {
 
 class BadJson : public TestWithParam<Case> {};
 
-TEST_P(BadJson, IsNamedWithLineAndColumn) { EXPECT_EQ(error_of(GetParam().text), GetParam().error); }
+TEST_P(BadJson, IsNamedWithLineAndColumn) { EXPECT_TRUE(tells(error_of(GetParam().text), GetParam().error)); }
 
 const Case bad_json[] = {
-    {"", "x.json:1:1: empty; expected a JSON object in { }"},
-    {" \n\t ", "x.json:2:3: empty; expected a JSON object in { }"},
-    {"{\n  \"name\": \"a\"", "x.json:2:14: expected ',' or '}', but the text ends here"},
-    {"{\n  \"name\" 5 }", "x.json:2:10: expected ':' after the field name, found 5"},
-    {"{\n  \"seed\": 1\n  \"name\": 2 }", "x.json:3:3: expected ',' or '}', found text in double quotes"},
-    {"{ \"seed\": 1, }", "x.json:1:14: expected a field name in double quotes after the comma, found '}'"},
-    {"{ \"ä\": [ 1 2 ] }", "x.json:1:12: expected ',' or ']', found 2"},
-    {"{ \"seed\": [1, ] }", "x.json:1:15: expected a value, found ']'"},
-    {"{ seed: 1 }", "x.json:1:3: expected a field name in double quotes or '}', found seed; text takes double quotes"},
-    {"{ 'seed': 1 }", "x.json:1:3: expected a field name in double quotes or '}', found '''; JSON takes double quotes"},
-    {"{ \"seed\": NaN }", "x.json:1:11: expected a value, found NaN; JSON has no NaN and no infinity"},
-    {"{ \"seed\": -Infinity }", "x.json:1:11: expected a value, found -Infinity; JSON has no NaN and no infinity"},
-    {"{ \"seed\": 1e999 }", "x.json:1:11: the number 1e999 is out of range"},
-    {"{ \"seed\": -1e999 }", "x.json:1:11: the number -1e999 is out of range"},
-    {"{ \"seed\": 01 }", "x.json:1:12: expected ',' or '}', found 1"},
-    {"{ \"seed\": .5 }", "x.json:1:11: expected a value, found .5; JSON writes numbers like 0.5, -2 or 3e-4"},
-    {"{ \"seed\": 0x10 }", "x.json:1:12: expected ',' or '}', found x10"},
-    {"{ \"seed\": True }", "x.json:1:11: expected a value, found True; JSON writes true and false in small letters"},
-    {"{ // seed\n}", "x.json:1:3: expected a field name in double quotes or '}', found '/'; JSON has no comments"},
-    {"{} {}", "x.json:1:4: expected the end of the text, found '{'"},
-    {"{}\n#", "x.json:2:1: expected the end of the text, found '#'; JSON has no comments"},
-    {std::string("{}\0{}", 5), "x.json:1:3: found a zero byte; this is no text file"},
-    {"{ \"seed\": \"a\n\" }", "x.json:1:11: the text that begins here has no closing '\"' on its line"},
-    {"{ \"seed\": \"a\tb\" }", "x.json:1:13: found a control character (byte 9) inside double quotes"},
-    {"{ \"seed\": \"\\q\" }", "x.json:1:13: found an escape that JSON does not have; a '\\' itself is written '\\\\'"},
-    {"{ \"seed\": \"\xC3(\" }", "x.json:1:13: found bytes that are not UTF-8"},
-    {"{ \"seed\": \xFF }", "x.json:1:11: expected a value, found byte 255"},
-    {"\x1F\x8B", "x.json:1:1: expected a JSON value, found byte 31"},
-    {"5", "x.json:1: expected an object, found 5"},
-    {"[]", "x.json:1: expected an object, found a list"},
+    {"", "x.json:1:1: ... empty ... { }"},
+    {" \n\t ", "x.json:2:3: ... empty ... { }"},
+    {"{\n  \"name\": \"a\"", "x.json:2:14: ... ',' or '}' ... ends"},
+    {"{\n  \"name\" 5 }", "x.json:2:10: ... ':' ... 5"},
+    {"{\n  \"seed\": 1\n  \"name\": 2 }", "x.json:3:3: ... ',' or '}' ... text in double quotes"},
+    {"{ \"seed\": 1, }", "x.json:1:14: ... field name ... '}'"},
+    {"{ \"ä\": [ 1 2 ] }", "x.json:1:12: ... ',' or ']' ... 2"},
+    {"{ \"seed\": [1, ] }", "x.json:1:15: ... value ... ']'"},
+    {"{ seed: 1 }", "x.json:1:3: ... field name ... '}' ... seed ... double quotes"},
+    {"{ 'seed': 1 }", "x.json:1:3: ... field name ... '}' ... ''' ... double quotes"},
+    {"{ \"seed\": NaN }", "x.json:1:11: ... value ... NaN ... no NaN"},
+    {"{ \"seed\": -Infinity }", "x.json:1:11: ... value ... -Infinity ... no NaN"},
+    {"{ \"seed\": 1e999 }", "x.json:1:11: ... 1e999 ... range"},
+    {"{ \"seed\": -1e999 }", "x.json:1:11: ... -1e999 ... range"},
+    {"{ \"seed\": 01 }", "x.json:1:12: ... ',' or '}' ... 1"},
+    {"{ \"seed\": .5 }", "x.json:1:11: ... value ... .5 ... 0.5"},
+    {"{ \"seed\": 0x10 }", "x.json:1:12: ... ',' or '}' ... x10"},
+    {"{ \"seed\": True }", "x.json:1:11: ... value ... True ... small letters"},
+    {"{ // seed\n}", "x.json:1:3: ... field name ... '}' ... '/' ... no comments"},
+    {"{} {}", "x.json:1:4: ... end of the text ... '{'"},
+    {"{}\n#", "x.json:2:1: ... end of the text ... '#' ... no comments"},
+    {std::string("{}\0{}", 5), "x.json:1:3: ... zero byte"},
+    {"{ \"seed\": \"a\n\" }", "x.json:1:11: ... no closing '\"'"},
+    {"{ \"seed\": \"a\tb\" }", "x.json:1:13: ... byte 9"},
+    {"{ \"seed\": \"\\q\" }", "x.json:1:13: ... escape ... '\\\\'"},
+    {"{ \"seed\": \"\xC3(\" }", "x.json:1:13: ... UTF-8"},
+    {"{ \"seed\": \xFF }", "x.json:1:11: ... value ... byte 255"},
+    {"\x1F\x8B", "x.json:1:1: ... JSON value ... byte 31"},
+    {"5", "x.json:1: ... object ... 5"},
+    {"[]", "x.json:1: ... object ... a list"},
 };
 INSTANTIATE_TEST_SUITE_P(Spec, BadJson, testing::ValuesIn(bad_json));
 
@@ -276,8 +289,8 @@ TEST(BadJsonFiles, DeepNestingIsRefusedAtOnce) {
     for (int i = 0; i < 200000; ++i) text += "{\"a\":";
     return text;
   }();
-  EXPECT_EQ(error_of(deep), "x.json:1:65: nested deeper than 64 levels");
-  EXPECT_EQ(error_of(objects), "x.json:1:321: nested deeper than 64 levels");
+  EXPECT_TRUE(tells(error_of(deep), "x.json:1:65: ... 64 levels"));
+  EXPECT_TRUE(tells(error_of(objects), "x.json:1:321: ... 64 levels"));
   EXPECT_EQ(error_of(smallest, {"seed=" + deep}).find("--set seed=[[["), 0u);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
 }
@@ -294,7 +307,7 @@ TEST(BadJsonFiles, WhatIsNoSpecFileIsNamed) {
     return "accepted";
   };
   EXPECT_EQ(error("experiments/none.json").find("experiments/none.json: cannot be opened"), 0u);
-  EXPECT_EQ(error("experiments"), "experiments: is a folder");
+  EXPECT_TRUE(tells(error("experiments"), "experiments: ... folder"));
 
   const fs::path large = fs::path(testing::TempDir()) / "large.json";
   std::ofstream(large) << smallest << std::string(1 << 20, ' ');
@@ -311,105 +324,82 @@ struct Edit {
 class BadField : public TestWithParam<Edit> {};
 
 TEST_P(BadField, IsNamedWithLineAndPath) {
-  EXPECT_EQ(error_of(replaced(smallest, GetParam().from, GetParam().to)), GetParam().error);
+  EXPECT_TRUE(tells(error_of(replaced(smallest, GetParam().from, GetParam().to)), GetParam().error));
 }
 
 const Edit bad_fields[] = {
     // unknown
-    {"\"epochs\"", "\"epocs\": 2, \"epochs\"", "x.json:15: train.epocs: unknown field; did you mean \"epochs\"?"},
-    {"\"name\"", "\"train_\": 2, \"name\"", "x.json:2: train_: unknown field; did you mean \"train\"?"},
-    {"\"name\"", "\"epochs\": 2, \"name\"", "x.json:2: epochs: unknown field; did you mean \"train.epochs\"?"},
-    {"\"name\"", "\"train.epochs\": 2, \"name\"",
-     "x.json:2: train.epochs: unknown field; known here: \"name\", \"seed\", \"data\", \"model\", \"objective\", "
-     "\"optimizer\" or \"train\""},
-    {"\"name\"", "\"a\\nb\": 2, \"name\"",
-     "x.json:2: \"a\\nb\": unknown field; known here: \"name\", \"seed\", \"data\", \"model\", \"objective\", "
-     "\"optimizer\" or \"train\""},
-    {"\"units\": 8", "\"units\": 8, \"unit\": 8",
-     "x.json:6: model.encoder.0.unit: unknown field; did you mean \"units\"?"},
+    {"\"epochs\"", "\"epocs\": 2, \"epochs\"", "x.json:15: train.epocs: ... unknown ... \"epochs\"?"},
+    {"\"name\"", "\"train_\": 2, \"name\"", "x.json:2: train_: ... unknown ... \"train\"?"},
+    {"\"name\"", "\"epochs\": 2, \"name\"", "x.json:2: epochs: ... unknown ... \"train.epochs\"?"},
+    {"\"name\"", "\"train.epochs\": 2, \"name\"", "x.json:2: train.epochs: ... unknown ... \"name\" ... \"train\""},
+    {"\"name\"", "\"a\\nb\": 2, \"name\"", "x.json:2: \"a\\nb\": ... unknown ... \"name\" ... \"train\""},
+    {"\"units\": 8", "\"units\": 8, \"unit\": 8", "x.json:6: model.encoder.0.unit: ... unknown ... \"units\"?"},
     // given twice
-    {"\"epochs\": 1", "\"epochs\": 1,\n\"epochs\": 2", "x.json:16: train.epochs: given twice; first on line 15"},
-    {"\"units\": 8", "\"units\": 8, \"units\": 9", "x.json:6: model.encoder.0.units: given twice; first on line 6"},
+    {"\"epochs\": 1", "\"epochs\": 1,\n\"epochs\": 2", "x.json:16: train.epochs: ... twice ... 15"},
+    {"\"units\": 8", "\"units\": 8, \"units\": 9", "x.json:6: model.encoder.0.units: ... twice ... 6"},
     {"\"train\": {", "\"train\": {}, \"train\": {",
-     "x.json:14: train.epochs: missing; expected an integer from 1 to 1000000\n"
-     "x.json:14: train.batch_size: missing; expected an integer from 1 to 65536\n"
-     "x.json:14: train: given twice; first on line 14"},
+     "x.json:14: train.epochs: ... missing ... 1 to 1000000\n"
+     "x.json:14: train.batch_size: ... missing ... 1 to 65536\n"
+     "x.json:14: train: ... twice ... 14"},
     // missing
-    {"\"epochs\": 1,", "", "x.json:14: train.epochs: missing; expected an integer from 1 to 1000000"},
+    {"\"epochs\": 1,", "", "x.json:14: train.epochs: ... missing ... 1 to 1000000"},
     {"\"data\": { \"dataset\": \"mnist\" },", "",
-     "x.json:1: data.dataset: missing; expected a name of at most 64 letters, digits, '.', '_' and '-' that begins "
-     "with a letter or digit"},
-    {"\"units\": 8", "\"activation\": \"relu\"",
-     "x.json:6: model.encoder.0.units: missing; expected an integer from 1 to 65536"},
+     "x.json:1: data.dataset: ... missing ... 64 letters, digits, '.', '_' and '-'"},
+    {"\"units\": 8", "\"activation\": \"relu\"", "x.json:6: model.encoder.0.units: ... missing ... 1 to 65536"},
     // mistyped
-    {"\"epochs\": 1", "\"epochs\": \"1\"",
-     "x.json:15: train.epochs: expected an integer from 1 to 1000000, found \"1\""},
-    {"\"epochs\": 1", "\"epochs\": 1.5", "x.json:15: train.epochs: expected an integer from 1 to 1000000, found 1.5"},
-    {"\"epochs\": 1", "\"epochs\": null", "x.json:15: train.epochs: expected an integer from 1 to 1000000, found null"},
-    {"\"epochs\": 1", "\"epochs\": [1]",
-     "x.json:15: train.epochs: expected an integer from 1 to 1000000, found a list"},
-    {"3e-4", "true", "x.json:12: optimizer.learning_rate: expected a number above 0 and at most 1e30, found true"},
-    {"{ \"dataset\": \"mnist\" }", "\"mnist\"", "x.json:3: data: expected an object, found \"mnist\""},
-    {"[ { \"type\": \"dense\", \"units\": 8 } ]", "8",
-     "x.json:6: model.encoder: expected a list of at most 64 layers, found 8"},
-    {"{ \"type\": \"dense\", \"units\": 8 }", "8", "x.json:6: model.encoder.0: expected an object, found 8"},
+    {"\"epochs\": 1", "\"epochs\": \"1\"", "x.json:15: train.epochs: ... 1 to 1000000 ... \"1\""},
+    {"\"epochs\": 1", "\"epochs\": 1.5", "x.json:15: train.epochs: ... 1 to 1000000 ... 1.5"},
+    {"\"epochs\": 1", "\"epochs\": null", "x.json:15: train.epochs: ... 1 to 1000000 ... null"},
+    {"\"epochs\": 1", "\"epochs\": [1]", "x.json:15: train.epochs: ... 1 to 1000000 ... a list"},
+    {"3e-4", "true", "x.json:12: optimizer.learning_rate: ... above 0 ... 1e30 ... true"},
+    {"{ \"dataset\": \"mnist\" }", "\"mnist\"", "x.json:3: data: ... object ... \"mnist\""},
+    {"[ { \"type\": \"dense\", \"units\": 8 } ]", "8", "x.json:6: model.encoder: ... list ... 64 layers ... 8"},
+    {"{ \"type\": \"dense\", \"units\": 8 }", "8", "x.json:6: model.encoder.0: ... object ... 8"},
     {"\"likelihood\": \"bernoulli\"", "\"likelihood\": 1",
-     "x.json:8: model.likelihood: expected \"bernoulli\" or \"gaussian\", found 1"},
-    {"\"name\"", "\"$schema\": 5, \"name\"", "x.json:2: $schema: expected text, found 5"},
+     "x.json:8: model.likelihood: ... \"bernoulli\" or \"gaussian\" ... 1"},
+    {"\"name\"", "\"$schema\": 5, \"name\"", "x.json:2: $schema: ... text ... 5"},
     // out of range
-    {"\"epochs\": 1", "\"epochs\": 0", "x.json:15: train.epochs: expected an integer from 1 to 1000000, found 0"},
-    {"\"epochs\": 1", "\"epochs\": 1000001",
-     "x.json:15: train.epochs: expected an integer from 1 to 1000000, found 1000001"},
-    {"\"epochs\": 1", "\"epochs\": 1e300",
-     "x.json:15: train.epochs: expected an integer from 1 to 1000000, found 1e300"},
-    {"\"batch_size\": 4", "\"batch_size\": 65537",
-     "x.json:16: train.batch_size: expected an integer from 1 to 65536, found 65537"},
-    {"\"latent\": 2", "\"latent\": 4097", "x.json:5: model.latent: expected an integer from 1 to 4096, found 4097"},
-    {"\"units\": 8", "\"units\": 65537",
-     "x.json:6: model.encoder.0.units: expected an integer from 1 to 65536, found 65537"},
+    {"\"epochs\": 1", "\"epochs\": 0", "x.json:15: train.epochs: ... 1 to 1000000 ... 0"},
+    {"\"epochs\": 1", "\"epochs\": 1000001", "x.json:15: train.epochs: ... 1 to 1000000 ... 1000001"},
+    {"\"epochs\": 1", "\"epochs\": 1e300", "x.json:15: train.epochs: ... 1 to 1000000 ... 1e300"},
+    {"\"batch_size\": 4", "\"batch_size\": 65537", "x.json:16: train.batch_size: ... 1 to 65536 ... 65537"},
+    {"\"latent\": 2", "\"latent\": 4097", "x.json:5: model.latent: ... 1 to 4096 ... 4097"},
+    {"\"units\": 8", "\"units\": 65537", "x.json:6: model.encoder.0.units: ... 1 to 65536 ... 65537"},
     {"\"name\"", "\"seed\": 9007199254740992, \"name\"",
-     "x.json:2: seed: expected an integer from 0 to 9007199254740991, found 9007199254740992"},
-    {"\"name\"", "\"seed\": -1, \"name\"", "x.json:2: seed: expected an integer from 0 to 9007199254740991, found -1"},
-    {"3e-4", "0", "x.json:12: optimizer.learning_rate: expected a number above 0 and at most 1e30, found 0"},
-    {"3e-4", "-3e-4", "x.json:12: optimizer.learning_rate: expected a number above 0 and at most 1e30, found -3e-4"},
-    {"3e-4", "1e-60",
-     "x.json:12: optimizer.learning_rate: expected a number above 0 and at most 1e30, found 1e-60, which is 0 as a "
-     "float"},
-    {"3e-4", "1e39", "x.json:12: optimizer.learning_rate: expected a number above 0 and at most 1e30, found 1e39"},
-    {"3e-4", "1, \"beta1\": 1", "x.json:12: optimizer.beta1: expected a number from 0 to below 1, found 1"},
-    {"3e-4", "1, \"beta2\": 1.5", "x.json:12: optimizer.beta2: expected a number from 0 to below 1, found 1.5"},
-    {"\"bernoulli\"", "\"gaussian\", \"variance\": 0",
-     "x.json:8: model.variance: expected a number from 1e-30 to 1e30, found 0"},
-    {"\"tiny\"", "\"../tiny\"",
-     "x.json:2: name: expected a name of at most 64 letters, digits, '.', '_' and '-' that begins with a letter or "
-     "digit, found \"../tiny\""},
-    {"\"mnist\"", "\"\"",
-     "x.json:3: data.dataset: expected a name of at most 64 letters, digits, '.', '_' and '-' that begins with a "
-     "letter or digit, found \"\""},
+     "x.json:2: seed: ... 0 to 9007199254740991 ... 9007199254740992"},
+    {"\"name\"", "\"seed\": -1, \"name\"", "x.json:2: seed: ... 0 to 9007199254740991 ... -1"},
+    {"3e-4", "0", "x.json:12: optimizer.learning_rate: ... above 0 ... 1e30 ... 0"},
+    {"3e-4", "-3e-4", "x.json:12: optimizer.learning_rate: ... above 0 ... 1e30 ... -3e-4"},
+    {"3e-4", "1e-60", "x.json:12: optimizer.learning_rate: ... above 0 ... 1e30 ... 1e-60 ... 0 ... float"},
+    {"3e-4", "1e39", "x.json:12: optimizer.learning_rate: ... above 0 ... 1e30 ... 1e39"},
+    {"3e-4", "1, \"beta1\": 1", "x.json:12: optimizer.beta1: ... 0 to below 1 ... 1"},
+    {"3e-4", "1, \"beta2\": 1.5", "x.json:12: optimizer.beta2: ... 0 to below 1 ... 1.5"},
+    {"\"bernoulli\"", "\"gaussian\", \"variance\": 0", "x.json:8: model.variance: ... 1e-30 to 1e30 ... 0"},
+    {"\"tiny\"", "\"../tiny\"", "x.json:2: name: ... 64 letters, digits, '.', '_' and '-' ... \"../tiny\""},
+    {"\"mnist\"", "\"\"", "x.json:3: data.dataset: ... 64 letters, digits, '.', '_' and '-' ... \"\""},
     // misspelt words
     {"\"bernoulli\"", "\"bernouli\"",
-     "x.json:8: model.likelihood: expected \"bernoulli\" or \"gaussian\", found \"bernouli\"; did you mean "
-     "\"bernoulli\"?"},
-    {"\"adam\"", "\"sdg\"",
-     "x.json:11: optimizer.type: expected \"adam\", \"adagrad\" or \"sgd\", found \"sdg\"; did you mean \"sgd\"?"},
-    {"\"adam\"", "\"lbfgs\"", "x.json:11: optimizer.type: expected \"adam\", \"adagrad\" or \"sgd\", found \"lbfgs\""},
+     "x.json:8: model.likelihood: ... \"bernoulli\" or \"gaussian\" ... \"bernouli\" ... \"bernoulli\"?"},
+    {"\"adam\"", "\"sdg\"", "x.json:11: optimizer.type: ... \"adam\", \"adagrad\" or \"sgd\" ... \"sdg\" ... \"sgd\"?"},
+    {"\"adam\"", "\"lbfgs\"", "x.json:11: optimizer.type: ... \"adam\", \"adagrad\" or \"sgd\" ... \"lbfgs\""},
     // not there yet
     {"\"type\": \"dense\", \"units\": 8", "\"type\": \"conv\", \"kernel\": 3",
-     "x.json:6: model.encoder.0.type: \"conv\" is not supported yet; supported: \"dense\""},
+     "x.json:6: model.encoder.0.type: \"conv\" ... not supported ... \"dense\""},
     {"\"type\": \"dense\", \"units\": 8", "\"type\": \"dens\", \"units\": 8",
-     "x.json:6: model.encoder.0.type: expected \"dense\", found \"dens\"; did you mean \"dense\"?"},
+     "x.json:6: model.encoder.0.type: ... \"dense\" ... \"dens\" ... \"dense\"?"},
     // rules between fields
     {"\"bernoulli\"", "\"bernoulli\", \"variance\": 2",
-     "x.json:8: model.variance: only with likelihood \"gaussian\"; here it is \"bernoulli\""},
+     "x.json:8: model.variance: ... only with likelihood \"gaussian\" ... \"bernoulli\""},
     {"\"latent\": 2", "\"latent\": 2, \"initialization\": { \"type\": \"glorot\", \"std\": 1 }",
-     "x.json:5: model.initialization.std: only with type \"normal\"; here it is \"glorot\""},
+     "x.json:5: model.initialization.std: ... only with type \"normal\" ... \"glorot\""},
     {"\"latent\": 2", "\"latent\": 2, \"initialization\": { \"std\": 1 }",
-     "x.json:5: model.initialization.std: only with type \"normal\"; here it is \"pytorch\""},
-    {"3e-4", "1, \"momentum\": 0.9", "x.json:12: optimizer.momentum: only with type \"sgd\"; here it is \"adam\""},
+     "x.json:5: model.initialization.std: ... only with type \"normal\" ... \"pytorch\""},
+    {"3e-4", "1, \"momentum\": 0.9", "x.json:12: optimizer.momentum: ... only with type \"sgd\" ... \"adam\""},
     {"\"adam\"", "\"adagrad\", \"beta1\": 0.9",
-     "x.json:11: optimizer.beta1: only with type \"adam\"; here it is \"adagrad\""},
+     "x.json:11: optimizer.beta1: ... only with type \"adam\" ... \"adagrad\""},
     {"\"adam\"", "\"sgd\", \"epsilon\": 1e-8",
-     "x.json:11: optimizer.epsilon: only with type \"adam\" or \"adagrad\"; here it is \"sgd\""},
+     "x.json:11: optimizer.epsilon: ... only with type \"adam\" or \"adagrad\" ... \"sgd\""},
 };
 INSTANTIATE_TEST_SUITE_P(Spec, BadField, testing::ValuesIn(bad_fields));
 
@@ -418,17 +408,15 @@ TEST(BadSpec, EveryMistakeIsToldAtOnceInTheOrderOfTheFile) {
   text = replaced(text, "\"latent\": 2", "\"latent\": 0, \"latent\": 1");
   text = replaced(text, "\"adam\"", "\"adm\", \"momentum\": 2");
   text = replaced(text, "\"batch_size\"", "\"batchsize\"");
-  EXPECT_EQ(
-      error_of(text, {"train.epocs=3"}),
-      "x.json:2: name: expected a name of at most 64 letters, digits, '.', '_' and '-' that begins with a letter "
-      "or digit, found 7\n"
-      "x.json:5: model.latent: expected an integer from 1 to 4096, found 0\n"
-      "x.json:5: model.latent: given twice; first on line 5\n"
-      "x.json:11: optimizer.type: expected \"adam\", \"adagrad\" or \"sgd\", found \"adm\"; did you mean \"adam\"?\n"
-      "x.json:11: optimizer.momentum: expected a number from 0 to below 1, found 2\n"
-      "x.json:14: train.batch_size: missing; expected an integer from 1 to 65536\n"
-      "x.json:16: train.batchsize: unknown field; did you mean \"batch_size\"?\n"
-      "--set train.epocs=3: train.epocs: unknown field; did you mean \"epochs\"?");
+  EXPECT_TRUE(tells(error_of(text, {"train.epocs=3"}),
+                    "x.json:2: name: ... 64 letters, digits, '.', '_' and '-' ... 7\n"
+                    "x.json:5: model.latent: ... 1 to 4096 ... 0\n"
+                    "x.json:5: model.latent: ... twice ... 5\n"
+                    "x.json:11: optimizer.type: ... \"adam\", \"adagrad\" or \"sgd\" ... \"adm\" ... \"adam\"?\n"
+                    "x.json:11: optimizer.momentum: ... 0 to below 1 ... 2\n"
+                    "x.json:14: train.batch_size: ... missing ... 1 to 65536\n"
+                    "x.json:16: train.batchsize: ... unknown ... \"batch_size\"?\n"
+                    "--set train.epocs=3: train.epocs: ... unknown ... \"epochs\"?"));
 }
 
 TEST(BadSpec, CountlessMistakesAreCutShort) {
@@ -461,31 +449,25 @@ TEST(Override, ReplacesFieldsOfEveryKind) {
 
 class BadOverride : public TestWithParam<Case> {};
 
-TEST_P(BadOverride, IsNamed) { EXPECT_EQ(error_of(smallest, {GetParam().text}), GetParam().error); }
+TEST_P(BadOverride, IsNamed) { EXPECT_TRUE(tells(error_of(smallest, {GetParam().text}), GetParam().error)); }
 
 const Case bad_overrides[] = {
-    {"train.epochs", "--set train.epochs: expected path=value, like train.epochs=5"},
-    {"=5", "--set =5: expected path=value, like train.epochs=5"},
-    {"train.epocs=5", "--set train.epocs=5: train.epocs: unknown field; did you mean \"epochs\"?"},
-    {"trian.epochs=5", "--set trian.epochs=5: trian: unknown field; did you mean \"train\"?"},
-    {"train.epochs=many",
-     "--set train.epochs=many: train.epochs: expected an integer from 1 to 1000000, found \"many\""},
-    {"train.epochs=", "--set train.epochs=: train.epochs: expected an integer from 1 to 1000000, found \"\""},
-    {"train.epochs=0", "--set train.epochs=0: train.epochs: expected an integer from 1 to 1000000, found 0"},
-    {"train.epochs=[5", "--set train.epochs=[5: value:1:3: expected ',' or ']', but the text ends here"},
+    {"train.epochs", "--set train.epochs: ... path=value"},
+    {"=5", "--set =5: ... path=value"},
+    {"train.epocs=5", "--set train.epocs=5: train.epocs: ... unknown ... \"epochs\"?"},
+    {"trian.epochs=5", "--set trian.epochs=5: trian: ... unknown ... \"train\"?"},
+    {"train.epochs=many", "--set train.epochs=many: train.epochs: ... 1 to 1000000 ... \"many\""},
+    {"train.epochs=", "--set train.epochs=: train.epochs: ... 1 to 1000000 ... \"\""},
+    {"train.epochs=0", "--set train.epochs=0: train.epochs: ... 1 to 1000000 ... 0"},
+    {"train.epochs=[5", "--set train.epochs=[5: value:1:3: ... ',' or ']' ... ends"},
     {"optimizer.learning_rate=NaN",
-     "--set optimizer.learning_rate=NaN: optimizer.learning_rate: expected a number above 0 and at most 1e30, found "
-     "\"NaN\""},
-    {"optimizer.learning_rate=1e999",
-     "--set optimizer.learning_rate=1e999: value:1:1: the number 1e999 is out of range"},
-    {"model.encoder.1.units=5",
-     "--set model.encoder.1.units=5: model.encoder is a list of 1; expected a number below that in place of \"1\""},
-    {"model.encoder.x=5",
-     "--set model.encoder.x=5: model.encoder is a list of 1; expected a number below that in place of \"x\""},
-    {"train.epochs.x=5", "--set train.epochs.x=5: train.epochs is 1 and has no field \"x\""},
+     "--set optimizer.learning_rate=NaN: optimizer.learning_rate: ... above 0 ... 1e30 ... \"NaN\""},
+    {"optimizer.learning_rate=1e999", "--set optimizer.learning_rate=1e999: value:1:1: ... 1e999 ... range"},
+    {"model.encoder.1.units=5", "--set model.encoder.1.units=5: model.encoder ... list of 1 ... \"1\""},
+    {"model.encoder.x=5", "--set model.encoder.x=5: model.encoder ... list of 1 ... \"x\""},
+    {"train.epochs.x=5", "--set train.epochs.x=5: train.epochs ... 1 ... no field \"x\""},
     {"optimizer={\"type\":\"adam\"}",
-     "--set optimizer={\"type\":\"adam\"}: optimizer.learning_rate: missing; expected a number above 0 and at most "
-     "1e30"},
+     "--set optimizer={\"type\":\"adam\"}: optimizer.learning_rate: ... missing ... above 0 ... 1e30"},
     {"optimizer.type=sgd", "accepted"},
 };
 INSTANTIATE_TEST_SUITE_P(Spec, BadOverride, testing::ValuesIn(bad_overrides));
