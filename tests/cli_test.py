@@ -42,11 +42,15 @@ class CommandLine(unittest.TestCase):
         return program.start("run", spec or self.spec, "--data", self.data, "--device", "cpu", *arguments, cwd=self.cwd,
                              **options)
 
-    def refused(self, result, *words):
-        """Non-zero, with each of the words in the error, and nothing in the working folder."""
+    def failed(self, result, *words):
+        """Non-zero, with each of the words in the error."""
         self.assertNotEqual(result.returncode, 0, result.stdout)
         for word in words:
             self.assertIn(word, result.stderr)
+
+    def refused(self, result, *words):
+        """Fails with these words, and leaves nothing in the working folder."""
+        self.failed(result, *words)
         self.assertEqual(sorted(p.name for p in self.cwd.iterdir()), [])
 
     # ---- What works --------------------------------------------------------------------------------------------
@@ -225,7 +229,7 @@ class CommandLine(unittest.TestCase):
         # Where somebody took the checkpoints away, the figures are not thrown away, too.
         shutil.rmtree(run / "checkpoints")
         before = self.content(run)
-        self.unchanged(self.train("--out", run, "--resume"), run, before, "has epochs in metrics.jsonl, but no checkpoint")
+        self.unchanged(self.train("--out", run, "--resume"), run, before, "metrics.jsonl", "no checkpoint")
 
     # ---- Spec ----------------------------------------------------------------------------------------------------
 
@@ -233,7 +237,7 @@ class CommandLine(unittest.TestCase):
         text = self.spec.read_text().replace('"epochs"', '"epocs"').replace('"batch_size": 20', '"batch_size": -3')
         spec = self.root / "wrong.json"
         spec.write_text(text)
-        self.refused(self.train(spec=spec), "wrong.json:", "epocs", 'did you mean "epochs"', "batch_size", "-3")
+        self.refused(self.train(spec=spec), "wrong.json:", "epocs", '"epochs"?', "batch_size", "-3")
 
     def test_json_that_does_not_parse(self):
         spec = self.root / "torn.json"
@@ -277,8 +281,7 @@ class CommandLine(unittest.TestCase):
         (self.cwd / "out" / "precious").write_text("mine")
         for words in ([], ["--resume"]):
             result = self.train("--out", "out", *words)
-            self.assertNotEqual(result.returncode, 0)
-            self.assertIn("out", result.stderr)
+            self.failed(result, "out: ")
             self.assertEqual([p.name for p in (self.cwd / "out").iterdir()], ["precious"])
 
     def test_a_run_that_was_killed_at_birth(self):
@@ -333,8 +336,7 @@ class CommandLine(unittest.TestCase):
             result = self.train("--out", "out", "--resume")
         finally:
             os.close(folder)
-        self.assertNotEqual(result.returncode, 0)
-        self.assertIn("another process is training here", result.stderr)
+        self.failed(result, "out: ", "another process")
 
     def test_a_plug_in_of_another_version(self):
         libraries = subprocess.run(["ldd", program.ELBO], stdout=subprocess.PIPE, text=True, check=True).stdout.split()
@@ -352,7 +354,7 @@ class CommandLine(unittest.TestCase):
                     folder / "libelbo_cuda.so")
         result = program.run("run", self.spec, "--data", self.data, cwd=self.cwd,
                              env={**os.environ, "ELBO_PLUGINS": str(folder)})
-        self.refused(result, "another version of elbo", "--device cpu does without the GPU")
+        self.refused(result, "another version of elbo", "--device cpu")
 
     def shared_library(self, folder, name, *needs):
         """An empty one, which needs those of these paths."""
@@ -371,9 +373,7 @@ class CommandLine(unittest.TestCase):
         def said(**more):
             return program.run("devices", cwd=self.cwd, env={**environment, **more}).stdout
 
-        why = "libcublasLt.so.99: cannot open shared object file: No such file or directory"
-        self.assertIn(f"{why}; it comes with the CUDA Toolkit and with PyTorch, and LD_LIBRARY_PATH may name its folder",
-                      said())
+        self.assertRegex(said(), "libcublasLt.so.99: .*; .*CUDA Toolkit.*LD_LIBRARY_PATH")
         for packages in (".local/lib/python3.9/site-packages", "venv/lib/python3.12/site-packages"):
             folder = root / packages / "nvidia/cu99/lib"
             folder.mkdir(parents=True)
@@ -381,13 +381,13 @@ class CommandLine(unittest.TestCase):
             (root / "venv/bin").mkdir(parents=True, exist_ok=True)
             (root / "venv/bin/python3").touch()
             line = f"export LD_LIBRARY_PATH={folder}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
-            self.assertIn(f"{why}; it is in a folder that the loader does not know: {line}\n", said())
+            self.assertRegex(said(), f"libcublasLt.so.99: .*: {re.escape(line)}\n")
         # Who does as told gets further: it is no plug-in of elbo's.
-        self.assertIn("is of another version of elbo", said(LD_LIBRARY_PATH=str(folder)))
+        self.assertIn("another version of elbo", said(LD_LIBRARY_PATH=str(folder)))
         # Of a library that is none of CUDA's nobody knows more than the loader.
         other = self.shared_library(root / "elsewhere", "libother.so.1")
         self.shared_library(root / "plugins", "libelbo_cuda.so", other)
-        self.assertRegex(said(), r"libother.so.1: cannot open shared object file: No such file or directory\n")
+        self.assertRegex(said(), "libother.so.1: [^;]*No such file or directory\n")
 
     def test_a_driver_that_the_loader_misses_is_looked_for(self):
         plugin = pathlib.Path(program.ELBO).parent / "libelbo_cuda.so"
@@ -398,8 +398,8 @@ class CommandLine(unittest.TestCase):
         folder = root / ".local/lib/python3.9/site-packages/nvidia/driver/lib"
         self.shared_library(folder, "libcuda.so.1")
         environment = {**os.environ, "ELBO_PLUGINS": str(plugin.parent), "HOME": str(root)}
-        self.assertIn(f"; its libcuda.so.1 is in a folder that the loader does not know: export LD_LIBRARY_PATH={folder}$",
-                      program.run("devices", cwd=self.cwd, env=environment).stdout)
+        self.assertRegex(program.run("devices", cwd=self.cwd, env=environment).stdout,
+                         re.escape(f": export LD_LIBRARY_PATH={folder}$"))
 
     def test_the_best_device_there_is(self):
         has_gpu = "not available" not in program.run("devices", cwd=self.cwd).stdout
@@ -409,15 +409,12 @@ class CommandLine(unittest.TestCase):
         if not has_gpu:  # then both reasons are said
             result = program.run("run", self.spec, "--data", self.data, "--set", "train.precision=tf32", "--out", "tf32",
                                  cwd=self.cwd)
-            self.assertNotEqual(result.returncode, 0)
-            for words in ("tf32 is a GPU's", "there is no GPU: "):
-                self.assertIn(words, result.stderr)
+            self.failed(result, "tf32 is a GPU's", "no GPU: ")
 
     def test_an_output_folder_that_cannot_be_made(self):
         (self.cwd / "file").write_text("x")
         result = self.train("--out", "file/out")
-        self.assertNotEqual(result.returncode, 0)
-        self.assertIn("file/out", result.stderr)
+        self.failed(result, "file/out")
 
     def test_no_space_left(self):
         """A tmpfs of a few hundred kilobytes fills while checkpoints are written."""
@@ -428,9 +425,7 @@ class CommandLine(unittest.TestCase):
             self.skipTest("a tmpfs cannot be mounted here")
         try:
             result = self.train("--out", mount / "out", "--set", "model.encoder.0.units=256")
-            self.assertNotEqual(result.returncode, 0)
-            self.assertIn("No space left on device", result.stderr)
-            self.assertIn(str(mount / "out"), result.stderr)
+            self.failed(result, "No space left on device", str(mount / "out"))
             self.assertEqual([p.name for p in mount.rglob("*.elbo-tmp")], [])
         finally:
             subprocess.run(["umount", mount], check=True)
@@ -445,9 +440,7 @@ class CommandLine(unittest.TestCase):
         words = ["--threads", "1", "--out", mount / "out", "--set", "train.checkpoint_epochs=2"]
         try:
             result = self.train(*words, "--set", "train.epochs=100000")
-            self.assertNotEqual(result.returncode, 0)
-            self.assertIn(f"{mount / 'out' / 'checkpoints' / 'last.safetensors'}: cannot be written: No space left on device",
-                          result.stderr)
+            self.failed(result, f"{mount / 'out' / 'checkpoints' / 'last.safetensors'}: ", "No space left on device")
             self.assertEqual([p.name for p in mount.rglob("*.elbo-tmp")], [])
             step, _ = program.weights(mount / "out")
             self.assertEqual(step, "80", "beside epoch-2")
@@ -463,8 +456,7 @@ class CommandLine(unittest.TestCase):
         """A quota: the write fails as on a full disk."""
         result = self.train("--out", "out", "--set", "model.encoder.0.units=256",
                             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)))
-        self.assertNotEqual(result.returncode, 0)
-        self.assertIn("last.safetensors: cannot be written: File too large", result.stderr)
+        self.failed(result, "last.safetensors: ", "File too large")
         self.assertEqual([p.name for p in (self.cwd / "out").rglob("*.elbo-tmp")], [])
 
     def test_metrics_that_may_not_grow(self):
@@ -479,7 +471,7 @@ class CommandLine(unittest.TestCase):
                 time.sleep(0.005)
                 if epochs > 2000:
                     process.kill()
-            self.assertIn("metrics.jsonl: cannot be written: File too large", process.stderr.read())
+            self.assertRegex(process.stderr.read(), "metrics.jsonl: .*File too large")
         self.assertNotEqual(process.returncode, 0)
         lines = (self.cwd / "out" / "metrics.jsonl").read_text().count("\n")
         self.assertGreater(lines, 10)
@@ -500,9 +492,7 @@ class CommandLine(unittest.TestCase):
                           ("a flipped bit in the header", good[:40] + bytes([good[40] ^ 1]) + good[41:])):
             last.write_bytes(bad)
             result = self.train("--out", "out", "--resume", "--set", "train.epochs=4")
-            self.assertNotEqual(result.returncode, 0, name)
-            self.assertIn("last.safetensors", result.stderr, name)
-            self.assertIn("--resume previous", result.stderr, name)
+            self.failed(result, "last.safetensors: ", "--resume previous")
             self.assertEqual(last.read_bytes(), bad, "nothing was changed")
         result = self.train("--out", "out", "--resume", "previous", "--set", "train.epochs=4")
         self.assertEqual(result.returncode, 0, result.stderr)
@@ -515,9 +505,7 @@ class CommandLine(unittest.TestCase):
         checkpoint = self.cwd / "other" / "checkpoints" / "last.safetensors"
         result = program.run("eval", "out", "--checkpoint", checkpoint, "--data", self.data, "--device", "cpu",
                              cwd=self.cwd)
-        self.assertNotEqual(result.returncode, 0)
-        for word in ("another network", "encoder.2.weight", "[6, 64]", "[4, 64]"):
-            self.assertIn(word, result.stderr)
+        self.failed(result, "another network", "encoder.2.weight", "[6, 64]", "[4, 64]")
 
     def test_a_checkpoint_of_another_experiment(self):
         """The same network, but another seed."""
@@ -526,8 +514,7 @@ class CommandLine(unittest.TestCase):
         checkpoint = self.cwd / "other" / "checkpoints" / "last.safetensors"
         for out in ("out", "new"):
             result = self.train("--out", out, "--resume", checkpoint, "--set", "train.epochs=5")
-            self.assertNotEqual(result.returncode, 0)
-            self.assertIn(f"{checkpoint}: this run was started with another spec: seed was 6, now it is 5", result.stderr)
+            self.failed(result, f"{checkpoint}: ", "seed was 6", "5")
 
     def test_checkpoints_of_epochs_and_going_back_to_one(self):
         self.assertEqual(self.train("--out", "whole", "--set", "train.epochs=4").returncode, 0)
@@ -578,7 +565,7 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.train("--out", "out", "--threads", "1").returncode, 0)
         result = self.train("--out", "out", "--threads", "2", "--resume", "--set", "train.epochs=4")
         self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertRegex(result.stdout, "note: so far this run was on .* 1 thread,")
+        self.assertRegex(result.stdout, "note: .* 1 thread,")
         machine = json.loads((self.cwd / "out" / "machine.json").read_text())
         self.assertIn("2 threads", machine["device_description"])
         self.assertEqual(["1 thread," in m["device_description"] for m in machine["earlier"]], [True])
@@ -593,8 +580,7 @@ class CommandLine(unittest.TestCase):
     def test_a_resumed_run_must_be_the_same_experiment(self):
         self.assertEqual(self.train("--out", "out").returncode, 0)
         result = self.train("--out", "out", "--resume", "--set", "optimizer.learning_rate=0.5")
-        self.assertNotEqual(result.returncode, 0)
-        self.assertIn("optimizer.learning_rate was 0.001, now it is 0.5", result.stderr)
+        self.failed(result, "out/spec.json: ", "optimizer.learning_rate was 0.001", "0.5", "--out")
 
     def test_what_may_change_when_a_run_is_resumed(self):
         self.assertEqual(self.train("--out", "whole", "--set", "train.epochs=5").returncode, 0)
@@ -607,9 +593,7 @@ class CommandLine(unittest.TestCase):
 
     def unchanged(self, result, run, before, *words):
         """A resume was refused with these words, and has changed nothing."""
-        self.assertNotEqual(result.returncode, 0, result.stdout)
-        for word in words:
-            self.assertIn(word, result.stderr)
+        self.failed(result, *words)
         self.assertEqual(self.changed(run, before), [])
 
     @staticmethod
@@ -628,28 +612,28 @@ class CommandLine(unittest.TestCase):
 
         (run / "checkpoints" / "last.safetensors").unlink()
         before = self.content(run)
-        self.unchanged(self.train("--out", run, "--resume"), run, before, "last.safetensors: is missing", "previous", "best",
+        self.unchanged(self.train("--out", run, "--resume"), run, before, "last.safetensors: ", "previous", "best",
                        "epoch-1")
         for path, bytes in whole.items():
             (run / path).write_bytes(bytes)
 
         self.unchanged(self.train("--out", run, "--resume", "--set", "train.epochs=2"), run, whole,
-                       "train.epochs: the run has done 60 steps, and 2 epochs are only 40")
+                       "--set train.epochs=2: train.epochs: ", "60", "40")
 
         other = program.make_data(self.cwd / "other", train=400, test=60, side=11)
         self.unchanged(program.run("run", self.spec, "--data", other, "--device", "cpu", "--out", run, "--resume",
                                    "--set", "train.epochs=5", cwd=self.cwd), run, whole, "another network")
         few = program.make_data(self.cwd / "few", train=200, test=60)
         self.unchanged(program.run("run", self.spec, "--data", few, "--device", "cpu", "--out", run, "--resume",
-                                   "--set", "train.epochs=9", cwd=self.cwd), run, whole, "trained on other images",
+                                   "--set", "train.epochs=9", cwd=self.cwd), run, whole, "other images",
                        "400 x 10 x 10 x 1 and 60", "200 x 10 x 10 x 1 and 60")
 
         lines = (run / "metrics.jsonl").read_text().splitlines()
         (run / "metrics.jsonl").write_text("\n".join([lines[0], "{}", lines[2], ""]))
         before = self.content(run)
         self.unchanged(self.train("--out", run, "--resume", run / "checkpoints" / "previous.safetensors", "--set",
-                                  "train.epochs=5"), run, before, "metrics.jsonl:2: metrics: epoch: missing",
-                       "with this file moved away")
+                                  "train.epochs=5"), run, before, "metrics.jsonl:2: ", "epoch: missing",
+                       "moved away")
 
     def test_flaws_of_a_run_that_do_no_harm(self):
         self.assertEqual(self.train("--out", "whole", "--set", "train.epochs=4").returncode, 0)
@@ -669,14 +653,14 @@ class CommandLine(unittest.TestCase):
         self.assertEqual(self.train("--out", run, "--set", "train.checkpoint_epochs=1").returncode, 0)
         first, second, third = metrics.read_text().splitlines()
         again = ["--out", run, "--resume"]
-        for lines, word in (([first, third], ":2: epoch 3 follows on epoch 1;"), ([first, second], ":2: the last is epoch 2;"),
-                            ([first, second, second, third], ":3: epoch 2 follows on epoch 2;"),
-                            ([first, second, third.replace('"elbo":-', '"elbo":-1')], ":3: the best test ELBO is")):
+        for lines, place in (([first, third], ":2: epoch 3"), ([first, second], ":2: "),
+                             ([first, second, second, third], ":3: epoch 2"),
+                             ([first, second, third.replace('"elbo":-', '"elbo":-1')], ":3: the best test ELBO")):
             metrics.write_text("\n".join([*lines, ""]))
             before = self.content(run)
             for result in (self.train(*again, "--set", "train.epochs=4"),
                            program.run("report", run, "--data", self.data, "--device", "cpu", cwd=self.cwd)):
-                self.unchanged(result, run, before, f"metrics.jsonl{word}", "with this file moved away")
+                self.unchanged(result, run, before, f"metrics.jsonl{place}", "moved away")
         metrics.write_text("\n".join([first, second, ""]))
         result = self.train(*again, "epoch-2", "--set", "train.epochs=4")
         self.assertEqual(result.returncode, 0, result.stderr)
@@ -685,7 +669,7 @@ class CommandLine(unittest.TestCase):
         for epochs in (5, 6):  # and so is a run whose history begins late
             result = self.train(*again, "--set", f"train.epochs={epochs}")
             self.assertEqual(result.returncode, 0, result.stderr)
-            self.assertIn("metrics.jsonl: the figures of epochs 1 to 4 are not there", result.stderr)
+            self.assertRegex(result.stderr, "metrics.jsonl: .* epochs 1 to 4 ")
         self.assertEqual([f["epoch"] for f in program.figures(run)], [5, 6])
 
     def test_what_a_power_cut_leaves_of_lines_beyond_a_checkpoint(self):
@@ -697,7 +681,7 @@ class CommandLine(unittest.TestCase):
             (run / "metrics.jsonl").write_text("\n".join([*lines, ""]))
             before = self.content(run)
             self.unchanged(self.train("--out", run, "--resume", "previous"), run, before,
-                           f"metrics.jsonl:{lines.index(chr(0) * 3) + 1}: ", "with this file moved away")
+                           f"metrics.jsonl:{lines.index(chr(0) * 3) + 1}: ", "moved away")
         (run / "metrics.jsonl").write_text("\n".join([first, "\0\0\0", third, ""]))
         result = self.train("--out", run, "--resume", "epoch-1")
         self.assertEqual(result.returncode, 0, result.stderr)
@@ -709,8 +693,7 @@ class CommandLine(unittest.TestCase):
         """It was the newest that was known to be good, and had not been written yet."""
         result = self.train("--out", "out", "--threads", "1", "--set", "train.epochs=30", "--set", "optimizer.type=sgd", "--set",
                             "optimizer.momentum=0.9", "--set", "optimizer.learning_rate=0.1")
-        self.assertNotEqual(result.returncode, 0)
-        self.assertIn("training diverged at step ", result.stderr)
+        self.failed(result, "diverged at step ")
         run = self.cwd / "out"
         elbos = [record["test"]["elbo"] for record in program.figures(run)]
         self.assertGreater(len(elbos), 1)
@@ -731,10 +714,10 @@ class CommandLine(unittest.TestCase):
         program.write_safetensors(last, header, payload[:begin] + b"\x00\x00\xc0\x7f" + payload[begin + 4:])
         before = self.content(self.cwd / "out")
         self.unchanged(self.train("--out", "out", "--resume", "--set", "train.epochs=9"), self.cwd / "out", before,
-                       f"{last.relative_to(self.cwd)}: decoder.0.bias holds NaN or infinity", "(--resume previous)")
+                       f"{last.relative_to(self.cwd)}: ", "decoder.0.bias", "NaN", "(--resume previous)")
         for command in (["eval", "out"], ["report", "out"], ["sample", "out", "--out", "out/samples.png"]):
             self.unchanged(program.run(*command, "--data", self.data, "--device", "cpu", cwd=self.cwd), self.cwd / "out",
-                           before, "decoder.0.bias holds NaN or infinity", "--checkpoint previous)")
+                           before, "last.safetensors: ", "decoder.0.bias", "NaN", "--checkpoint previous)")
 
     # ---- The rest ------------------------------------------------------------------------------------------------------
 
@@ -940,14 +923,14 @@ class CommandLine(unittest.TestCase):
         for words in (["profile", "no-spec.json", "--trace"], ["bench", "step", "no-spec.json", "--json"],
                       ["bench", "loss", "--json"], ["bench", "loss", "--page"], ["plan", "no-spec.json", "--json"],
                       ["tune", "no-spec.json", "--out"], ["sample", "no-run", "--out"]):
-            self.refused(program.run(*words, "nowhere/out.json", cwd=self.cwd), "nowhere/out.json: cannot be written")
+            self.refused(program.run(*words, "nowhere/out.json", cwd=self.cwd), "nowhere/out.json: ", "No such file")
             for device in ("/dev/full", "/dev/elbo.json"):
-                self.refused(program.run(*words, device, cwd=self.cwd), f"{device}: cannot be written")
+                self.refused(program.run(*words, device, cwd=self.cwd), f"{device}: ", "not a regular file")
         spec = self.spec.read_text()
         for words in (["profile", self.spec, "--trace", self.spec], ["plan", self.spec, "--json", self.spec],
                       ["bench", "step", self.spec, "--json", self.spec],
                       ["bench", "loss", "--json", "loss", "--page", "../" + self.cwd.name + "/loss"]):
-            self.refused(program.run(*words, cwd=self.cwd), "it is the experiment, or another output")
+            self.refused(program.run(*words, cwd=self.cwd), "cannot be written", "the experiment, or another output")
         self.assertEqual(self.spec.read_text(), spec)
         for option in ("--bandwidth", "--tflops"):
             for value in ("0", "-5", "inf"):
@@ -955,7 +938,7 @@ class CommandLine(unittest.TestCase):
         self.refused(program.run("profile", self.spec, "--trace", "trace.csv", cwd=self.cwd), "trace.csv", ".json")
         (self.cwd / "trace.csv").mkdir()
         result = program.run("profile", self.spec, "--data", self.data, "--trace", "trace.json", cwd=self.cwd)
-        self.assertIn("trace.csv: cannot be written", result.stderr)
+        self.failed(result, "trace.csv: ", "not a regular file")
         self.assertFalse((self.cwd / "trace.json").exists())
 
     # ---- Tuning --------------------------------------------------------------------------------------------------
@@ -964,18 +947,17 @@ class CommandLine(unittest.TestCase):
         return program.run("tune", self.spec, "--data", self.data, "--seconds", "0", *arguments, cwd=self.cwd, **options)
 
     def test_tuning_where_there_is_nothing_to_tune(self):
-        self.refused(self.tune("--device", "cpu", "--out", "t.json"), "cpu device has nothing to tune",
-                     "only a cuda device")
-        self.refused(self.tune("--device", "cpu"), "--out is required")
-        self.refused(self.tune("--device", "cpu", "--out", "nowhere/t.json"), "nowhere/t.json: cannot be written")
-        self.refused(self.tune("--device", "cpu", "--out", self.spec), "it is the experiment")
-        self.refused(self.train("--tuning", "none.json"), "none.json")
+        self.refused(self.tune("--device", "cpu", "--out", "t.json"), "cpu device", "nothing to tune", "cuda")
+        self.refused(self.tune("--device", "cpu"), "--out")
+        self.refused(self.tune("--device", "cpu", "--out", "nowhere/t.json"), "nowhere/t.json: ", "No such file")
+        self.refused(self.tune("--device", "cpu", "--out", self.spec), f"{self.spec}: ", "the experiment")
+        self.refused(self.train("--tuning", "none.json"), "none.json: ", "No such file")
         tuning = self.root / "broken.json"
         tuning.write_text('{"format": 1,\n "gpu": 3}')
-        self.refused(self.train("--tuning", tuning), "broken.json:2:9: gpu: expected a text, found 3")
+        self.refused(self.train("--tuning", tuning), "broken.json:2:9: gpu: ", "text", "3")
         for words in (["bench", "step"], ["profile"]):
             self.refused(program.run(*words, self.spec, "--device", "cpu", "--data", self.data, "--tuning", tuning,
-                                     cwd=self.cwd), "broken.json:2:9: gpu: expected a text, found 3")
+                                     cwd=self.cwd), "broken.json:2:9: gpu: ", "text", "3")
 
     def test_a_tuned_run_keeps_its_algorithms(self):
         program.device_or_skip("sim")
@@ -1026,22 +1008,20 @@ class CommandLine(unittest.TestCase):
         # Those for another batch size are others.
         other = self.tune("--device", "sim", "--out", "other.json", "--set", "train.batch_size=10", env=slow)
         self.assertEqual(other.returncode, 0, other.stderr)
-        for out, words in (("parts", ["begun with other choices", "parts/tuning.json"]), ("plain", ["begun without"])):
+        for out, words in (("parts", ["parts/tuning.json"]), ("plain", ["plain", "without"])):
             result = train(out, "--resume", "--tuning", "other.json", epochs=3)
-            self.assertNotEqual(result.returncode, 0)
-            for word in (*words, "--out"):
-                self.assertIn(word, result.stderr)
+            self.failed(result, "--tuning other.json: ", *words, "--out")
         # On another device it makes its own choices.
         result = program.run("run", self.spec, "--data", self.data, "--device", "cpu", "--set", "train.epochs=4", "--out",
                              "parts", "--resume", cwd=self.cwd)
         self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertIn("parts/tuning.json is for simulated GPU", result.stderr)
+        self.assertRegex(result.stderr, "note: .*parts/tuning.json .*simulated GPU")
         # Of other shapes.
         result = train("odd", "--tuning", "t.json", "--set", "train.batch_size=7", "--set", "model.latent=3", "--set",
                        'model.encoder=[{"type":"dense","units":8,"activation":"relu"}]', "--set",
                        'model.decoder=[{"type":"dense","units":8,"activation":"relu"}]', epochs=1)
         self.assertEqual(result.returncode, 0, result.stderr)
-        self.assertIn("none of these products are in t.json", result.stderr)
+        self.assertRegex(result.stderr, "note: .*t.json")
 
         result = program.run("bench", "step", self.spec, "--data", self.data, "--device", "sim", "--steps", "2", "--warmup",
                              "0", "--tuning", "t.json", "--json", "step.json", cwd=self.cwd)
@@ -1074,7 +1054,7 @@ class CommandLine(unittest.TestCase):
         products = json.loads((self.cwd / "out" / "machine.json").read_text())["products"]
         refused = [p for p in products if "refusal" in p]
         self.assertEqual(len(refused), 4)
-        self.assertEqual(result.stderr.count("note: cuBLASLt has no algorithm"), 4)
+        self.assertEqual(result.stderr.count("note: "), 4)
         for product in refused:
             self.assertIn(product["product"] + " in fp32", result.stderr)
             self.assertIn("CUBLAS_STATUS_NOT_SUPPORTED", product["refusal"])
@@ -1110,19 +1090,19 @@ class CommandLine(unittest.TestCase):
         before = self.content(self.cwd)
         others = [*good, self.spec, *self.data.rglob("t10k-images*")]
         for name, command in self.outputs().items():
-            for victim, words in [(v, "is no earlier") for v in others] + [
-                    (v, "it belongs to the run in that folder") for v in of_run]:
+            for victim, words in [(v, "no earlier") for v in others] + [
+                    (v, "belongs to the run") for v in of_run]:
                 if name != "png" and victim not in (good[0], self.spec, of_run[0], of_run[4]):
                     continue  # one command meets them all
                 result = program.run(*command, victim, cwd=self.cwd)
                 self.assertEqual(result.returncode, 1, (name, victim))
                 self.assertIn(f"{victim}: cannot be written: ", result.stderr)
-                self.assertIn("it is the experiment" if victim == self.spec and name in ("plan", "step", "trace", "tuning")
+                self.assertIn("the experiment" if victim == self.spec and name in ("plan", "step", "trace", "tuning")
                               else words, result.stderr)
                 self.assertEqual(result.stdout, "", "it is found before the work")
         self.assertEqual(self.changed(self.cwd, before), [])
         result = program.run(*self.outputs()["trace"], "mine.json2", cwd=self.cwd)  # whose table is mine.csv
-        self.assertIn("mine.csv: cannot be written: there is a file that is no earlier table of `elbo profile`", result.stderr)
+        self.failed(result, "mine.csv: cannot be written", "table of `elbo profile`")
         self.assertEqual(self.changed(self.cwd, before), [])
 
         # Its own, as often as one likes: no output is told from itself.
@@ -1141,7 +1121,7 @@ class CommandLine(unittest.TestCase):
             for other in self.outputs():
                 if other != name and {other, name} != {"plan", "step"}:
                     result = program.run(*command, self.cwd / "o" / f"{other}.x", cwd=self.cwd)
-                    self.assertIn("is no earlier", result.stderr, (name, other))
+                    self.assertIn("no earlier", result.stderr, (name, other))
 
     def test_reports_of_other_checkpoints_and_of_other_images(self):
         """The run's own is of its last checkpoint and its images; others go to a folder of their own."""
@@ -1153,9 +1133,9 @@ class CommandLine(unittest.TestCase):
             return program.run("report", run, "--device", "cpu", "--data", data, *arguments, cwd=self.cwd)
 
         before = self.content(run)
-        self.unchanged(report(data=few), run, before, f"{run}: its own report is on the images", "--out FOLDER")
-        self.unchanged(report("--checkpoint", "epoch-2"), run, before, "its own report is that of its last checkpoint", "--out")
-        self.unchanged(report("--checkpoint", "epoch-2", "--out", run), run, before, "it belongs to the run")
+        self.unchanged(report(data=few), run, before, f"{run}: ", "images", "--out FOLDER")
+        self.unchanged(report("--checkpoint", "epoch-2"), run, before, f"{run}: ", "last checkpoint", "--out")
+        self.unchanged(report("--checkpoint", "epoch-2", "--out", run), run, before, "belongs to the run")
         mine = self.cwd / "mine"
         (mine / "figures").mkdir(parents=True)
         (mine / "figures" / "curves.png").write_bytes(b"\x89PNG\r\n\x1a\n of mine")
@@ -1312,8 +1292,7 @@ class CommandLine(unittest.TestCase):
             compared += 1
         self.assertGreaterEqual(compared, 9)
         unknown = program.run("plan", self.spec, "--data", empty, cwd=self.cwd)
-        self.assertNotEqual(unknown.returncode, 0)
-        self.assertIn("data set 'squares'", unknown.stderr)
+        self.failed(unknown, "spec.json:5: data.dataset: ", "'squares'", str(empty))
 
 
 if __name__ == "__main__":

@@ -15,34 +15,37 @@ import program
 
 # Wrong command lines: what is refused before anything is begun, with status 2.
 USAGE = (
-    ("", 'a command is missing; expected "run", "eval"'),
-    ("rn spec.json", 'no command "rn"', 'did you mean "run"?'),
-    ("rn run spec.json", 'no command "rn"'),
-    ("bench", 'expected "step" or "loss"', "`elbo bench --help`"),
-    ("bench stp spec.json", 'did you mean "step"?'),
-    ("data verfy", 'did you mean "verify"?'),
-    ("frobnicate", 'no command "frobnicate"; expected "run", '),
-    ("--verison", 'unexpected argument: --verison; did you mean "--version"?'),
-    ("run", "SPEC is required", "`elbo run --help`"),
-    ("run --resume", "SPEC is required"),
-    ("run --resume previous --device cpu", "SPEC is required"),
-    ("run spec.json one two three", "unexpected arguments: one two three"),
-    ("run spec.json eval", "unexpected argument: eval"),
-    ("run spec.json --devic cpu", 'unexpected arguments: --devic cpu; did you mean "--device"?'),
-    ("run spec.json --out", "--out: a value is missing"),
-    ("run spec.json --data a --data b", "--data: is given more than once"),
-    ("run spec.json --device gpu", "expected auto, cpu, cuda or cuda:N", 'did you mean "cuda"?'),
-    ("run spec.json --device CPU", 'did you mean "cpu"?'),
-    ("run spec.json --device tpu", "'tpu': expected auto, cpu, cuda or cuda:N"),
-    ("run spec.json --device cuda:x", "'cuda:x'", "as in cuda:0"),
-    ("run spec.json --device cpu:2", "how many of its cores to use is --threads"),
-    ("plan spec.json --gpu H1000", "H100, H200, A100, 4090"),
-    ("tune spec.json --device cpu", "--out is required"),
-    ("bench loss --loss bernouli", 'found "bernouli"; did you mean "bernoulli"?'),
-    ("bench loss --rival fast", '--rival: expected "unfused", "two_pass", "fused_log", "fused" or "naive"'),
-    ("bench loss --target bf16", '--target: expected "f32" or "u8"'),
-    ("bench loss --output u8", '--output: expected "f32" or "bf16"'),
-    *((f"bench loss --shape {shape}", f"shape '{shape}': expected rows x pixels, as in 100x784")
+    ("", '"run"', '"eval"', "`elbo --help`"),
+    ("rn spec.json", '"rn"', '"run"?'),
+    ("rn run spec.json", '"rn"', '"run"?'),
+    ("bench", '"step" or "loss"', "`elbo bench --help`"),
+    ("bench stp spec.json", '"stp"', '"step"?'),
+    ("data verfy", '"verfy"', '"verify"?'),
+    ("frobnicate", '"frobnicate"', '"run", "eval"'),
+    ("--verison", "--verison", '"--version"?'),
+    ("run", "SPEC", "`elbo run --help`"),
+    ("run --resume", "SPEC"),
+    ("run --resume previous --device cpu", "SPEC"),
+    ("run --resum", "--resum", '"--resume"?'),
+    ("run spec.json one two three", "one two three"),
+    ("run spec.json eval", "eval"),
+    ("run spec.json --devic cpu", "--devic cpu", '"--device"?'),
+    ("run spec.json --out", "--out: ", "missing"),
+    ("run spec.json --data a --data b", "--data: ", "more than once"),
+    ("run spec.json --device gpu", "--device: ", "'gpu'", "auto, cpu, cuda or cuda:N", '"cuda"?'),
+    ("run spec.json --device CPU", "'CPU'", '"cpu"?'),
+    ("run spec.json --device tpu", "'tpu'", "auto, cpu, cuda or cuda:N"),
+    ("run spec.json --device cuda:x", "'cuda:x'", "cuda:0"),
+    ("run spec.json --device cpu:2", "'cpu:2'", "--threads"),
+    ("plan spec.json --gpu H1000", "--gpu: ", "'H1000'", "H100, H200, A100, 4090"),
+    ("plan --gp=H100", "--gp=H100", '"--gpu"?'),
+    ("eval", "RUN", "`elbo eval --help`"),
+    ("tune spec.json --device cpu", "--out"),
+    ("bench loss --loss bernouli", "--loss: ", '"bernouli"', '"bernoulli"?'),
+    ("bench loss --rival fast", "--rival: ", '"unfused", "two_pass", "fused_log", "fused" or "naive"', '"fast"'),
+    ("bench loss --target bf16", "--target: ", '"f32" or "u8"', '"bf16"'),
+    ("bench loss --output u8", "--output: ", '"f32" or "bf16"', '"u8"'),
+    *((f"bench loss --shape {shape}", "--shape: ", f"'{shape}'", "100x784")
       for shape in ("100", "0x5", "5x", "x", "-1x5", "70000x70000", "2x3.5")),
 )
 
@@ -64,55 +67,50 @@ NUMBERS = (
 # Wrong specs, data and runs: status 1. TRAIN is a training that would go well; "out" is the folder of a finished run.
 TRAIN = "run spec.json --data data --device cpu"
 ERRORS = (
-    ("run nothing.json", "nothing.json: cannot be opened: No such file or directory"),
-    ("run spec.json --data nowhere --out spec.json/out", "spec.json/out: cannot be made: Not a directory"),
-    ("report nothing --out spec.json/out", "spec.json/out: cannot be made: Not a directory"),
-    (f"{TRAIN} --set train.epoch=3", "--set train.epoch=3: train.epoch: unknown field", 'did you mean "epochs"?'),
-    (f"{TRAIN} --set train.epochs", "--set train.epochs: expected path=value"),
-    (f"{TRAIN} --set train..epochs=2", "--set train..epochs=2: expected names between dots"),
-    (f"{TRAIN} --set none..of=2", "--set none..of=2: expected names between dots"),
-    (f"{TRAIN} --set .=2", "--set .=2: expected names between dots"),
-    (f"{TRAIN} --set 'odd name=2'", '--set odd name=2: "odd name": unknown field'),
-    (f"{TRAIN} --set train.batch_size=401",
-     "--set train.batch_size=401: train.batch_size is 401, but there are only 400 training images"),
-    ("run large.json --data data --device cpu",
-     "large.json:32: train.batch_size is 401, but there are only 400 training images"),
+    ("run nothing.json", "nothing.json: ", "No such file or directory"),
+    ("run spec.json --data nowhere --out spec.json/out", "spec.json/out: ", "Not a directory"),
+    ("report nothing --out spec.json/out", "spec.json/out: ", "Not a directory"),
+    (f"{TRAIN} --set train.epoch=3", "--set train.epoch=3: train.epoch: ", "unknown", '"epochs"?'),
+    (f"{TRAIN} --set train.epochs", "--set train.epochs: ", "path=value"),
+    *((f"{TRAIN} --set {field}=2", f"--set {field}=2: ", "between dots")
+      for field in ("train..epochs", "none..of", ".")),
+    (f"{TRAIN} --set 'odd name=2'", '--set odd name=2: "odd name": ', "unknown"),
+    (f"{TRAIN} --set train.batch_size=401", "--set train.batch_size=401: train.batch_size", "401", "400"),
+    ("run large.json --data data --device cpu", "large.json:32: train.batch_size", "401", "400"),
     (f"{TRAIN} --set train.epochs=1000000 --set train.batch_size=1 --set data.dataset=many",
-     "--set train.epochs=1000000: train.epochs: 1000000 epochs are 5000000000 steps"),
-    (f"{TRAIN} --out out --resume nope", "out/checkpoints/nope.safetensors: cannot be opened", "(--resume last)"),
-    ("eval out --checkpoint nope --data data", "out/checkpoints/nope.safetensors: cannot be opened",
+     "--set train.epochs=1000000: train.epochs: ", "5000000000", "2^32"),
+    (f"{TRAIN} --out out --resume nope", "out/checkpoints/nope.safetensors: ", "No such file", "(--resume last)"),
+    ("eval out --checkpoint nope --data data", "out/checkpoints/nope.safetensors: ", "No such file",
      "(--checkpoint last)"),
-    (f"{TRAIN} --out out --resume --set train.epochs=1",
-     "--set train.epochs=1: train.epochs: the run has done 40 steps"),
-    ("data list --data nowhere", "--data nowhere: there is no such folder"),
-    ("data verify --data spec.json", "--data spec.json: is not a folder"),
-    ("run spec.json --data nowhere", "--data nowhere: there is no such folder"),
-    ("run spec.json --data gone", "gone: is a link to away, which is not there"),
-    ("run spec.json --data data --set data.dataset=round", "data/round: Too many levels of symbolic links"),
-    ("run spec.json --data data --set data.dataset=gone", "data/gone: is a link to away, which is not there"),
-    ("run spec.json --data data --set data.dataset=links",
-     "data/links/train-images-idx3-ubyte: is a link to away, which is not there"),
-    ("run spec.json --data data --set data.dataset=loops",
-     "data/loops/train-images-idx3-ubyte: Too many levels of symbolic links"),
-    ("run spec.json --data data --set data.dataset=none", "--set data.dataset=none: data.dataset: ", "'none'", " in data"),
+    (f"{TRAIN} --out out --resume --set train.epochs=1", "--set train.epochs=1: train.epochs: ", "40", "20"),
+    ("data list --data nowhere", "--data nowhere: ", "no such folder"),
+    ("data verify --data spec.json", "--data spec.json: ", "not a folder"),
+    ("run spec.json --data nowhere", "--data nowhere: ", "no such folder"),
+    ("run spec.json --data gone", "gone: ", "link to away"),
+    ("run spec.json --data data --set data.dataset=round", "data/round: ", "Too many levels of symbolic links"),
+    ("run spec.json --data data --set data.dataset=gone", "data/gone: ", "link to away"),
+    ("run spec.json --data data --set data.dataset=links", "data/links/train-images-idx3-ubyte: ", "link to away"),
+    ("run spec.json --data data --set data.dataset=loops", "data/loops/train-images-idx3-ubyte: ",
+     "Too many levels of symbolic links"),
+    ("run spec.json --data data --set data.dataset=none", "--set data.dataset=none: data.dataset: ", "'none'",
+     " in data"),
     ("run absent.json --data data", "absent.json:5: data.dataset: ", "'absent'", " in data"),
-    ("bench loss --device cpu --latent 65536 --shape 70000x1", "--latent 65536: 70000 rows of it"),
+    ("bench loss --device cpu --latent 65536 --shape 70000x1", "--latent 65536: ", "70000 rows"),
 )
 
 SGD = """--set 'optimizer={"type":"sgd","learning_rate":0.01}'"""
 
 # Trainings that diverge: what is changed, what is found, what may help, and what is no cause.
 DIVERGENCES = (
-    ("--set optimizer.learning_rate=1e20", "at step 2 ", "smaller optimizer.learning_rate (it is 1e+20)", "beta"),
-    ("--set objective.beta=1e30", "at step 1 ", "smaller objective.beta (it is 1e+30)", "learning_rate"),
-    ("--set model.likelihood=gaussian --set model.variance=1e-30", "at step 1 ",
-     "larger model.variance (it is 1e-30)", "learning_rate"),
-    ("""--set 'model.initialization={"type":"normal","std":100}'""", "at step 1 ",
-     "smaller model.initialization.std (it is 100)", "learning_rate"),
-    (f"{SGD} --set optimizer.weight_decay=1e10", "at step 2 ", "smaller optimizer.weight_decay (it is 1e+10)", "beta"),
+    ("--set optimizer.learning_rate=1e20", "step 2 ", ("smaller optimizer.learning_rate", "1e+20"), "beta"),
+    ("--set objective.beta=1e30", "step 1 ", ("smaller objective.beta", "1e+30"), "learning_rate"),
+    ("--set model.likelihood=gaussian --set model.variance=1e-30", "step 1 ", ("larger model.variance", "1e-30"),
+     "learning_rate"),
+    ("""--set 'model.initialization={"type":"normal","std":100}'""", "step 1 ",
+     ("smaller model.initialization.std", "100"), "learning_rate"),
+    (f"{SGD} --set optimizer.weight_decay=1e10", "step 2 ", ("smaller optimizer.weight_decay", "1e+10"), "beta"),
     ("""--set data.dataset=black --set model.posterior=sigma --set 'model.initialization={"type":"glorot"}'""",
-     "at step 1 (epoch 1): infinity in the KL divergence",
-     "model.posterior log_variance (a sigma of 0 has no KL; an image without contrast may give one)", "learning_rate"),
+     "step 1 (epoch 1): infinity in the KL", ("model.posterior log_variance",), "learning_rate"),
 )
 
 # What prints: with each, standard output that cannot be written is an error.
@@ -177,7 +175,7 @@ class Messages(unittest.TestCase):
         for command, option, expected, *others in NUMBERS:
             for value in ("nan", "inf", "-1", "1e400", "12x", "''", *others):
                 found = value.strip("'")
-                self.refused(2, f"{command} {option} {value}", f'{option}: expected {expected}, found "{found}"')
+                self.refused(2, f"{command} {option} {value}", f"{option}: ", expected, f'"{found}"')
 
     def test_numbers_are_decimal(self):
         """CLI11 alone takes 010 for 8."""
@@ -203,10 +201,11 @@ class Messages(unittest.TestCase):
     def test_what_may_not_be_read(self):
         nobody = self.nobody()
         (self.root / "data" / "closed").mkdir()
-        for folder, message in (("data/closed", "data/closed/train-images-idx3-ubyte: Permission denied"),
-                                ("data", "data/closed: Permission denied")):
+        for folder, message in (("data/closed", "data/closed/train-images-idx3-ubyte: "),
+                                ("data", "data/closed: ")):
             (self.root / folder).chmod(0)
-            self.refused(1, "plan spec.json --data data --set data.dataset=closed", message, **nobody)
+            self.refused(1, "plan spec.json --data data --set data.dataset=closed", message, "Permission denied",
+                         **nobody)
             (self.root / folder).chmod(0o755)
 
     def test_what_may_not_be_written(self):
@@ -214,11 +213,11 @@ class Messages(unittest.TestCase):
         nobody, kept = self.nobody(), self.root / "kept"
         kept.mkdir()
         kept.chmod(0o555)
-        for line, message in (("run spec.json --data nowhere --out kept", "kept: cannot be written"),
-                              ("run spec.json --data nowhere --out kept/out", "kept/out: cannot be made"),
-                              ("report nothing --out kept/out", "kept/out: cannot be made"),
-                              ("report kept", "kept: cannot be written"),
-                              ("sample nothing --out kept/x.png", "kept/x.png: cannot be written")):
+        for line, message in (("run spec.json --data nowhere --out kept", "kept: "),
+                              ("run spec.json --data nowhere --out kept/out", "kept/out: "),
+                              ("report nothing --out kept/out", "kept/out: "),
+                              ("report kept", "kept: "),
+                              ("sample nothing --out kept/x.png", "kept/x.png: ")):
             self.refused(1, line, message, "Permission denied", **nobody)
 
     def test_a_thread_that_cannot_be_had(self):
@@ -233,13 +232,13 @@ class Messages(unittest.TestCase):
     def test_places_that_are_not_there(self):
         result = self.elbo("data list", env={**os.environ, "ELBO_DATA": "nowhere"})
         self.assertEqual(result.returncode, 0)
-        self.assertIn("looked in nowhere (no such folder), ", result.stdout)
+        self.assertIn("nowhere (no such folder)", result.stdout)
 
     def test_a_set_that_cannot_be_seen_hides_no_other(self):
         for command, status in (("list", 0), ("verify", 1)):
             result = self.elbo(f"data {command} --data data")
             self.assertEqual(result.returncode, status)
-            self.assertIn("round: data/round: Too many levels of symbolic links\n", result.stdout)
+            self.assertRegex(result.stdout, "data/round: .*Too many levels of symbolic links")
             self.assertIn("black: data/black\n", result.stdout)
 
     # ---- What diverges ---------------------------------------------------------------------------------------------
@@ -247,28 +246,26 @@ class Messages(unittest.TestCase):
     def test_what_may_help_a_diverged_run(self):
         for changes, found, remedy, no_cause in DIVERGENCES:
             out = tempfile.mkdtemp(dir=self.root)
-            good = f"the last good checkpoint is {out}/checkpoints/last.safetensors, of step 0"
+            good = (f"{out}/checkpoints/last.safetensors", "step 0")
             if "model.initialization" in changes:
-                good = "no checkpoint that is left has finite figures"
-            self.refused(1, f"{TRAIN} --out {out} {changes}", found, "what may help is", remedy, good,
-                         "other settings need a new run", without=no_cause)
+                good = ("no checkpoint",)
+            self.refused(1, f"{TRAIN} --out {out} {changes}", found, *remedy, *good, "new run", without=no_cause)
 
     def test_a_checkpoint_that_only_seems_good(self):
         """Weights that are finite, but whose figures are not: the one before is the last good one."""
         self.refused(1, f"""{TRAIN} --out seems --set train.batch_size=100 --set train.checkpoint_steps=1
-                        --set 'optimizer={{"type":"sgd","learning_rate":1e20}}'""", "training diverged at step 2 ",
-                     "the last good checkpoint is seems/checkpoints/previous.safetensors, of step 0")
+                        --set 'optimizer={{"type":"sgd","learning_rate":1e20}}'""", "step 2 ",
+                     "seems/checkpoints/previous.safetensors", "step 0")
         self.assertEqual(self.elbo("eval seems --data data --device cpu --checkpoint previous").returncode, 0)
-        self.refused(1, "eval seems --data data --device cpu", "its weights have diverged")
+        self.refused(1, "eval seems --data data --device cpu", "last.safetensors: ", "diverged")
 
     def test_figures_that_are_not_finite(self):
         """The step of the only epoch goes well, but no image gets through the weights that it leaves."""
         line = f"""{TRAIN} --out bad --set train.epochs=1 --set train.batch_size=400
                    --set train.checkpoint_epochs=1 --set 'optimizer={{"type":"sgd","learning_rate":1e20}}'"""
         for words in ("", " --resume"):
-            self.refused(1, line + words, "training diverged at step 1 (epoch 1)",
-                         "the figures of 60 images are not finite", "smaller optimizer.learning_rate",
-                         "bad/checkpoints/last.safetensors, of step 0")
+            self.refused(1, line + words, "step 1 (epoch 1)", "60 images are not finite",
+                         "smaller optimizer.learning_rate", "bad/checkpoints/last.safetensors", "step 0")
             self.assertEqual([p.name for p in (self.root / "bad" / "checkpoints").iterdir()], ["last.safetensors"])
             self.assertEqual(program.weights(self.root / "bad")[0], "0")
             self.assertEqual((self.root / "bad" / "metrics.jsonl").read_text(), "")
@@ -284,7 +281,7 @@ class Messages(unittest.TestCase):
         program.write_safetensors(last, header, bytes(huge))
         for command in ("eval", "report", "sample --out samples.png"):
             self.refused(1, f"{command} bad --data data --device cpu",
-                         "bad/checkpoints/last.safetensors: its weights have diverged")
+                         "bad/checkpoints/last.safetensors: ", "diverged")
         self.assertFalse((self.root / "samples.png").exists())
 
     # ---- Output ----------------------------------------------------------------------------------------------------
@@ -297,7 +294,7 @@ class Messages(unittest.TestCase):
                     shutil.rmtree(self.root / "full", ignore_errors=True)
                     result = subprocess.run(["sh", "-c", f'exec "$@" {to}', "sh", *command], cwd=self.root,
                                             stderr=subprocess.PIPE, text=True)
-                    self.assertEqual(result.stderr, f"elbo: standard output: cannot be written: {reason}\n")
+                    self.assertRegex(result.stderr, f"^elbo: standard output: .*{reason}\n$")
                     self.assertEqual(result.returncode, 1)
 
     def test_a_wrong_command_line_stays_one(self):
@@ -341,7 +338,7 @@ class Messages(unittest.TestCase):
             with self.subTest(line):
                 result = self.elbo(f"run {line} --out taken")
                 self.assertEqual(result.returncode, 0, result.stderr)
-                self.assertRegex(result.stdout, "taken: no checkpoint yet|resumed from last at step 40 of 40")
+                self.assertRegex(result.stdout, "taken: no checkpoint|resumed from last .*40 of 40")
 
     def test_a_spec_from_standard_input(self):
         def elbo(line, text):
@@ -353,9 +350,8 @@ class Messages(unittest.TestCase):
         self.assertEqual(result.returncode, 0, result.stderr)
         self.assertEqual(program.weights(self.root / "piped"), program.weights(self.root / "out"))
         self.assertEqual(elbo("plan - --data data", spec).stdout, self.elbo("plan spec.json --data data").stdout)
-        for text, words in ((spec.replace("epochs", "epocs"), "standard input:31: train.epocs: unknown field"),
-                            ("", "standard input:1:1: empty"),
-                            (" " * 2**21, "standard input: an experiment has at most")):
+        for text, words in ((spec.replace("epochs", "epocs"), "standard input:31: train.epocs: "),
+                            ("", "standard input:1:1: "), (" " * 2**21, "standard input: ")):
             result = elbo("run - --data data", text)
             self.assertEqual(result.returncode, 1)
             self.assertIn(words, result.stderr)
