@@ -72,14 +72,14 @@ void replace_file(const std::string& path, std::string_view text);
 // Makes `to`, in the same way, a second name of the file `from`, or a copy on a file system without such names.
 void replace_by_link(const std::string& from, const std::string& to);
 
-// The Error of a replace_file() that could not begin.
+// Throws the Error of a replace_file() that could not begin.
 void require_writable(const std::string& path);
 
 // Where `path` leads, links followed. What is not there yet has a place, too.
 std::string place_of(const std::string& path);
 
-// Temporary files are called NAME.XXXXXX.elbo-tmp, with six random characters, and locked while they are written.
-// The NAME in that of a file's; empty where it is none.
+// Temporary files are called NAME.XXXXXX.elbo-tmp, with six random characters, and locked while they are written. This
+// is the NAME; empty where the file is none of them.
 std::string name_in_temporary(const std::string& file_name);
 // Removes one that a killed process has left. One that is being written stays.
 void remove_leftover(const std::string& path);

@@ -17,7 +17,7 @@ class Writer {
   using Job = std::function<void()>;
 
   Writer();
-  // Does what was added. What goes wrong now is told by nobody: call finish() before.
+  // Does what was added. Nobody hears of an error now: call finish() before.
   ~Writer();
   Writer(const Writer&) = delete;
   Writer& operator=(const Writer&) = delete;

@@ -6,7 +6,9 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <system_error>
+#include <vector>
 
 #include "elbo/error.h"
 #include "host/base/devices.h"
@@ -42,10 +44,28 @@ std::string resume_command(const RunOptions& options, const std::string& folder)
   return line;
 }
 
-// Whether what follows --resume cannot be meant as the SPEC.
-bool is_checkpoint_name(const std::string& text) {
-  return text == "last" || text == "previous" || text == "best" || text.starts_with("epoch-") ||
-         text.ends_with(".safetensors");
+// The folder's machine.json, with this session as its last. A note says so where the one before was elsewhere.
+void record_session(const std::string& folder, const std::string& command, const Backend& device) {
+  const DeviceInfo info = device.info();
+  Machine machine = read_machine(folder);
+  if (!machine.sessions.empty() && (machine.sessions.back().device_description != info.description ||
+                                    machine.sessions.back().version != ELBO_VERSION))
+    fmt::print("note: so far this run was on {} with elbo {}; elsewhere it goes on with other roundings\n",
+               machine.sessions.back().device_description, machine.sessions.back().version);
+  machine.sessions.push_back(begin_session(command, info.name, info.description));
+  // The device knows all of them: training and evaluation have been through a batch each.
+  if (const std::vector<ProductChoice> products = device.products(); !products.empty())
+    machine.sessions.back().products = to_json(products).dump();
+  replace_file(machine_path(folder), to_json(machine));
+}
+
+void print_result(TrainingRun& run, const std::string& device) {
+  fmt::print("weights    sha256 {}\n", hash_weights(run.trainer().vae));
+  if (run.epochs().empty()) return;
+  const EpochMetrics& last = run.epochs().back();
+  fmt::print("test ELBO  {:.3f} nats an image (reconstruction {:.3f}, KL {:.3f})\n", last.test.elbo,
+             last.test.reconstruction, last.test.kl);
+  fmt::print("time       {} for {} epochs on {}\n", format_seconds(last.seconds), last.epoch, device);
 }
 
 }  // namespace
@@ -60,8 +80,8 @@ int run_experiment(const RunOptions& options) {
   const Dataset data = load_dataset(spec, data_directories(options.data));
   BackendOptions backend_options = options.backend;
   backend_options.precision = spec.train.precision;
-  backend_options.tuning.clear();  // the folder has a word in it
-  OpenedDevice device = open_device(options.device, backend_options);
+  backend_options.tuning.clear();  // the folder may keep one: use_tuning_of_run() decides
+  const OpenedDevice device = open_device(options.device, backend_options);
   const std::string tuning = use_tuning_of_run(*device.backend, folder, options.backend.tuning);
   const DeviceInfo info = device.backend->info();
   fmt::print("{}: {} on {}{}\n", spec.name, spec.data.dataset, info.description,
@@ -69,10 +89,11 @@ int run_experiment(const RunOptions& options) {
   fmt::print("{} training images, {} test images; effective beta {}\n", data.train.count, data.test.count,
              spec.objective.beta);
 
-  std::optional<FolderLock> lock;  // held until all is written
+  std::optional<FolderLock> lock;  // outlives the run, whose thread writes to the end
   TrainingRun run(spec, data, *device.backend, options.checkpoint_seconds);
   note_unused_tuning(*device.backend, tuning);
 
+  // What can be wrong has been found. From here on the folder changes.
   if (folder.empty()) folder = make_default_folder(spec.name);
   std::error_code error;
   fs::create_directories(folder, error);
@@ -81,20 +102,11 @@ int run_experiment(const RunOptions& options) {
   check_run_folder(folder, resume, spec);  // once more: another process may have been here since
   const bool started = fs::exists(spec_path(folder));
   remove_leftovers(folder);
-  Machine machine = read_machine(folder);
   if (!started) replace_file(spec_path(folder), to_json(spec));
   if (!resume || !run.restore(folder, *options.resume)) run.begin(folder);
   if (started) replace_file(spec_path(folder), to_json(spec));  // with the train.epochs of now
-  if (!machine.sessions.empty() && (machine.sessions.back().device_description != info.description ||
-                                    machine.sessions.back().version != ELBO_VERSION))
-    fmt::print("note: so far this run was on {} with elbo {}; elsewhere it goes on with other roundings\n",
-               machine.sessions.back().device_description, machine.sessions.back().version);
-  machine.sessions.push_back(begin_session(options.command, info.name, info.description));
   keep_tuning(folder, options.backend.tuning);
-  // Those of training and of evaluation: both have been through a batch.
-  if (const std::vector<ProductChoice> products = device.backend->products(); !products.empty())
-    machine.sessions.back().products = to_json(products).dump();
-  replace_file(machine_path(folder), to_json(machine));
+  record_session(folder, options.command, *device.backend);
 
   {
     const StopOnSignal signals;
@@ -104,18 +116,21 @@ int run_experiment(const RunOptions& options) {
       return 128 + stop_requested();
     }
   }
-
-  fmt::print("weights    sha256 {}\n", hash_weights(run.trainer().vae));
-  if (!run.epochs().empty()) {
-    const EpochMetrics& last = run.epochs().back();
-    fmt::print("test ELBO  {:.3f} nats an image (reconstruction {:.3f}, KL {:.3f})\n", last.test.elbo,
-               last.test.reconstruction, last.test.kl);
-    fmt::print("time       {} for {} epochs on {}\n", format_seconds(last.seconds), last.epoch, info.name);
-  }
+  print_result(run, info.name);
   make_report(folder, folder, spec.name, spec, run.trainer().vae, data, run.epochs());
   fmt::print("report     {}/report.html\n", folder);
   return 0;
 }
+
+namespace {
+
+// Whether what follows --resume cannot be meant as the SPEC.
+bool is_checkpoint_name(const std::string& text) {
+  return text == "last" || text == "previous" || text == "best" || text.starts_with("epoch-") ||
+         text.ends_with(".safetensors");
+}
+
+}  // namespace
 
 Action run_command(Options& options) {
   const auto run = std::make_shared<RunOptions>();

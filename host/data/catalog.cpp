@@ -18,8 +18,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Sets in IDX form that are in the directories but not in the catalogue.
-// Whether a folder has the images of a set in IDX form, or something there cannot be seen, which is to be told.
+// Whether a folder has the images of a set in IDX form, or something that cannot be seen, which is to be told.
 bool is_own_set(const fs::path& folder) {
   try {
     return is_there(folder / "train-images-idx3-ubyte") || is_there(folder / "train-images-idx3-ubyte.gz");
@@ -28,6 +27,7 @@ bool is_own_set(const fs::path& folder) {
   }
 }
 
+// Sets in IDX form that are in the directories but not in the catalogue.
 std::set<std::string> own_sets(const std::vector<std::string>& directories) {
   std::set<std::string> names;
   for (const std::string& directory : directories) {

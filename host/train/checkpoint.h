@@ -56,8 +56,8 @@ std::string hash_weights(const Vae&);
 
 // checkpoints/ of a run: last.safetensors; previous.safetensors, the one before it; best.safetensors, the best test
 // ELBO among the epochs that `last` has behind it; epoch-N.safetensors. From the first on, there is a whole `last` at
-// every moment. A process that is killed within write() may leave next-best.safetensors, which was to be `best`, and
-// other names not yet given: settle() makes up for that.
+// every moment. A process that is killed within write() may leave next-best.safetensors, which was to become `best`,
+// and a checkpoint without some of its names. settle() gives these.
 class CheckpointFolder {
  public:
   explicit CheckpointFolder(std::string run) : folder_(std::move(run) + "/checkpoints") {}
@@ -68,14 +68,14 @@ class CheckpointFolder {
   void replace_last(const TensorFile&) const;
   // Makes sure that NAME.safetensors is whole and the state at `step`, if one of `others` is.
   void settle(const std::string& name, std::int64_t step, const std::vector<std::string>& others) const;
-  // The end of settling: what no name is left for goes.
+  // The end of settling.
   void remove_next_best() const;
   // Throws Error where that cannot be seen.
   bool has(const std::string& name) const;
   // "previous, best, epoch-4": those that are there.
   std::string names() const;
-  // Reads and verifies; all numbers must be finite. One that is damaged or not there is an Error that names another,
-  // if that is whole, as what follows `option` on the command line: "--resume".
+  // Reads and verifies; all numbers must be finite. The Error of one that is damaged or missing names another that is
+  // whole, if there is one, as it is asked for on the command line: after `option`, such as "--resume".
   TensorFile read(const std::string& name, const std::string& option) const;
   std::string path(const std::string& name) const { return folder_ + "/" + name + ".safetensors"; }
   // The file that a user means by a name ("last") or a path.

@@ -1,4 +1,4 @@
-// A file that is named on the command line, for what a command makes.
+// What a command makes where its command line says: files and folders.
 #pragma once
 #include <initializer_list>
 #include <string>
@@ -6,8 +6,8 @@
 
 namespace elbo {
 
-// What outputs are told from other files by: an output takes the place of one of its kind, or of an empty file, and of
-// nothing else. Nor does it take that of a file that belongs to a run.
+// How outputs are told from other files. An output replaces an earlier one of its kind, or an empty file, and nothing
+// else. No output replaces a file that belongs to a run.
 struct OutputKind {
   std::string_view name, begin;  // begin: a file's first bytes
 };
@@ -21,14 +21,14 @@ inline constexpr OutputKind loss_page_output{"page of `elbo bench loss`",
                                              "<!DOCTYPE html>\n<!-- elbo bench loss -->\n"};
 inline constexpr OutputKind report_output{"report of elbo", "<!DOCTYPE html>\n<!-- elbo report -->\n"};
 
-// Throws Error where an output of that kind may not be `path`, cannot be written, or where `path` is one of `others`:
-// the experiment, another output. Nothing where `path` is empty. For the time before long work.
+// Throws Error where `path` may not become an output of that kind, cannot be written, or is one of `others`: the
+// experiment, another output. An empty `path` is no output and passes. To be called before long work.
 void require_output(const std::string& path, const OutputKind&, std::initializer_list<std::string> others = {});
 
-// Throws Error where the folder cannot be made, or, where it is there, nothing can be written in it.
+// Throws Error where the folder is not there and cannot be made, or is there and cannot be written in.
 void require_output_folder(const std::string& path);
 
-// Writes it, whole. The file of now is looked at once more. Nothing where `path` is empty.
+// Writes the file whole, after another look at what is there now. Does nothing where `path` is empty.
 void write_output(const std::string& path, const OutputKind&, std::string_view content);
 
 }  // namespace elbo
