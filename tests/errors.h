@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstddef>
 #include <functional>
 #include <string>
@@ -22,6 +23,18 @@ inline std::string error_of(const std::function<void()>& call) {
   return "";
 }
 
+// Where `part` stands in a text from `at` on, not within a word or a number; npos where it does not.
+inline std::size_t find_words(const std::string& text, const std::string& part, std::size_t at) {
+  const auto in_word = [&](std::size_t i) { return std::isalnum(static_cast<unsigned char>(text[i])) != 0; };
+  for (at = text.find(part, at); at != std::string::npos && !part.empty(); at = text.find(part, at + 1)) {
+    const std::size_t end = at + part.size();
+    const bool cut_before = at > 0 && in_word(at - 1) && in_word(at);
+    const bool cut_after = end < text.size() && in_word(end - 1) && in_word(end);
+    if (!cut_before && !cut_after) break;
+  }
+  return at;
+}
+
 // Whether a message says what it must: every part of `what`, in that order, however it is put. Its parts stand between
 // " ... ": "x.json:3: seed: ... 0 to 9 ... -1".
 inline testing::AssertionResult says(const std::string& message, const std::string& what) {
@@ -30,7 +43,7 @@ inline testing::AssertionResult says(const std::string& message, const std::stri
   for (std::size_t begin = 0; begin <= what.size();) {
     const std::size_t end = std::min(what.find(gap, begin), what.size());
     const std::string part = what.substr(begin, end - begin);
-    at = message.find(part, at);
+    at = find_words(message, part, at);
     if (at == std::string::npos)
       return testing::AssertionFailure() << "no \"" << part << "\" in its place in: " << message;
     at += part.size();

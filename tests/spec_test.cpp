@@ -336,12 +336,12 @@ const Edit bad_fields[] = {
     {"\"name\"", "\"a\\nb\": 2, \"name\"", "x.json:2: \"a\\nb\": ... unknown ... \"name\" ... \"train\""},
     {"\"units\": 8", "\"units\": 8, \"unit\": 8", "x.json:6: model.encoder.0.unit: ... unknown ... \"units\"?"},
     // given twice
-    {"\"epochs\": 1", "\"epochs\": 1,\n\"epochs\": 2", "x.json:16: train.epochs: ... twice ... 15"},
-    {"\"units\": 8", "\"units\": 8, \"units\": 9", "x.json:6: model.encoder.0.units: ... twice ... 6"},
+    {"\"epochs\": 1", "\"epochs\": 1,\n\"epochs\": 2", "x.json:16: train.epochs: ... twice ... line 15"},
+    {"\"units\": 8", "\"units\": 8, \"units\": 9", "x.json:6: model.encoder.0.units: ... twice ... line 6"},
     {"\"train\": {", "\"train\": {}, \"train\": {",
      "x.json:14: train.epochs: ... missing ... 1 to 1000000\n"
      "x.json:14: train.batch_size: ... missing ... 1 to 65536\n"
-     "x.json:14: train: ... twice ... 14"},
+     "x.json:14: train: ... twice ... line 14"},
     // missing
     {"\"epochs\": 1,", "", "x.json:14: train.epochs: ... missing ... 1 to 1000000"},
     {"\"data\": { \"dataset\": \"mnist\" },", "",
@@ -411,7 +411,7 @@ TEST(BadSpec, EveryMistakeIsToldAtOnceInTheOrderOfTheFile) {
   EXPECT_TRUE(tells(error_of(text, {"train.epocs=3"}),
                     "x.json:2: name: ... 64 letters, digits, '.', '_' and '-' ... 7\n"
                     "x.json:5: model.latent: ... 1 to 4096 ... 0\n"
-                    "x.json:5: model.latent: ... twice ... 5\n"
+                    "x.json:5: model.latent: ... twice ... line 5\n"
                     "x.json:11: optimizer.type: ... \"adam\", \"adagrad\" or \"sgd\" ... \"adm\" ... \"adam\"?\n"
                     "x.json:11: optimizer.momentum: ... 0 to below 1 ... 2\n"
                     "x.json:14: train.batch_size: ... missing ... 1 to 65536\n"
