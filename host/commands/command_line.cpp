@@ -209,7 +209,7 @@ void Options::off_switch(const std::string& name, bool& value, const std::string
 
 // ---- Reading ------------------------------------------------------------------------------------------------------
 
-int run_command_line(const Program& program, int argc, char** argv) {
+int run_command_line(const CommandLine& program, int argc, char** argv) {
   CLI::App app{program.help};
   app.set_version_flag("--version", program.version);
   app.get_formatter()->column_width(34);

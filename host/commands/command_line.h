@@ -69,13 +69,13 @@ struct Command {
   std::vector<Command> commands{};        // its own: then it does nothing, and one of these must be given
 };
 
-struct Program {
+struct CommandLine {
   std::string help, version, footer;  // what --help begins and ends with
   std::vector<Command> commands;      // in the order of --help
 };
 
 // Does what the command line asks for, and returns the exit status. What is wrong with a command line is told on
 // standard error, in elbo's words; the exit status is 2 then.
-int run_command_line(const Program&, int argc, char** argv);
+int run_command_line(const CommandLine&, int argc, char** argv);
 
 }  // namespace elbo

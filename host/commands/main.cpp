@@ -15,8 +15,8 @@ namespace {
 
 using namespace elbo;
 
-const Program& program() {
-  static const Program all = {
+const CommandLine& program() {
+  static const CommandLine all = {
       "elbo trains, measures and shows variational auto-encoders from one JSON file.",
       "elbo " ELBO_VERSION,
       "Exit status: 0 where all went well; 1 after an error, which standard error tells; 2 where the command line was\n"
