@@ -142,7 +142,7 @@ Gradients::Gradients(Graph& graph, const std::vector<std::pair<Value, Value>>& w
     });
     if (!depends) continue;
     call.operation->each_tensor([&](const char*, Tensor& t, Access access) {
-      if (t && is_written(access)) depends_[graph.storage_of(t)] = true;
+      if (t && is_written(access)) depends_[graph.storage_of(t)] = !graph.storages()[graph.storage_of(t)].block;
     });
   }
 }
@@ -203,13 +203,16 @@ void Gradients::run(const Objective& objective) {
     bool matters = false, depends = false;
     graph_.calls_[i].operation->each_tensor([&](const char*, Tensor& t, Access access) {
       if (!t) return;
-      if (is_written(access) && (of(t) || weight_of(t) != 0)) matters = true;
+      if (is_written(access) && !graph_.is_block(t) && (of(t) || weight_of(t) != 0)) matters = true;
       if (is_read(access) && wants(t)) depends = true;
     });
     if (!matters || !depends) continue;
     const std::string outer = std::exchange(graph_.scope_, backward(graph_.calls_[i].scope));
     operation.differentiate(*this);
-    for (const auto& [sum, more] : to_add_) graph_.add(Add{.a = sum, .b = more, .sum = sum});
+    for (auto [sum, more] : to_add_) {
+      more.shape = sum.shape;  // the parts may have seen it in other shapes
+      graph_.add(Add{.a = sum, .b = more, .sum = sum});
+    }
     to_add_.clear();
     graph_.scope_ = outer;
   }

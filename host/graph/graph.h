@@ -184,7 +184,7 @@ class Graph {
 
   // Adds the operations that give the gradient of `objective` with respect to each first value, in the place of the
   // second, which has its shape. Either may be a part of a block; a first value that the objective does not depend on
-  // leaves its second as it is.
+  // leaves its second as it is. A block is where a gradient ends, also if a call before has changed it.
   void differentiate(const Objective&, const std::vector<std::pair<Value, Value>>& wanted);
 
   // Makes one call of several neighbours where a device has one for them. `rule(graph, i)` may change call i and
@@ -230,6 +230,7 @@ class Graph {
   };
   Location location(const Tensor&) const;
   std::size_t storage_of(const Tensor&) const;  // its number, be it an alias or not
+  bool is_block(const Tensor& t) const { return storages_[location(t).storage].block != nullptr; }
   Value view(const Tensor& t) { return {*this, t}; }
 
  private:

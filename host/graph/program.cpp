@@ -1,7 +1,8 @@
 #include "host/graph/program.h"
 
 #include <algorithm>
-#include <numeric>
+#include <cstdint>
+#include <functional>
 
 namespace elbo {
 namespace {
@@ -30,6 +31,26 @@ std::vector<Lifetime> lifetimes(const Graph& graph) {
     if (storage.kept) lives[s].last = calls.size();
   }
   return lives;
+}
+
+// What a call does with memory.
+struct Use {
+  std::uintptr_t begin, end;
+  bool writes;
+
+  bool conflicts_with(const Use& other) const {
+    return (writes || other.writes) && begin < other.end && other.begin < end;
+  }
+};
+
+std::vector<Use> uses_of(Operation& operation) {
+  std::vector<Use> uses;
+  operation.each_tensor([&](const char*, Tensor& t, Access access) {
+    if (!t || access == Access::unused) return;
+    const auto begin = reinterpret_cast<std::uintptr_t>(t.data);
+    uses.push_back({begin, begin + t.bytes(), access != Access::read && access != Access::rows});
+  });
+  return uses;
 }
 
 std::vector<std::string> split(const std::string& scope) {
@@ -110,6 +131,29 @@ void Program::link() {
       if (!what.empty()) outputs.push_back({t, what});
     });
   }
+  waits_ = find_dependencies();
+}
+
+std::vector<std::vector<std::size_t>> Program::find_dependencies() const {
+  std::vector<std::vector<Use>> uses;
+  std::vector<std::vector<std::size_t>> waits;
+  std::vector<std::vector<bool>> before;  // of each call: all that must be done first
+  for (const Graph::Call& call : calls()) {
+    uses.push_back(uses_of(*call.operation));
+    std::vector<std::size_t>& direct = waits.emplace_back();
+    std::vector<bool>& all = before.emplace_back(calls().size(), false);
+    for (std::size_t i = uses.size() - 1; i-- > 0;) {
+      const bool conflict = std::ranges::any_of(uses.back(), [&](const Use& a) {
+        return std::ranges::any_of(uses[i], [&](const Use& b) { return a.conflicts_with(b); });
+      });
+      if (!conflict || all[i]) continue;
+      direct.insert(direct.begin(), i);
+      all[i] = true;
+      for (std::size_t k = 0; k < i; ++k)
+        if (before[i][k]) all[k] = true;
+    }
+  }
+  return waits;
 }
 
 void Program::run() const {

@@ -36,6 +36,11 @@ class Program {
   const std::vector<Graph::Call>& calls() const { return graph_->calls(); }
   std::size_t bytes() const { return memory_->size(); }
 
+  // The calls before it that must be done first: they write what it reads or overwrites, or read what it overwrites,
+  // and no other of these waits for them. Two calls of which neither waits for the other, by way of others or not, may
+  // run side by side.
+  const std::vector<std::size_t>& waits_for(std::size_t call) const { return waits_[call]; }
+
   // Where a value lies that was an input, is kept, or is a block's.
   Tensor tensor(const Value&) const;
 
@@ -48,6 +53,7 @@ class Program {
 
  private:
   void link();
+  std::vector<std::vector<std::size_t>> find_dependencies() const;
   void* address(const Tensor& of_graph) const;
 
   Backend& device_;
@@ -56,6 +62,7 @@ class Program {
   std::shared_ptr<const Buffer> memory_;
   std::vector<std::vector<std::string>> scopes_;  // of each call, outermost first
   std::vector<std::vector<Output>> outputs_;
+  std::vector<std::vector<std::size_t>> waits_;
 };
 
 }  // namespace elbo

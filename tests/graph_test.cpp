@@ -1,0 +1,312 @@
+// The graph: gradients, memory, the rules by which calls become one, and what models to come will want of it, built
+// here out of operations of the tests alone.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "elbo/math/activation.h"
+#include "elbo/math/random.h"
+#include "host/base/devices.h"
+#include "host/graph/dense.h"
+#include "host/graph/fusion.h"
+#include "host/graph/latent.h"
+#include "host/graph/likelihood.h"
+#include "host/graph/program.h"
+#include "host/train/step.h"
+#include "tests/graph_bench.h"
+#include "tests/synthetic.h"
+
+namespace elbo {
+namespace {
+
+using namespace test;
+
+// ---- Operations of the tests, in the host's memory -----------------------------------------------------------------
+
+// loss [R, 1] = the sum of x^4 / 4 of each row of x [R, C], which takes any gradient of a loss: a weight or a tensor.
+struct Quartics {
+  static constexpr const char* name = "quartics";
+  Tensor x, loss;
+
+  template <class Self, class F>
+  static void each_tensor(Self& op, const F& f) {
+    f("x", op.x, Access::read);
+    f("loss", op.loss, Access::write);
+  }
+  std::string sizes() const { return x.shape.str(); }
+  void run(Backend&) const {
+    for (std::int64_t r = 0; r < x.rows(); ++r) {
+      double sum = 0;
+      for (std::int64_t c = 0; c < x.columns(); ++c) sum += std::pow(double{x.as<float>()[r * x.columns() + c]}, 4) / 4;
+      loss.as<float>()[r] = static_cast<float>(sum);
+    }
+  }
+};
+
+struct QuarticsBackward {
+  static constexpr const char* name = "quartics_backward";
+  Tensor x;
+  float weight;
+  Tensor dx;
+
+  template <class Self, class F>
+  static void each_tensor(Self& op, const F& f) {
+    f("x", op.x, Access::read);
+    f("dx", op.dx, Access::write);
+  }
+  std::string sizes() const { return x.shape.str(); }
+  void run(Backend&) const {
+    for (std::int64_t i = 0; i < x.count(); ++i) dx.as<float>()[i] = weight * std::pow(x.as<float>()[i], 3.0f);
+  }
+};
+
+RowLoss quartics(const Value& x) {
+  struct Operation final : OperationOf<Quartics> {
+    using OperationOf::OperationOf;
+    void differentiate(Gradients& g) const override {
+      g.graph().add(QuarticsBackward{op.x, g.weight_of(op.loss), g.into(op.x)});
+    }
+  };
+  const Value flat = x.flattened(), loss = x.graph().make({x.rows(), 1});
+  x.graph().append(std::make_unique<Operation>(Quartics{flat, loss}));
+  return {loss, x.rows(), 1};
+}
+
+// ---- Gradients -----------------------------------------------------------------------------------------------------
+
+// Two layers that share their weight, whose outputs both have a loss: everything is used twice.
+struct Shared {
+  static constexpr std::int64_t rows = 3, width = 5;
+  Bench bench;
+  Block x = bench.make("x", {rows, width}, normals(rows* width, 1));
+  Block weight = bench.make("weight", {width, width}, normals(width* width, 2, 0.5f));
+  Block bias = bench.make("bias", {width}, normals(width, 3, 0.2f));
+  Block dx = bench.make("dx", {rows, width});
+  Block dweight = bench.make("dweight", {width, width}), dbias = bench.make("dbias", {width});
+
+  explicit Shared(Activation activation) {
+    auto graph = std::make_unique<Graph>("shared");
+    Graph& g = *graph;
+    const Value w = g.of(weight), b = g.of(bias);
+    const Value first = dense(g.of(x), w, b, activation), second = dense(first, w, b, activation);
+    const Objective loss = mean(quartics(first)) + 0.5f * mean(quartics(second));
+    g.differentiate(loss, {{w, g.of(dweight)}, {b, g.of(dbias)}, {g.of(x), g.of(dx)}});
+    fuse(g);
+    Program(std::move(graph), bench.device, "a test").run();
+  }
+};
+
+// The same loss in double.
+double loss_of_shared(Activation activation, const std::vector<double>& x, const std::vector<double>& weight,
+                      const std::vector<double>& bias) {
+  constexpr std::int64_t n = Shared::width;
+  const auto layer = [&](const std::vector<double>& from) {
+    std::vector<double> to;
+    for (std::int64_t r = 0; r < Shared::rows; ++r)
+      for (std::int64_t o = 0; o < n; ++o) {
+        double sum = bias[at(o)];
+        for (std::int64_t i = 0; i < n; ++i) sum += from[at(r * n + i)] * weight[at(o * n + i)];
+        to.push_back(math::activate(activation, sum));
+      }
+    return to;
+  };
+  const std::vector<double> first = layer(x), second = layer(first);
+  double loss = 0;
+  for (std::size_t i = 0; i < first.size(); ++i) loss += (std::pow(first[i], 4) + 0.5 * std::pow(second[i], 4)) / 4;
+  return loss / Shared::rows;
+}
+
+TEST(Gradient, OfWhatIsUsedTwiceIsTheSum) {
+  for (const Activation activation : {Activation::identity, Activation::tanh, Activation::softplus}) {
+    Shared shared(activation);
+    std::vector<double> values[3];
+    Floats gradients[3];
+    const Block* const blocks[] = {&shared.x, &shared.weight, &shared.bias, &shared.dx, &shared.dweight, &shared.dbias};
+    for (int k = 0; k < 3; ++k) {
+      const Floats read = shared.bench.get(blocks[k]->memory);
+      values[k].assign(read.begin(), read.end());
+      gradients[k] = shared.bench.get(blocks[k + 3]->memory);
+    }
+    for (int k = 0; k < 3; ++k)
+      for (std::size_t i = 0; i < values[k].size(); ++i) {
+        constexpr double step = 1e-5;
+        const double before = values[k][i];
+        double slope = 0;
+        for (const int sign : {1, -1}) {
+          values[k][i] = before + sign * step;
+          slope += sign * loss_of_shared(activation, values[0], values[1], values[2]) / (2 * step);
+        }
+        values[k][i] = before;
+        // Sums of some twenty products in f32.
+        EXPECT_NEAR(gradients[k][i], slope, 1e-5 * (1 + std::abs(slope))) << blocks[k]->name << ", element " << i;
+      }
+  }
+}
+
+TEST(Gradient, IsTheSameFusedAndNot) {
+  for (const Activation activation : {Activation::relu, Activation::tanh}) {
+    Floats gradients[2];
+    std::size_t calls[2];
+    for (const bool fused : {true, false}) {
+      Bench bench;
+      Block x = bench.make("x", {3, 5}, normals(15, 1)), weight = bench.make("weight", {5, 5}, normals(25, 2)),
+            bias = bench.make("bias", {5}, normals(5, 3));
+      Block dweight = bench.make("dweight", {5, 5}), dbias = bench.make("dbias", {5});
+      auto graph = std::make_unique<Graph>("layers");
+      const Value w = graph->of(weight), b = graph->of(bias);
+      const Value y = dense(dense(graph->of(x), w, b, activation), w, b, Activation::identity);
+      graph->differentiate(mean(quartics(y)), {{w, graph->of(dweight)}, {b, graph->of(dbias)}});
+      if (fused) fuse(*graph);
+      const Program program(std::move(graph), bench.device, "a test");
+      program.run();
+      gradients[fused] = bench.get(dweight.memory);
+      calls[fused] = program.calls().size();
+    }
+    EXPECT_EQ(calls[true] + 1, calls[false]);
+    EXPECT_EQ(gradients[true], gradients[false]);
+  }
+}
+
+TEST(Gradient, EndsWhereItIsStoppedAndAtOtherParameters) {
+  Bench bench;
+  Block x = bench.make("x", {2, 4}, normals(8, 1)), weight = bench.make("weight", {4, 4}, normals(16, 2)),
+        bias = bench.make("bias", {4}, normals(4, 3));
+  Block into = bench.make("gradient", {4, 4}, Floats(16, 7.0f)), dbias = bench.make("dbias", {4});
+  const auto calls = [&](bool stop) {
+    auto graph = std::make_unique<Graph>("stopped");
+    const Value h = dense(graph->of(x), graph->of(weight), graph->of(bias), Activation::relu);
+    const RowLoss loss = quartics(stop ? graph->stop_gradient(h) : h);
+    graph->differentiate(mean(loss), {{graph->of(weight), graph->of(into)}, {graph->of(bias), graph->of(dbias)}});
+    fuse(*graph);
+    const Program program(std::move(graph), bench.device, "a test");
+    program.run();
+    return program.calls().size();
+  };
+  EXPECT_EQ(calls(true), 2u);
+  EXPECT_EQ(bench.get(into.memory), Floats(16, 7.0f));
+  EXPECT_EQ(calls(false), 5u);
+  EXPECT_NE(bench.get(into.memory), Floats(16, 7.0f));
+}
+
+TEST(Gradient, OfAnOperationWithoutOneIsAnError) {
+  Bench bench;
+  Block x = bench.make("x", {2, 4});
+  Graph graph("odd");
+  const RowLoss loss = quartics(axpy(graph.of(x), graph.of(x), 1.0f));
+  Block dx = bench.make("dx", {2, 4});
+  try {
+    graph.differentiate(mean(loss), {{graph.of(x), graph.of(dx)}});
+    FAIL();
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("axpy has no gradient"), std::string::npos) << e.what();
+  }
+}
+
+// ---- Memory --------------------------------------------------------------------------------------------------------
+
+// A step of training or of evaluation, without memory.
+struct Step {
+  Spec spec;
+  Vae vae;
+  Optimizer optimizer;
+  StepBlocks blocks;
+  std::unique_ptr<Graph> graph;
+
+  Step(const std::vector<std::string>& overrides, bool training)
+      : spec(small_spec(overrides)),
+        vae(spec, {9, 7, 1}),
+        optimizer(spec, vae.parameters, 110),
+        blocks(vae, {110, 9, 7, 1}) {
+    graph = training ? TrainingStep(spec, vae, optimizer, blocks, Indexing::shuffled, {}).graph
+                     : evaluation_step(spec, vae, blocks, spec.train.batch_size, Indexing::sequential, {});
+  }
+};
+
+TEST(MemoryPlan, WhatIsInUseAtOneTimeSharesNothing) {
+  for (const bool training : {true, false})
+    for (const char* kernels : {"fused", "unfused"})
+      for (const char* samples : {"1", "3"}) {
+        const Step step({std::string("objective.kernels=") + kernels, std::string("objective.samples=") + samples},
+                        training);
+        const Graph& graph = *step.graph;
+        const MemoryPlan plan(graph);
+        std::vector<std::size_t> first(graph.storages().size(), graph.calls().size()), last(first.size(), 0);
+        for (std::size_t i = 0; i < graph.calls().size(); ++i)
+          graph.calls()[i].operation->each_tensor([&](const char*, Tensor& t, Access access) {
+            if (!t || access == Access::unused) return;
+            const std::size_t s = graph.location(t).storage;
+            first[s] = std::min(first[s], i);
+            last[s] = std::max(last[s], graph.storages()[s].kept ? graph.calls().size() : i);
+          });
+        std::size_t largest = 0, all = 0;
+        for (std::size_t a = 0; a < first.size(); ++a) {
+          if (plan.offsets[a] == MemoryPlan::elsewhere) continue;
+          EXPECT_EQ(plan.offsets[a] % Arena::alignment, 0u);
+          EXPECT_LE(plan.offsets[a] + graph.storages()[a].bytes, plan.bytes);
+          largest = std::max(largest, graph.storages()[a].bytes);
+          all += graph.storages()[a].bytes;
+          for (std::size_t b = 0; b < a; ++b) {
+            if (plan.offsets[b] == MemoryPlan::elsewhere || first[a] > last[b] || first[b] > last[a]) continue;
+            EXPECT_TRUE(plan.offsets[a] >= plan.offsets[b] + graph.storages()[b].bytes ||
+                        plan.offsets[b] >= plan.offsets[a] + graph.storages()[a].bytes)
+                << a << " and " << b;
+          }
+        }
+        EXPECT_GE(plan.bytes, largest);
+        EXPECT_LT(plan.bytes, all);
+      }
+}
+
+TEST(MemoryPlan, DecodingTakesAnOutputAndWhatItIsMadeOf) {
+  const Spec spec =
+      small_spec({R"(model.decoder=[{"type":"dense","units":500,"activation":"relu"}])", "model.latent=2"});
+  const Vae vae(spec, {28, 28, 1});
+  Graph graph("decode");
+  const Value z = graph.input({64, 1, 2});
+  graph.keep(vae.decode(z));
+  EXPECT_LE(MemoryPlan(graph).bytes, 4u * 64 * (2 + 500 + 784));
+}
+
+TEST(MemoryPlan, ATensorOfATebibyteIsRefused) {
+  Graph graph("large");
+  EXPECT_NO_THROW(graph.make({1 << 20, 1 << 17}));
+  EXPECT_THROW(graph.make({1 << 20, 1 << 19}), Error);
+}
+
+// ---- The list ------------------------------------------------------------------------------------------------------
+
+TEST(Calls, OfATrainingStepAreFused) {
+  std::vector<std::string> paths;
+  const Step step({}, true);
+  for (const Graph::Call& call : step.graph->calls()) paths.push_back(call.path());
+  EXPECT_EQ(paths, (std::vector<std::string>{
+                       "gather_batch", "encode/dense0/dense_forward", "encode/dense1/dense_forward", "sample_latent",
+                       "decode/dense0/dense_forward", "decode/dense1/dense_forward", "likelihood",
+                       "decode_backward/dense1/dense_backward", "decode_backward/dense0/dense_backward",
+                       "sample_latent_backward", "encode_backward/dense1/dense_backward",
+                       "encode_backward/dense0/dense_backward", "finish_step"}));
+}
+
+TEST(Calls, SayWhichMayRunSideBySide) {
+  Bench bench;
+  Block x = bench.make("x", {2, 4}, normals(8, 1)), weight = bench.make("weight", {4, 4}, normals(16, 2)),
+        bias = bench.make("bias", {4});
+  auto graph = std::make_unique<Graph>("towers");
+  const Value from = graph->of(x), w = graph->of(weight), b = graph->of(bias);
+  const Value left = dense(from, w, b, Activation::relu), right = dense(from, w, b, Activation::tanh);
+  graph->keep(left);
+  graph->keep(right);
+  graph->keep(axpy(left, right, 1.0f));
+  graph->add(Axpy{from, from, 0.0f, from});  // overwrites what both have read
+  const Program program(std::move(graph), bench.device, "a test");
+  using Numbers = std::vector<std::size_t>;
+  EXPECT_EQ(program.waits_for(0), Numbers{});
+  EXPECT_EQ(program.waits_for(1), Numbers{});
+  EXPECT_EQ(program.waits_for(2), (Numbers{0, 1}));
+  EXPECT_EQ(program.waits_for(3), (Numbers{0, 1}));
+}
+
+}  // namespace
+}  // namespace elbo
