@@ -65,6 +65,12 @@ class CommandLine(unittest.TestCase):
         self.assertTrue(list((run / "figures").glob("*.png")))
         lines = program.figures(run)
         self.assertEqual([r["epoch"] for r in lines], [1, 2, 3])
+        speed, gpu, floor = re.search(r"^speed +([0-9]+) us .*floor of (\w+): ([0-9.]+) us", result.stdout, re.M).groups()
+        self.assertGreater(int(speed), 0)
+        plan = program.run("plan", self.spec, "--data", self.data, "--json", "plan.json", cwd=self.cwd)
+        self.assertEqual(plan.returncode, 0, plan.stderr)
+        plan = json.loads((self.cwd / "plan.json").read_text())
+        self.assertEqual((gpu, float(floor)), (plan["gpu"], round(plan["floor_us"], 1)))
         self.assertGreater(lines[-1]["test"]["elbo"], lines[0]["test"]["elbo"])
 
         for words in (["eval", run], ["report", run], ["sample", run, "--count", "9", "--out", "nine.png"]):

@@ -20,6 +20,7 @@
 #include "host/commands/report.h"
 #include "host/commands/shared_options.h"
 #include "host/data/dataset.h"
+#include "host/lab/plan.h"
 #include "host/lab/tuning.h"
 #include "host/spec/spec.h"
 #include "host/train/checkpoint.h"
@@ -59,13 +60,18 @@ void record_session(const std::string& folder, const std::string& command, const
   replace_file(machine_path(folder), to_json(machine));
 }
 
-void print_result(TrainingRun& run, const std::string& device) {
+void print_result(TrainingRun& run, const Spec& spec, const DeviceInfo& device) {
   fmt::print("weights    sha256 {}\n", hash_weights(run.trainer().vae));
   if (run.epochs().empty()) return;
   const EpochMetrics& last = run.epochs().back();
   fmt::print("test ELBO  {:.3f} nats an image (reconstruction {:.3f}, KL {:.3f})\n", last.test.elbo,
              last.test.reconstruction, last.test.kl);
-  fmt::print("time       {} for {} epochs on {}\n", format_seconds(last.seconds), last.epoch, device);
+  fmt::print("time       {} for {} epochs on {}\n", format_seconds(last.seconds), last.epoch, device.name);
+  if (!(last.images_per_second > 0)) return;
+  const Gpu gpu = gpu_in(device.description).value_or(find_gpu(PlanOptions().gpu));
+  const double floor = floor_us(plan_of(run.trainer().program().calls()), gpu, spec.train.precision);
+  fmt::print("speed      {:.0f} us a step in the last epoch (floor of {}: {:.1f} us; elbo plan)\n",
+             1e6 * static_cast<double>(spec.train.batch_size) / last.images_per_second, gpu.name, floor);
 }
 
 }  // namespace
@@ -116,7 +122,7 @@ int run_experiment(const RunOptions& options) {
       return 128 + stop_requested();
     }
   }
-  print_result(run, info.name);
+  print_result(run, spec, info);
   make_report(folder, folder, spec.name, spec, run.trainer().vae, data, run.epochs());
   fmt::print("report     {}/report.html\n", folder);
   return 0;

@@ -66,6 +66,12 @@ double floor_us(const PlannedOperation& o, const Gpu& gpu, Precision p) {
   return 1e6 * std::max(o.bytes / gpu.bandwidth, o.flops / gpu.rate(p));
 }
 
+double floor_us(const std::vector<PlannedOperation>& plan, const Gpu& gpu, Precision p) {
+  double sum = 0;
+  for (const PlannedOperation& o : plan) sum += floor_us(o, gpu, p);
+  return sum;
+}
+
 int print_plan(const PlanOptions& options) {
   require_output(options.json, step_output, {options.spec});
   const Spec spec = load_spec(options.spec, options.overrides);
@@ -76,13 +82,13 @@ int print_plan(const PlanOptions& options) {
   const ImageSet images = load_or_blank(spec, data_directories(options.data));
   const std::vector<PlannedOperation> plan = plan_step(spec, images);
 
+  const double floor = floor_us(plan, gpu, precision);
   PlannedOperation total{"total", "", 0, 0};
-  double floor = 0, memory = 0;
+  double memory = 0;
   std::size_t widest = 0;
   for (const PlannedOperation& o : plan) {
     total.bytes += o.bytes;
     total.flops += o.flops;
-    floor += floor_us(o, gpu, precision);
     if (o.bytes / gpu.bandwidth >= o.flops / gpu.rate(precision)) memory += floor_us(o, gpu, precision);
     widest = std::max(widest, o.shapes.size());
   }

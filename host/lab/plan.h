@@ -40,6 +40,8 @@ std::optional<Gpu> gpu_in(const std::string& description);
 // Microseconds that an operation takes at the GPU's peak rates: its bytes at the memory's bandwidth or its products,
 // whichever is longer. What is still in the L2 cache can be read faster.
 double floor_us(const PlannedOperation&, const Gpu&, Precision);
+// Of all of them, one after the other.
+double floor_us(const std::vector<PlannedOperation>&, const Gpu&, Precision);
 
 struct PlanOptions {
   std::string spec;
