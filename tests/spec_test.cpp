@@ -383,9 +383,9 @@ const Edit bad_fields[] = {
      "x.json:8: model.likelihood: ... \"bernoulli\" or \"gaussian\" ... \"bernouli\" ... \"bernoulli\"?"},
     {"\"adam\"", "\"sdg\"", "x.json:11: optimizer.type: ... \"adam\", \"adagrad\" or \"sgd\" ... \"sdg\" ... \"sgd\"?"},
     {"\"adam\"", "\"lbfgs\"", "x.json:11: optimizer.type: ... \"adam\", \"adagrad\" or \"sgd\" ... \"lbfgs\""},
-    // not there yet
+    // of a layer of another type, that alone
     {"\"type\": \"dense\", \"units\": 8", "\"type\": \"conv\", \"kernel\": 3",
-     "x.json:6: model.encoder.0.type: \"conv\" ... not supported ... \"dense\""},
+     "x.json:6: model.encoder.0.type: ... \"dense\" ... \"conv\""},
     {"\"type\": \"dense\", \"units\": 8", "\"type\": \"dens\", \"units\": 8",
      "x.json:6: model.encoder.0.type: ... \"dense\" ... \"dens\" ... \"dense\"?"},
     // rules between fields

@@ -26,9 +26,11 @@ using nlohmann::ordered_json;
 
 struct Section {};  // an object that has fields of its own
 
+// A word for each value of an enum.
 struct Choice {
-  std::uint8_t* value;  // the enum
-  Words words;          // in the order of the enum
+  std::uint8_t* value;  // the enum; null: there is one word only, and nothing to choose
+  Words words;
+  std::vector<std::uint8_t> values;  // of the words
 };
 
 struct Range {
@@ -70,10 +72,16 @@ struct Field {
 using Table = std::vector<Field>;
 
 template <class E>
-Choice choice(E& value, Words words) {
+Choice choice(E& value, std::initializer_list<std::pair<const char*, E>> pairs) {
   static_assert(std::is_enum_v<E> && sizeof(E) == 1);
-  return {reinterpret_cast<std::uint8_t*>(&value), std::move(words)};
+  Choice c{reinterpret_cast<std::uint8_t*>(&value), {}, {}};
+  for (const auto& [word, is] : pairs) {
+    c.words.emplace_back(word);
+    c.values.push_back(static_cast<std::uint8_t>(is));
+  }
+  return c;
 }
+Choice only(const char* word) { return {nullptr, {word}, {}}; }
 
 constexpr Range positive{0, 1e30, false, true};
 constexpr Range scale{1e-30, 1e30};  // neither it nor its inverse leaves the range of a float
@@ -82,15 +90,16 @@ constexpr Range below_one{0, 1, true, false};
 
 Table table(LayerSpec& s) {
   return {
-      Field{"type", choice(s.type, {"dense"}), "The kind of layer: dense is activation(weight x + bias)."}.needed(),
+      Field{"type", only("dense"), "The kind of layer: dense is activation(weight x + bias)."}.needed(),
       Field{"units", &s.units, "Outputs of the layer."}.in({1, 65536}).needed(),
-      Field{"activation", choice(s.activation, {"identity", "relu", "tanh", "softplus"}),
+      Field{"activation",
+            choice(s.activation, {{"identity", Activation::identity},
+                                  {"relu", Activation::relu},
+                                  {"tanh", Activation::tanh},
+                                  {"softplus", Activation::softplus}}),
             "The function that follows the layer."},
   };
 }
-
-// Layers that an experiment may ask for once they exist.
-const Words planned_layers = {"conv", "conv_transpose", "batch_norm", "resize"};
 
 Table table(Spec& s) {
   auto& data = s.data;
@@ -108,18 +117,23 @@ Table table(Spec& s) {
       Field{"data.dataset", &data.dataset,
             "Folder of the images below a data directory: mnist, fashion-mnist, freyface."}
           .needed(),
-      Field{"data.split", choice(data.split, {"holdout", "none"}),
+      Field{"data.split", choice(data.split, {{"holdout", Split::holdout}, {"none", Split::none}}),
             "holdout: test on images that training never sees. none: train and test on every image."},
-      Field{"data.binarize", choice(data.binarize, {"none", "threshold", "dynamic"}),
+      Field{"data.binarize",
+            choice(data.binarize,
+                   {{"none", Binarize::none}, {"threshold", Binarize::threshold}, {"dynamic", Binarize::dynamic}}),
             "Targets. none: pixel / 255. threshold: 1 from 128 up, else 0. dynamic: 1 with probability pixel / 255, "
             "drawn afresh at every use."},
-      Field{"data.residency", choice(data.residency, {"auto", "device", "stream"}),
+      Field{"data.residency",
+            choice(data.residency,
+                   {{"auto", Residency::automatic}, {"device", Residency::device}, {"stream", Residency::stream}}),
             "Where the training images live. device: in the device's memory. stream: in the host's, copied batch by "
             "batch while the device computes. auto: on the device if they fit."},
 
       Field{"model", Section{}, "The network and its distributions."},
       Field{"model.latent", &model.latent, "Dimensions of the latent space."}.in({1, 4096}).needed(),
-      Field{"model.posterior", choice(model.posterior, {"log_variance", "sigma"}),
+      Field{"model.posterior",
+            choice(model.posterior, {{"log_variance", Posterior::log_variance}, {"sigma", Posterior::sigma}}),
             "What the encoder's second head gives: log sigma^2, or sigma itself with any sign."},
       Field{"model.encoder", &model.encoder, "Hidden layers from the image on; two heads for mu and sigma follow."}
           .in({0, 64})
@@ -127,14 +141,18 @@ Table table(Spec& s) {
       Field{"model.decoder", &model.decoder, "Hidden layers from z on; a layer that gives the pixels follows."}
           .in({0, 64})
           .needed(),
-      Field{"model.likelihood", choice(model.likelihood, {"bernoulli", "gaussian"}),
+      Field{"model.likelihood",
+            choice(model.likelihood, {{"bernoulli", Likelihood::bernoulli}, {"gaussian", Likelihood::gaussian}}),
             "p(x|z) of a pixel. bernoulli: the decoder gives logits. gaussian: it gives means."}
           .needed(),
       Field{"model.variance", &model.variance, "Variance of the Gaussian likelihood."}.in(scale).only_with(
           "likelihood", {"gaussian"}),
       Field{"model.initialization", Section{}, "The weights before training."},
       Field{
-          "model.initialization.type", choice(model.initialization, {"pytorch", "glorot", "normal"}),
+          "model.initialization.type",
+          choice(model.initialization, {{"pytorch", Initialization::pytorch},
+                                        {"glorot", Initialization::glorot},
+                                        {"normal", Initialization::normal}}),
           "pytorch: uniform within 1 / sqrt(inputs), biases too. glorot: uniform within sqrt(6 / (inputs + outputs)), "
           "biases 0. normal: N(0, std^2), biases too."},
       Field{"model.initialization.std", &model.initialization_std, "Standard deviation of the initial weights."}
@@ -142,21 +160,30 @@ Table table(Spec& s) {
           .only_with("type", {"normal"}),
 
       Field{"objective", Section{}, "What is minimised: reconstruction + beta KL, in nats for each image."},
-      Field{"objective.type", choice(objective.type, {"elbo"}),
-            "elbo: the evidence lower bound, its KL in closed form."},
+      Field{"objective.type", only("elbo"), "elbo: the evidence lower bound, its KL in closed form."},
       Field{"objective.beta", &objective.beta, "Weight of the KL; 1 makes the objective the negative ELBO."}.in(
           not_negative),
       Field{"objective.samples", &objective.samples, "Draws of z for each image in training."}.in({1, 1024}),
-      Field{"objective.kernels", choice(objective.kernels, {"fused", "fused_log", "two_pass", "unfused"}),
+      Field{"objective.kernels",
+            choice(objective.kernels, {{"fused", LossVariant::fused},
+                                       {"fused_log", LossVariant::fused_log},
+                                       {"two_pass", LossVariant::two_pass},
+                                       {"unfused", LossVariant::unfused}}),
             "Loss kernels. fused: value and gradient in one pass, one logarithm for many pixels. fused_log: the same, "
             "one "
             "for each pixel. two_pass: a pass for the value, one for the gradient. unfused: one launch for each "
             "mathematical operation."},
-      Field{"objective.weight_prior", choice(objective.weight_prior, {"none", "standard_normal"}),
+      Field{"objective.weight_prior",
+            choice(objective.weight_prior,
+                   {{"none", WeightPrior::none}, {"standard_normal", WeightPrior::standard_normal}}),
             "standard_normal: adds -log N(weights; 0, I), shared out among the training images."},
 
       Field{"optimizer", Section{}, "How the weights move; the conventions are PyTorch's."},
-      Field{"optimizer.type", choice(optimizer.type, {"adam", "adagrad", "sgd"}), "The algorithm."}.needed(),
+      Field{"optimizer.type",
+            choice(optimizer.type,
+                   {{"adam", OptimizerType::adam}, {"adagrad", OptimizerType::adagrad}, {"sgd", OptimizerType::sgd}}),
+            "The algorithm."}
+          .needed(),
       Field{"optimizer.learning_rate", &optimizer.learning_rate, "Size of a step."}.in(positive).needed(),
       Field{"optimizer.beta1", &optimizer.beta1, "Decay of Adam's mean of gradients."}.in(below_one).only_with(
           "type", {"adam"}),
@@ -175,7 +202,8 @@ Table table(Spec& s) {
       Field{"train", Section{}, "How long, and in which portions."},
       Field{"train.epochs", &train.epochs, "Passes through the training images."}.in({1, 1e6}).needed(),
       Field{"train.batch_size", &train.batch_size, "Images in a step."}.in({1, 65536}).needed(),
-      Field{"train.precision", choice(train.precision, {"fp32", "tf32", "bf16"}),
+      Field{"train.precision",
+            choice(train.precision, {{"fp32", Precision::fp32}, {"tf32", Precision::tf32}, {"bf16", Precision::bf16}}),
             "Of matrix products; everything else is fp32. A device without it says so."},
       Field{"train.checkpoint_epochs", &train.checkpoint_epochs,
             "Keep a checkpoint every so many epochs; then it is the last one, too. 0: only the last and the best."}
@@ -202,7 +230,10 @@ const Field* find(const Table& fields, const std::string& path) {
   return f == fields.end() ? nullptr : &*f;
 }
 
-const std::string& word(const Choice& c) { return c.words[*c.value]; }
+const std::string& word(const Choice& c) {
+  if (!c.value) return c.words[0];
+  return c.words[static_cast<std::size_t>(std::ranges::find(c.values, *c.value) - c.values.begin())];
+}
 
 // The choice that decides whether `f` has a meaning; null where it always has one.
 const Choice* owner(const Table& fields, const Field& f) {
@@ -415,7 +446,7 @@ class Reader {
       if (!text) return refuse();
       const auto found = std::ranges::find(c->words, *text);
       if (found == c->words.end()) return refuse(suggestion(*text, c->words));
-      *c->value = static_cast<std::uint8_t>(found - c->words.begin());
+      if (c->value) *c->value = c->values[static_cast<std::size_t>(found - c->words.begin())];
       return true;
     }
     if (const auto* s = target<std::string*>(f)) {
@@ -450,13 +481,10 @@ class Reader {
     layers.assign(list.size(), {});
     for (std::size_t i = 0; i < list.size(); ++i) {
       const std::string base = cat(path, ".", i, ".");
-      const Json* type = list[i].find("type");
-      const auto* name = type ? type->as<std::string>() : nullptr;
-      if (name && std::ranges::count(planned_layers, *name)) {
-        problem(base + "type", type->place, in_quotes(*name), " is not supported yet; supported: \"dense\"");
-      } else {
-        read(list[i], base, table(layers[i]));
-      }
+      const Table fields = table(layers[i]);
+      // Of a layer of another type the other fields cannot be judged.
+      const Json* const type = list[i].find("type");
+      if (!type || read_value(*type, base + "type", *find(fields, "type"))) read(list[i], base, fields);
     }
   }
 

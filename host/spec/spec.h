@@ -15,13 +15,10 @@ enum class Split : std::uint8_t { holdout, none };  // none: train and test on e
 enum class Residency : std::uint8_t { automatic, device, stream };
 enum class Initialization : std::uint8_t { pytorch, glorot, normal };
 enum class WeightPrior : std::uint8_t { none, standard_normal };
-enum class ObjectiveType : std::uint8_t { elbo };
-enum class LayerType : std::uint8_t { dense };
 
 struct LayerSpec {
   std::int64_t units = 0;
   Activation activation = Activation::relu;
-  LayerType type = LayerType::dense;
 };
 
 struct Spec {
@@ -46,7 +43,6 @@ struct Spec {
   } model;
 
   struct Objective {
-    ObjectiveType type = ObjectiveType::elbo;
     double beta = 1.0;
     std::int64_t samples = 1;  // draws of z for each image
     LossVariant kernels = LossVariant::fused;

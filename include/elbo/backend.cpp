@@ -113,13 +113,24 @@ std::unique_ptr<Ring> Backend::open_ring(std::int64_t slots, std::int64_t rows, 
 // ---- The choice of algorithms -------------------------------------------------------------------------------
 
 const char* name_of(Epilogue e) {
-  constexpr const char* names[] = {"default", "bias", "relu_bias", "relu_aux_bias", "drelu", "bgradb"};
-  return names[static_cast<int>(e)];
+  switch (e) {
+    case Epilogue::none: return "default";
+    case Epilogue::bias: return "bias";
+    case Epilogue::relu_bias: return "relu_bias";
+    case Epilogue::relu_aux_bias: return "relu_aux_bias";
+    case Epilogue::drelu: return "drelu";
+    case Epilogue::bgradb: return "bgradb";
+  }
+  return "";
 }
 
 const char* name_of(Precision p) {
-  constexpr const char* names[] = {"fp32", "tf32", "bf16"};
-  return names[static_cast<int>(p)];
+  switch (p) {
+    case Precision::fp32: return "fp32";
+    case Precision::tf32: return "tf32";
+    case Precision::bf16: return "bf16";
+  }
+  return "";
 }
 
 std::string description_of(const ProductShape& p) {

@@ -29,8 +29,15 @@ constexpr std::size_t size_of(DType t) {
 }
 
 constexpr const char* name_of(DType t) {
-  constexpr const char* names[] = {"u8", "bf16", "f16", "f32", "f64", "u64"};
-  return names[static_cast<int>(t)];
+  switch (t) {
+    case DType::u8: return "u8";
+    case DType::bf16: return "bf16";
+    case DType::f16: return "f16";
+    case DType::f32: return "f32";
+    case DType::f64: return "f64";
+    case DType::u64: return "u64";
+  }
+  return "";
 }
 
 template <class T>
