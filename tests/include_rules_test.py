@@ -104,7 +104,7 @@ def stale_reasons(root):
 CALL = re.compile(r"(\w+)\s*(?:<[^<>()]*>)?\(")
 # Calls that only look at what is there, or copy a short text.
 CHEAP = {"S_ISDIR", "cairo_status_to_string", "cairo_surface_status", "columns", "count", "empty", "get", "left", "message",
-         "name_of", "position", "rows", "size", "sizeof", "static_cast", "string", "where"}
+         "name_of", "position", "rows", "size", "sizeof", "static_cast", "string"}
 
 
 def eager_messages(root):

@@ -133,8 +133,8 @@ void Graph::differentiate(const Objective& objective, const std::vector<std::pai
 Gradients::Gradients(Graph& graph, const std::vector<std::pair<Value, Value>>& wanted)
     : graph_(graph), wanted_(wanted), depends_(graph.storages().size(), false) {
   for (const auto& [value, gradient] : wanted)
-    require(value.shape() == gradient.shape(), graph.name(), ": the gradient of ", value.shape(), " cannot have shape ",
-            gradient.shape());
+    if (value.shape() != gradient.shape())
+      fail(graph.name_, ": the gradient of ", value.shape(), " cannot have shape ", gradient.shape());
   for (const Graph::Call& call : graph.calls()) {
     bool depends = false;
     call.operation->each_tensor([&](const char*, Tensor& t, Access access) {
@@ -164,7 +164,7 @@ bool Gradients::wants(const Tensor& t) const {
 Tensor Gradients::of(const Tensor& t) const {
   const auto found = tensors_.find(graph_.location(t));
   if (found == tensors_.end()) return {};
-  require(found->second.bytes() == t.bytes(), graph_.name(), ": the gradient of a part of ", found->second.shape,
+  require(found->second.bytes() == t.bytes(), graph_.name_, ": the gradient of a part of ", found->second.shape,
           " is not that of ", t.shape);
   Tensor gradient = found->second;
   gradient.shape = t.shape;

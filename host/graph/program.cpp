@@ -98,8 +98,8 @@ Program::Program(std::unique_ptr<Graph> graph, Backend& device, std::string_view
 
 Program::Program(std::unique_ptr<Graph> graph, const Program& other)
     : device_(other.device_), graph_(std::move(graph)), plan_(*graph_), memory_(other.memory_) {
-  require(plan_.bytes <= memory_->size(), graph_->name(), " needs ", plan_.bytes, " bytes, and is to share ",
-          memory_->size());
+  if (plan_.bytes > memory_->size())
+    fail(graph_->name(), " needs ", plan_.bytes, " bytes, and is to share ", memory_->size());
   link();
 }
 
@@ -107,7 +107,7 @@ void* Program::address(const Tensor& t) const {
   const Graph::Location at = graph_->location(t);
   const Graph::Storage& storage = graph_->storages()[at.storage];
   if (storage.block) {
-    require(static_cast<bool>(storage.block->memory), graph_->name(), ": ", storage.block->name, " has no memory");
+    if (!storage.block->memory) fail(graph_->name(), ": ", storage.block->name, " has no memory");
     return static_cast<std::byte*>(storage.block->memory.data) + at.offset;
   }
   if (plan_.offsets[at.storage] == MemoryPlan::elsewhere) return nullptr;

@@ -9,8 +9,9 @@ namespace {
 
 // The same spec, if there are enough images for it.
 const Spec& fitting(const Spec& spec, const ImageSet& images) {
-  require(spec.train.batch_size <= images.count, spec.where("train.batch_size"), " is ", spec.train.batch_size,
-          ", but there are only ", images.count, " training images");
+  if (spec.train.batch_size > images.count)
+    fail(spec.where("train.batch_size"), " is ", spec.train.batch_size, ", but there are only ", images.count,
+         " training images");
   return spec;
 }
 

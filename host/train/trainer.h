@@ -15,8 +15,9 @@
 namespace elbo {
 
 // A loss, gradient, weight or figure that is not finite. Where training says so, no weight has changed since the step
-// that is named, and none of those at fault in it. Where relu is part of a product (DenseForward) it turns NaN into 0,
-// so that infinite activations that cancel within a layer are a dead unit and no fault.
+// that is named; that step itself has left alone the weights whose update was not finite. Where relu is part of a
+// product (DenseForward) it turns NaN into 0: infinite activations that cancel within a layer are a dead unit and no
+// fault.
 class Diverged : public Error {
  public:
   using Error::Error;

@@ -16,8 +16,9 @@ namespace {
 
 std::uint32_t total_steps(const Spec& spec, const Trainer& trainer) {
   const std::uint64_t total = static_cast<std::uint64_t>(spec.train.epochs) * trainer.batches_per_epoch();
-  require(total < ~std::uint32_t{0}, spec.where("train.epochs"), ": ", spec.train.epochs, " epochs are ", total,
-          " steps; at most 2^32 - 2 are possible");
+  if (total >= ~std::uint32_t{0})
+    fail(spec.where("train.epochs"), ": ", spec.train.epochs, " epochs are ", total,
+         " steps; at most 2^32 - 2 are possible");
   return static_cast<std::uint32_t>(total);
 }
 
@@ -79,8 +80,9 @@ bool TrainingRun::restore(const std::string& folder, const std::string& name) {
   progress_ = elbo::restore(trainer_, file, path);
   require(progress_.images == images_, path, ": this run was trained on other images (", progress_.images,
           "); these are ", images_);
-  require(progress_.step <= total_, spec_.where("train.epochs"), ": the run has done ", progress_.step, " steps, and ",
-          spec_.train.epochs, " epochs are only ", total_);
+  if (progress_.step > total_)
+    fail(spec_.where("train.epochs"), ": the run has done ", progress_.step, " steps, and ", spec_.train.epochs,
+         " epochs are only ", total_);
   epochs_ = read_history(folder_, {progress_.step, trainer_.batches_per_epoch(), progress_.best_elbo});
   // What can be wrong has been found; from here on, `last` is where the run stands, and only then are the metrics
   // cut. `previous` stays: it may be the only other one that is whole.
