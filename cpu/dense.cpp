@@ -22,7 +22,7 @@ void with_activation(Activation activation, const F& f) {
 }
 
 // y = activation(y + bias) in a part of y [rows, columns].
-void add_bias_and_activate(float* y, const float* bias, std::int64_t columns, const Rectangle& part, Activation kind) {
+void bias_activation(float* y, const float* bias, std::int64_t columns, const Rectangle& part, Activation kind) {
   with_activation(kind, [&](auto activation) {
     const float* const b = bias + part.column;
     for (std::int64_t r = part.row; r < part.row + part.rows; ++r) {
@@ -34,8 +34,8 @@ void add_bias_and_activate(float* y, const float* bias, std::int64_t columns, co
 }
 
 // dx = dy activation' in a part of dx [rows, columns], where y is what the activation has made. dx may be dy.
-void multiply_by_slope(const float* y, const float* dy, float* dx, std::int64_t columns, const Rectangle& part,
-                       Activation kind) {
+void activation_backward(const float* y, const float* dy, float* dx, std::int64_t columns, const Rectangle& part,
+                         Activation kind) {
   with_activation(kind, [&](auto activation) {
     for (std::int64_t r = part.row; r < part.row + part.rows; ++r) {
       const std::int64_t at = r * columns + part.column;
@@ -49,8 +49,8 @@ void multiply_by_slope(const float* y, const float* dy, float* dx, std::int64_t 
 }
 
 // Sums of the columns begin .. end - 1 of x [rows, columns].
-void sum_columns(const float* x, float* sum, std::int64_t rows, std::int64_t columns, std::int64_t begin,
-                 std::int64_t end) {
+void column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns, std::int64_t begin,
+                std::int64_t end) {
   std::fill(sum + begin, sum + end, 0.0f);
   for (std::int64_t r = 0; r < rows; ++r) {
     const float* const row = x + r * columns;
@@ -66,9 +66,8 @@ void CpuBackend::do_run(const DenseForward& op) {
   float* const y = op.y.as<float>();
   CutProduct& product = gemm_.product(rows, out, in, false, true);
   product.set(op.x.as<float>(), op.weight.as<float>(), y);
-  team_.run(product.parts(), [&](std::int64_t i) {
-    add_bias_and_activate(y, op.bias.as<float>(), out, product.multiply(i), op.activation);
-  });
+  team_.run(product.parts(),
+            [&](std::int64_t i) { bias_activation(y, op.bias.as<float>(), out, product.multiply(i), op.activation); });
 }
 
 // Neither gradient waits for the other, so the team takes the parts of both in one loop.
@@ -88,11 +87,11 @@ void CpuBackend::do_run(const DenseBackward& op) {
   team_.run(all, [&](std::int64_t i) {
     if (i < first) {
       const Rectangle part = dweight->multiply(i);
-      if (part.column == 0) sum_columns(dz, op.dbias.as<float>(), rows, out, part.row, part.row + part.rows);
+      if (part.column == 0) column_sum(dz, op.dbias.as<float>(), rows, out, part.row, part.row + part.rows);
     } else {
       const Rectangle part = dx->multiply(i - first);
       if (op.input_activation != Activation::identity)
-        multiply_by_slope(x, op.dx.as<float>(), op.dx.as<float>(), in, part, op.input_activation);
+        activation_backward(x, op.dx.as<float>(), op.dx.as<float>(), in, part, op.input_activation);
     }
   });
 }
@@ -101,7 +100,7 @@ void CpuBackend::do_run(const ActivationBackward& op) {
   const float *const y = op.y.as<float>(), *const dy = op.dy.as<float>();
   float* const dx = op.dx.as<float>();
   team_.run_pieces(op.y.count(), piece, [&](std::int64_t begin, std::int64_t end) {
-    multiply_by_slope(y, dy, dx, op.y.count(), {0, 1, begin, end - begin}, op.activation);
+    activation_backward(y, dy, dx, op.y.count(), {0, 1, begin, end - begin}, op.activation);
   });
 }
 

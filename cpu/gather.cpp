@@ -11,8 +11,8 @@ namespace {
 
 constexpr std::uint32_t quads_at_once = 64;
 
-// Where row r of the batch lies in the source.
-std::int64_t source_row(Indexing indexing, const StepState& s, std::int64_t images, std::int64_t rows, std::int64_t r) {
+// The number of the image that row r of the batch is.
+std::int64_t image_of(Indexing indexing, const StepState& s, std::int64_t images, std::int64_t rows, std::int64_t r) {
   switch (indexing) {
     case Indexing::shuffled:
       return math::shuffled_index(s.seed, s.epoch, static_cast<std::uint32_t>(images),
@@ -51,19 +51,19 @@ void binarize_dynamic(const std::uint8_t* pixels, std::uint8_t* target, std::int
 
 }  // namespace
 
-void CpuBackend::do_run(const GatherBatch& g) {
-  const std::int64_t images = g.source.rows(), rows = g.input.rows(), pixels = g.source.columns();
-  const StepState state = *static_cast<const StepState*>(g.state.data);
-  require(g.indexing != Indexing::sequential || state.row0 + rows <= images, "gather_batch: rows ", state.row0, " to ",
+void CpuBackend::do_run(const GatherBatch& op) {
+  const std::int64_t images = op.source.rows(), rows = op.input.rows(), pixels = op.source.columns();
+  const StepState state = *static_cast<const StepState*>(op.state.data);
+  require(op.indexing != Indexing::sequential || state.row0 + rows <= images, "gather_batch: rows ", state.row0, " to ",
           state.row0 + rows - 1, " of ", images, " images");
-  require(g.indexing != Indexing::shuffled || (state.batch + 1) * rows <= images, "gather_batch: batch ", state.batch,
+  require(op.indexing != Indexing::shuffled || (state.batch + 1) * rows <= images, "gather_batch: batch ", state.batch,
           " of ", rows, " rows, from ", images, " images");
-  const auto* const source = g.source.as<std::uint8_t>();
-  float* const inputs = g.input.as<float>();
-  auto* const targets = g.target.as<std::uint8_t>();
+  const auto* const source = op.source.as<std::uint8_t>();
+  float* const inputs = op.input.as<float>();
+  auto* const targets = op.target.as<std::uint8_t>();
 
-  team_.run(rows, [=, indexing = g.indexing, binarize = g.binarize](std::int64_t r) {
-    const std::uint8_t* const from = source + source_row(indexing, state, images, rows, r) * pixels;
+  team_.run(rows, [=, indexing = op.indexing, binarize = op.binarize](std::int64_t r) {
+    const std::uint8_t* const from = source + image_of(indexing, state, images, rows, r) * pixels;
     std::uint8_t* const target = targets + r * pixels;
     float* const input = inputs + r * pixels;
     switch (binarize) {

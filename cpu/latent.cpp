@@ -57,7 +57,7 @@ struct TileNoise {
 // ---- Fused ------------------------------------------------------------------------------------------------
 
 template <Posterior posterior>
-void sample_tile(const Tile& t, const StepState& state, const float* stats, float* z, float* kl_sum) {
+void sample_latent_tile(const Tile& t, const StepState& state, const float* stats, float* z, float* kl_sum) {
   TileNoise noise;
   float mu[4][latent_tile], sigma[4][latent_tile], kl[latent_tile];
   for (std::int64_t first = 0; first < t.latent; first += 4) {
@@ -88,8 +88,8 @@ void sample_tile(const Tile& t, const StepState& state, const float* stats, floa
 }
 
 template <Posterior posterior>
-void sample_tile_backward(const Tile& t, const StepState& state, const float* stats, const float* dz, float kl_scale,
-                          float* dstats) {
+void sample_latent_backward_tile(const Tile& t, const StepState& state, const float* stats, const float* dz,
+                                 float kl_scale, float* dstats) {
   TileNoise noise;
   for (std::int64_t first = 0; first < t.latent; first += 4) {
     const std::int64_t dims = std::min<std::int64_t>(4, t.latent - first);
@@ -156,8 +156,8 @@ struct Unfused {
   }
 };
 
-void sample_unfused(const Unfused& u, Posterior posterior, const float* stats, float* z, float* kl_partial,
-                    float* scratch) {
+void sample_latent_unfused(const Unfused& u, Posterior posterior, const float* stats, float* z, float* kl_partial,
+                           float* scratch) {
   const Tile& t = u.batch;
   if (z) u.draw(scratch);
   u.for_z([=](std::int64_t i, std::int64_t, std::int64_t s) { z[i] = math::posterior_sigma(posterior, stats[s]); });
@@ -178,8 +178,8 @@ void sample_unfused(const Unfused& u, Posterior posterior, const float* stats, f
   });
 }
 
-void sample_unfused_backward(const Unfused& u, Posterior posterior, const float* stats, const float* dz, float kl_scale,
-                             float* dstats, float* scratch) {
+void sample_latent_backward_unfused(const Unfused& u, Posterior posterior, const float* stats, const float* dz,
+                                    float kl_scale, float* dstats, float* scratch) {
   const Tile& t = u.batch;
   if (dz) u.draw(scratch);
   u.for_z([=](std::int64_t i, std::int64_t, std::int64_t s) {
@@ -208,12 +208,13 @@ void CpuBackend::do_run(const SampleLatent& op) {
   const float* const stats = op.stats.as<float>();
   float *const z = address_of<float>(op.z), *const kl_partial = address_of<float>(op.kl_partial);
   if (op.variant == LossVariant::unfused) {
-    sample_unfused({team_, batch, state}, op.posterior, stats, z, kl_partial, op.scratch.as<float>());
+    sample_latent_unfused({team_, batch, state}, op.posterior, stats, z, kl_partial, op.scratch.as<float>());
     return;
   }
   with_posterior(op.posterior, [&](auto posterior) {
     team_.run(ceil_div(batch.rows, latent_tile), [&](std::int64_t i) {
-      sample_tile<posterior()>(batch.tile(i), state, stats, z, kl_partial ? kl_partial + i * batch.latent : nullptr);
+      sample_latent_tile<posterior()>(batch.tile(i), state, stats, z,
+                                      kl_partial ? kl_partial + i * batch.latent : nullptr);
     });
   });
 }
@@ -225,12 +226,12 @@ void CpuBackend::do_run(const SampleLatentBackward& op) {
   float* const dstats = op.dstats.as<float>();
   if (op.variant == LossVariant::unfused) {
     float* const scratch = address_of<float>(op.scratch);
-    sample_unfused_backward({team_, batch, state}, op.posterior, stats, dz, op.kl_scale, dstats, scratch);
+    sample_latent_backward_unfused({team_, batch, state}, op.posterior, stats, dz, op.kl_scale, dstats, scratch);
     return;
   }
   with_posterior(op.posterior, [&](auto posterior) {
     team_.run(ceil_div(batch.rows, latent_tile), [&](std::int64_t i) {
-      sample_tile_backward<posterior()>(batch.tile(i), state, stats, dz, op.kl_scale, dstats);
+      sample_latent_backward_tile<posterior()>(batch.tile(i), state, stats, dz, op.kl_scale, dstats);
     });
   });
 }

@@ -33,7 +33,7 @@ struct Gaussian {
   }
 };
 
-// A loss without factors: each pixel takes its own logarithm, if it has one.
+// A loss whose factors are all 1: a logarithm, where the loss has one, is taken for each pixel.
 template <class Loss>
 struct PixelByPixel {
   Loss loss;
@@ -52,8 +52,8 @@ Gaussian gaussian(double variance) {
 
 // The loss of n pixels; their gradients, scaled, to `grad` unless it is null. `grad` may be `output`.
 template <bool has_grad, class Loss, class Target, class Output>
-float fused_chunk(const Loss& loss, const Output* output, const Target* target, Output* grad, float scale,
-                  std::int64_t n) {
+float likelihood_fused_chunk(const Loss& loss, const Output* output, const Target* target, Output* grad, float scale,
+                             std::int64_t n) {
   float x[block], linear[block], factor[block];
   double total = 0;
   for (std::int64_t begin = 0; begin < n; begin += block) {
@@ -81,7 +81,7 @@ float fused_chunk(const Loss& loss, const Output* output, const Target* target, 
 }
 
 template <class Target, class Output, class Loss>
-void fused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
+void likelihood_fused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
   const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
   const std::int64_t chunks = ceil_div(pixels, pixel_chunk);
   const Output* const output = a.output.as<Output>();
@@ -92,18 +92,18 @@ void fused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
     const std::int64_t row = i / chunks, first = i % chunks * pixel_chunk;
     const std::int64_t n = std::min(pixel_chunk, pixels - first), at = row * pixels + first;
     const Target* const x = target + row / samples * pixels + first;
-    nll[i] = grad ? fused_chunk<true>(loss, output + at, x, grad + at, scale, n)
-                  : fused_chunk<false>(loss, output + at, x, grad, scale, n);
+    nll[i] = grad ? likelihood_fused_chunk<true>(loss, output + at, x, grad + at, scale, n)
+                  : likelihood_fused_chunk<false>(loss, output + at, x, grad, scale, n);
   });
 }
 
 // ---- Two passes -------------------------------------------------------------------------------------------
 
 template <class Target, class Output, class Loss>
-void two_pass(Team& team, const Loss& loss, const LikelihoodLoss& a) {
+void likelihood_two_pass(Team& team, const Loss& loss, const LikelihoodLoss& a) {
   LikelihoodLoss value = a;
   value.grad = {};
-  fused<Target, Output>(team, loss, value);
+  likelihood_fused<Target, Output>(team, loss, value);
   if (!a.grad) return;
   const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
   const Output* const output = a.output.as<Output>();
@@ -122,7 +122,7 @@ void two_pass(Team& team, const Loss& loss, const LikelihoodLoss& a) {
 // ---- Unfused: one loop over the batch for each operation --------------------------------------------------
 
 template <class Target, class Loss>
-void unfused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
+void likelihood_unfused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
   const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
   const std::int64_t chunks = ceil_div(pixels, pixel_chunk);
   const float* const output = a.output.as<float>();
@@ -161,11 +161,11 @@ void unfused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
 void CpuBackend::do_run(const LikelihoodLoss& a) {
   const auto with_types = [&]<class Target, class Output>(const auto& loss, const auto& fastest) {
     switch (a.variant) {
-      case LossVariant::fused: return fused<Target, Output>(team_, fastest, a);
+      case LossVariant::fused: return likelihood_fused<Target, Output>(team_, fastest, a);
       case LossVariant::fused_log:
-        return fused<Target, Output>(team_, PixelByPixel<std::decay_t<decltype(loss)>>{loss}, a);
-      case LossVariant::two_pass: return two_pass<Target, Output>(team_, fastest, a);
-      case LossVariant::unfused: return unfused<Target>(team_, loss, a);
+        return likelihood_fused<Target, Output>(team_, PixelByPixel<std::decay_t<decltype(loss)>>{loss}, a);
+      case LossVariant::two_pass: return likelihood_two_pass<Target, Output>(team_, fastest, a);
+      case LossVariant::unfused: return likelihood_unfused<Target>(team_, loss, a);
     }
   };
   const auto with_target = [&]<class Target>(const auto& loss, const auto& fastest) {

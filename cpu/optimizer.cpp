@@ -29,8 +29,8 @@ float select(std::uint32_t mask, float yes, float no) {
 // Updates n parameters. One whose gradient, updated value or updated state is not finite stays as it was, so that the
 // fault can still be found where it began; then the answer is false.
 template <OptimizerType type>
-bool update(float* parameter, const float* gradient, float* first, float* second, std::int64_t n,
-            math::OptimizerSettings settings, float correction1, float correction2) {
+bool optimizer_step(float* parameter, const float* gradient, float* first, float* second, std::int64_t n,
+                    math::OptimizerSettings settings, float correction1, float correction2) {
   settings.type = type;
   std::uint32_t odd = 0;
 #pragma omp simd reduction(| : odd)
@@ -49,49 +49,49 @@ bool update(float* parameter, const float* gradient, float* first, float* second
 
 }  // namespace
 
-void CpuBackend::do_run(const Accumulate& a) {
-  auto& state = *static_cast<StepState*>(a.state.data);
-  const std::int64_t latent = a.kl_partial.columns();
-  const float *const nll = a.nll_partial.as<float>(), *const kl = a.kl_partial.as<float>();
-  double* const sums = a.sums.as<double>();
+void CpuBackend::do_run(const Accumulate& op) {
+  auto& state = *static_cast<StepState*>(op.state.data);
+  const std::int64_t latent = op.kl_partial.columns();
+  const float *const nll = op.nll_partial.as<float>(), *const kl = op.kl_partial.as<float>();
+  double* const sums = op.sums.as<double>();
   double total = 0;
-  for (std::int64_t i = 0; i < a.nll_partial.count(); ++i) total += double{nll[i]};
-  total /= static_cast<double>(a.nll_partial.rows() / a.rows);  // the mean over a row's samples
-  sums[0] += static_cast<double>(a.rows);
+  for (std::int64_t i = 0; i < op.nll_partial.count(); ++i) total += double{nll[i]};
+  total /= static_cast<double>(op.nll_partial.rows() / op.rows);  // the mean over a row's samples
+  sums[0] += static_cast<double>(op.rows);
   sums[1] += total;
   for (std::int64_t d = 0; d < latent; ++d) {
     double sum = 0;
-    for (std::int64_t i = d; i < a.kl_partial.count(); i += latent) sum += double{kl[i]};
+    for (std::int64_t i = d; i < op.kl_partial.count(); i += latent) sum += double{kl[i]};
     sums[2 + d] += sum;
     total += sum;
   }
   if (!std::isfinite(total)) state.bad_step = std::min<std::uint64_t>(state.bad_step, state.step);
 }
 
-void CpuBackend::do_run(const OptimizerStep& a) {
-  auto& state = *static_cast<StepState*>(a.state.data);
+void CpuBackend::do_run(const OptimizerStep& op) {
+  auto& state = *static_cast<StepState*>(op.state.data);
   if (state.bad_step != StepState::none) return;
-  float *const p = a.parameters.as<float>(), *const m = a.first_moment.as<float>(),
-               *const v = a.second_moment.as<float>();
-  const float* const g = a.gradients.as<float>();
+  float *const p = op.parameters.as<float>(), *const m = op.first_moment.as<float>(),
+               *const v = op.second_moment.as<float>();
+  const float* const g = op.gradients.as<float>();
   std::atomic<bool> bad = false;
-  with_optimizer(a.settings.type, [&](auto type) {
-    team_.run_pieces(a.parameters.count(), piece, [&](std::int64_t i, std::int64_t end) {
-      const bool good =
-          update<type()>(p + i, g + i, m + i, v + i, end - i, a.settings, state.correction1, state.correction2);
+  with_optimizer(op.settings.type, [&](auto type) {
+    team_.run_pieces(op.parameters.count(), piece, [&](std::int64_t i, std::int64_t end) {
+      const bool good = optimizer_step<type()>(p + i, g + i, m + i, v + i, end - i, op.settings, state.correction1,
+                                               state.correction2);
       if (!good) bad = true;
     });
   });
   if (bad) state.bad_update = std::min<std::uint64_t>(state.bad_update, state.step);
 }
 
-void CpuBackend::do_run(const Advance& a) {
-  auto* const state = static_cast<StepState*>(a.state.data);
-  StepState next = state_at(state->seed, state->step + 1, a.schedule);
+void CpuBackend::do_run(const Advance& op) {
+  auto* const state = static_cast<StepState*>(op.state.data);
+  StepState next = state_at(state->seed, state->step + 1, op.schedule);
   next.bad_update = state->bad_update;
   next.bad_step = std::min(state->bad_step, state->bad_update);
   *state = next;
-  if (next.bad_step != StepState::none) *a.fault.as<std::uint64_t>() = next.bad_step;
+  if (next.bad_step != StepState::none) *op.fault.as<std::uint64_t>() = next.bad_step;
 }
 
 }  // namespace elbo

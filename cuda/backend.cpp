@@ -255,7 +255,7 @@ class CudaBackend : public Backend {
                           stream());
   }
   void do_run(const SampleLatent& op) override {
-    const kernels::LatentSample k{.stats = op.stats.as<float>(),
+    const kernels::SampleLatent k{.stats = op.stats.as<float>(),
                                   .state = state_of(op.state),
                                   .posterior = op.posterior,
                                   .z = address_of<float>(op.z),
@@ -267,17 +267,17 @@ class CudaBackend : public Backend {
     kernels::sample_latent_unfused(k, op.scratch.as<float>(), stream());
   }
   void do_run(const SampleLatentBackward& op) override {
-    const kernels::LatentGradient k{.stats = op.stats.as<float>(),
-                                    .dz = address_of<float>(op.dz),
-                                    .state = state_of(op.state),
-                                    .posterior = op.posterior,
-                                    .kl_scale = op.kl_scale,
-                                    .dstats = op.dstats.as<float>(),
-                                    .rows = op.stats.rows(),
-                                    .samples = op.dz ? op.dz.shape[1] : 0,
-                                    .latent = op.stats.columns() / 2};
-    if (op.variant != LossVariant::unfused) return kernels::latent_gradient_fused(k, stream());
-    kernels::latent_gradient_unfused(k, address_of<float>(op.scratch), stream());
+    const kernels::SampleLatentBackward k{.stats = op.stats.as<float>(),
+                                          .dz = address_of<float>(op.dz),
+                                          .state = state_of(op.state),
+                                          .posterior = op.posterior,
+                                          .kl_scale = op.kl_scale,
+                                          .dstats = op.dstats.as<float>(),
+                                          .rows = op.stats.rows(),
+                                          .samples = op.dz ? op.dz.shape[1] : 0,
+                                          .latent = op.stats.columns() / 2};
+    if (op.variant != LossVariant::unfused) return kernels::sample_latent_backward_fused(k, stream());
+    kernels::sample_latent_backward_unfused(k, address_of<float>(op.scratch), stream());
   }
   void do_run(const LikelihoodLoss& op) override {
     const bool of_bytes = op.target.dtype == DType::u8;
@@ -285,8 +285,8 @@ class CudaBackend : public Backend {
       return of_bytes ? likelihood_of<std::uint8_t, math::Bf16>(op) : likelihood_of<float, math::Bf16>(op);
     of_bytes ? likelihood_of<std::uint8_t, float>(op) : likelihood_of<float, float>(op);
   }
-  void do_run(const Accumulate& op) override { kernels::accumulate(totals_of(op), stream()); }
-  void do_run(const OptimizerStep& op) override { kernels::optimizer_update(update_of(op), stream()); }
+  void do_run(const Accumulate& op) override { kernels::accumulate(accumulate_of(op), stream()); }
+  void do_run(const OptimizerStep& op) override { kernels::optimizer_step(optimizer_step_of(op), stream()); }
   void do_run(const Advance& op) override {
     kernels::advance(state_of(op.state), op.schedule, op.fault.as<std::uint64_t>(), stream());
   }
@@ -294,7 +294,7 @@ class CudaBackend : public Backend {
     // Every block looks through all losses: for more of them the launches that this saves cost less.
     constexpr std::int64_t most_losses = 8192;
     if (op.losses.nll_partial.count() + op.losses.kl_partial.count() > most_losses) return Backend::do_run(op);
-    kernels::finish_step(totals_of(op.losses), update_of(op.update), op.advance.schedule,
+    kernels::finish_step(accumulate_of(op.losses), optimizer_step_of(op.update), op.advance.schedule,
                          op.advance.fault.as<std::uint64_t>(), properties_.multiProcessorCount, stream());
   }
 
@@ -329,7 +329,7 @@ class CudaBackend : public Backend {
   // Without anything on the way: the library does it, or throws.
   void multiply(const Product& p) { std::ignore = gemm_.multiply(p); }
 
-  static kernels::Totals totals_of(const Accumulate& op) {
+  static kernels::Accumulate accumulate_of(const Accumulate& op) {
     return {.nll_partial = op.nll_partial.as<float>(),
             .kl_partial = op.kl_partial.as<float>(),
             .state = state_of(op.state),
@@ -340,7 +340,7 @@ class CudaBackend : public Backend {
             .kl_tiles = op.kl_partial.rows(),
             .latent = op.kl_partial.columns()};
   }
-  static kernels::Update update_of(const OptimizerStep& op) {
+  static kernels::OptimizerStep optimizer_step_of(const OptimizerStep& op) {
     return {.parameters = op.parameters.as<float>(),
             .gradients = op.gradients.as<float>(),
             .first = op.first_moment.as<float>(),
@@ -369,15 +369,15 @@ class CudaBackend : public Backend {
   template <class Target, class Output>
   void likelihood_of(const LikelihoodLoss& op) {
     const std::int64_t rows = op.target.rows();
-    const kernels::PixelLoss<Target, Output> k{.output = op.output.as<Output>(),
-                                               .target = op.target.as<Target>(),
-                                               .variance = op.variance,
-                                               .grad_scale = op.grad_scale,
-                                               .nll_partial = op.nll_partial.as<float>(),
-                                               .grad = address_of<Output>(op.grad),
-                                               .rows = rows,
-                                               .samples = op.output.rows() / rows,
-                                               .pixels = op.output.columns()};
+    const kernels::LikelihoodLoss<Target, Output> k{.output = op.output.as<Output>(),
+                                                    .target = op.target.as<Target>(),
+                                                    .variance = op.variance,
+                                                    .grad_scale = op.grad_scale,
+                                                    .nll_partial = op.nll_partial.as<float>(),
+                                                    .grad = address_of<Output>(op.grad),
+                                                    .rows = rows,
+                                                    .samples = op.output.rows() / rows,
+                                                    .pixels = op.output.columns()};
     switch (op.variant) {
       case LossVariant::fused: return kernels::likelihood_fused(op.likelihood, k, stream());
       case LossVariant::fused_log: return kernels::likelihood_fused_log(op.likelihood, k, stream());

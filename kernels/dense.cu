@@ -1,9 +1,8 @@
 // Bias and activation, the activation's gradient, the bias's gradient.
 //
 // What: see dense.h; the formulas are math::activate and math::activation_slope.
-// Bytes: bias_add_activate reads and writes y once; activation_gradient reads y and dy, writes dx;
-//   column_sums reads x once; add_elements reads a and b, writes the sum. Vectors where the buffers are aligned (and
-//   columns is a multiple of 4).
+// Bytes: bias_activation reads and writes y once; activation_backward reads y and dy, writes dx; column_sum reads x
+//   once; add reads a and b, writes the sum. Vectors where the buffers are aligned (and columns is a multiple of 4).
 // Deterministic: a column is summed by 8 threads, thread t adding rows t, t + 8, ... in order; then the 8
 //   sums in order.
 #include "kernels/dense.h"
@@ -16,12 +15,12 @@ namespace elbo::kernels {
 namespace {
 
 constexpr unsigned threads = 128;   // a thread takes a quad
-constexpr unsigned strip = 32;      // columns that a block of column_sums takes
+constexpr unsigned strip = 32;      // columns that a block of column_sum takes
 constexpr unsigned row_groups = 8;  // threads that share one column
 
 template <bool aligned>
-__global__ void __launch_bounds__(threads)
-    bias_add_activate(float* y, const float* bias, std::int64_t rows, std::int64_t columns, Activation activation) {
+__global__ void __launch_bounds__(threads) bias_activation_kernel(float* y, const float* bias, std::int64_t rows,
+                                                                  std::int64_t columns, Activation activation) {
   const unsigned quads = (columns + 3) / 4, i = blockIdx.x * blockDim.x + threadIdx.x;
   const std::int64_t row = i / quads, column = i % quads * 4;
   if (row >= rows) return;
@@ -36,7 +35,7 @@ __global__ void __launch_bounds__(threads)
 
 template <bool aligned>
 __global__ void __launch_bounds__(threads)
-    activation_gradient(const float* y, const float* dy, float* dx, std::int64_t count, Activation activation) {
+    activation_backward_kernel(const float* y, const float* dy, float* dx, std::int64_t count, Activation activation) {
   const std::int64_t i = 4 * (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x), left = count - i;
   if (left <= 0) return;
   const Quad<float> v = load_quad<aligned>(y + i, left);
@@ -47,8 +46,7 @@ __global__ void __launch_bounds__(threads)
 }
 
 template <bool aligned>
-__global__ void __launch_bounds__(threads)
-    add_elements(const float* a, const float* b, float* sum, std::int64_t count) {
+__global__ void __launch_bounds__(threads) add_kernel(const float* a, const float* b, float* sum, std::int64_t count) {
   const std::int64_t i = 4 * (std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x), left = count - i;
   if (left <= 0) return;
   Quad<float> v = load_quad<aligned>(a + i, left);
@@ -59,7 +57,7 @@ __global__ void __launch_bounds__(threads)
 }
 
 __global__ void __launch_bounds__(strip* row_groups)
-    column_sums(const float* x, float* sum, std::int64_t rows, std::int64_t columns) {
+    column_sum_kernel(const float* x, float* sum, std::int64_t rows, std::int64_t columns) {
   ELBO_SHARED(float, partial, strip* row_groups);
   const unsigned group = threadIdx.x / strip;
   const std::int64_t column = std::int64_t{blockIdx.x} * strip + threadIdx.x % strip;
@@ -84,8 +82,8 @@ void bias_activation(float* y, const float* bias, std::int64_t rows, std::int64_
   const Range range("bias_activation");
   const unsigned blocks = blocks_for("bias_activation", rows * ((columns + 3) / 4), threads);
   const bool aligned = columns % 4 == 0 && is_aligned(y, 16) && is_aligned(bias, 16);
-  launch("bias_add_activate", aligned ? bias_add_activate<true> : bias_add_activate<false>, {blocks, threads, stream},
-         y, bias, rows, columns, activation);
+  launch("bias_activation_kernel", aligned ? bias_activation_kernel<true> : bias_activation_kernel<false>,
+         {blocks, threads, stream}, y, bias, rows, columns, activation);
 }
 
 void activation_backward(const float* y, const float* dy, float* dx, std::int64_t count, Activation activation,
@@ -94,7 +92,7 @@ void activation_backward(const float* y, const float* dy, float* dx, std::int64_
   const Range range("activation_backward");
   const unsigned blocks = blocks_for("activation_backward", count, 4 * threads);
   const bool aligned = is_aligned(y, 16) && is_aligned(dy, 16) && is_aligned(dx, 16);
-  launch("activation_gradient", aligned ? activation_gradient<true> : activation_gradient<false>,
+  launch("activation_backward_kernel", aligned ? activation_backward_kernel<true> : activation_backward_kernel<false>,
          {blocks, threads, stream}, y, dy, dx, count, activation);
 }
 
@@ -103,16 +101,15 @@ void add(const float* a, const float* b, float* sum, std::int64_t count, cudaStr
   const Range range("add");
   const unsigned blocks = blocks_for("add", count, 4 * threads);
   const bool aligned = is_aligned(a, 16) && is_aligned(b, 16) && is_aligned(sum, 16);
-  launch("add_elements", aligned ? add_elements<true> : add_elements<false>, {blocks, threads, stream}, a, b, sum,
-         count);
+  launch("add_kernel", aligned ? add_kernel<true> : add_kernel<false>, {blocks, threads, stream}, a, b, sum, count);
 }
 
 void column_sum(const float* x, float* sum, std::int64_t rows, std::int64_t columns, cudaStream_t stream) {
   require(x && sum, "column_sum: a null buffer");
   require(rows >= 0 && columns >= 0, "column_sum: [", rows, ", ", columns, "]");
   const Range range("column_sum");
-  launch("column_sums", column_sums, {blocks_for("column_sum", columns, strip), strip * row_groups, stream}, x, sum,
-         rows, columns);
+  launch("column_sum_kernel", column_sum_kernel, {blocks_for("column_sum", columns, strip), strip * row_groups, stream},
+         x, sum, rows, columns);
 }
 
 }  // namespace elbo::kernels

@@ -22,7 +22,7 @@ namespace {
 constexpr unsigned threads = 256;
 constexpr std::int64_t segment = 4096;  // pixels of one row that a block takes
 
-__device__ std::int64_t image_of(const Gather& g, std::int64_t row) {
+__device__ std::int64_t image_of(const GatherBatch& g, std::int64_t row) {
   switch (g.indexing) {
     case Indexing::shuffled:
       return math::shuffled_index(g.state->seed, g.state->epoch, static_cast<std::uint32_t>(g.images),
@@ -34,7 +34,7 @@ __device__ std::int64_t image_of(const Gather& g, std::int64_t row) {
 }
 
 template <bool aligned>
-__global__ void __launch_bounds__(threads) gather_rows(const Gather g) {
+__global__ void __launch_bounds__(threads) gather_batch_kernel(const GatherBatch g) {
   ELBO_SHARED(std::int64_t, image, 1);
   const unsigned segments = (g.pixels + segment - 1) / segment;
   const std::int64_t row = blockIdx.x / segments, first = blockIdx.x % segments * segment;
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(threads) gather_rows(const Gather g) {
 
 }  // namespace
 
-void gather_batch(const Gather& g, cudaStream_t stream) {
+void gather_batch(const GatherBatch& g, cudaStream_t stream) {
   require(g.source && g.state && g.input && g.target, "gather_batch: a null buffer");
   require(g.rows > 0 && g.pixels > 0 && g.images >= g.rows, "gather_batch: ", g.rows, " rows of ", g.pixels,
           " pixels from ", g.images, " images");
@@ -77,7 +77,8 @@ void gather_batch(const Gather& g, cudaStream_t stream) {
   const unsigned blocks = blocks_for("gather_batch", g.rows * ((g.pixels + segment - 1) / segment), 1);
   const bool aligned =
       g.pixels % 4 == 0 && is_aligned(g.source, 4) && is_aligned(g.target, 4) && is_aligned(g.input, 16);
-  launch("gather_rows", aligned ? gather_rows<true> : gather_rows<false>, {blocks, threads, stream}, g);
+  launch("gather_batch_kernel", aligned ? gather_batch_kernel<true> : gather_batch_kernel<false>,
+         {blocks, threads, stream}, g);
 }
 
 }  // namespace elbo::kernels

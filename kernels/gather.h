@@ -9,7 +9,7 @@
 
 namespace elbo::kernels {
 
-struct Gather {
+struct GatherBatch {
   const std::uint8_t* source;  // [images, pixels]; Indexing::ring: [slots * rows, pixels]
   const StepState* state;
   Indexing indexing;
@@ -19,6 +19,6 @@ struct Gather {
   std::int64_t images, rows, pixels;
 };
 
-void gather_batch(const Gather&, cudaStream_t);
+void gather_batch(const GatherBatch&, cudaStream_t);
 
 }  // namespace elbo::kernels

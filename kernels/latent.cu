@@ -7,18 +7,18 @@
 // Shapes: stats, dstats [rows, 2 latent] (mu, then s); z, dz [rows, samples, latent];
 //   kl_partial [ceil_div(rows, 32), latent].
 // Bytes: reads the statistics (again for every 8 samples) and dz once; writes z, the partial sums and dstats once:
-//   sample_latent 4 an element of z, 8 of mu and 4 of the sums; latent_gradient 4 an element of dz, 16 of mu.
+//   sample_latent 4 an element of z, 8 of mu and 4 of the sums; sample_latent_backward 4 an element of dz, 16 of mu.
 //   (unfused.cu: 12, 24 and 4; 24 and 36.)
 // Rivals: fused is the default, since it moves the least and was the fastest on a CPU, beside the CPU's unfused loops
 //   (`elbo bench loss`). On a GPU they have not been measured yet.
 // Instructions, counted in the machine code for sm_90, aligned, one sample, log variance, 65536 x 128 (tools/kernels/
-//   sass.py): sample_latent 61 lane slots an element, latent_gradient 69; nothing calls a slow path. To issue them
-//   takes 17 and 20 us of an H200, its memory 23 and 39. Of the slots of an element, noise takes 40: Philox's products
-//   and exclusive ors 9, the logarithm 11, the root 3, sine and cosine 6, angle and signs 5, round keys 2 (backward 4);
-//   that is what its bits are made of, and no more. Sample and KL take 11: sigma 2, KL 5, z 1, the KL's way through
-//   shared memory and its sum 4 (half of the warps do it). The gradient takes 17: two exponentials 4, the slope,
-//   products and sums 13. Loads, stores, addresses and what a thread sets up take 10 (backward 12). A thread takes four
-//   rows (two) so that they share the round keys, Philox's first rounds and the set-up.
+//   sass.py): sample_latent 61 lane slots an element, sample_latent_backward 69; nothing calls a slow path. To issue
+//   them takes 17 and 20 us of an H200, its memory 23 and 39. Of the slots of an element, noise takes 40: Philox's
+//   products and exclusive ors 9, the logarithm 11, the root 3, sine and cosine 6, angle and signs 5, round keys 2
+//   (backward 4); that is what its bits are made of, and no more. Sample and KL take 11: sigma 2, KL 5, z 1, the KL's
+//   way through shared memory and its sum 4 (half of the warps do it). The gradient takes 17: two exponentials 4, the
+//   slope, products and sums 13. Loads, stores, addresses and what a thread sets up take 10 (backward 12). A thread
+//   takes four rows (two) so that they share the round keys, Philox's first rounds and the set-up.
 // Arithmetic: math::Approximate; epsilon has the same bits on every device.
 // Deterministic: sums run over rows and over samples in their order; fused and unfused give the same bits.
 #include "kernels/latent.h"
@@ -42,11 +42,11 @@ using math::Approximate;
 constexpr unsigned tile_rows = latent_tile;
 constexpr std::int64_t samples_per_block = 8;
 constexpr unsigned max_threads = 256;
-constexpr unsigned gradient_threads = 64;  // few, so that a small batch still spreads over the GPU
+constexpr unsigned backward_threads = 64;  // few, so that a small batch still spreads over the GPU
 
 // How many rows a thread takes: several, so that they share what a thread sets up; one of a small batch, which several
 // would keep waiting for each other while most of the GPU idles.
-constexpr unsigned many_rows = 4, many_gradient_rows = 2;
+constexpr unsigned many_rows = 4, many_backward_rows = 2;
 constexpr std::int64_t small = 1 << 17;  // elements of mu, and again for each range of samples
 
 // Which block does what: tile, then strip of dimensions, then range of samples, the last fastest.
@@ -61,7 +61,7 @@ struct SampleBlocks {
 // from t / quads * n on, n of them. The block of the first samples also sums the KL.
 template <bool aligned, Posterior posterior, unsigned n>
 __global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n == many_rows ? 3 : 5))
-    sample_and_kl(const LatentSample a, const SampleBlocks blocks) {
+    sample_latent_kernel(const SampleLatent a, const SampleBlocks blocks) {
   constexpr unsigned max_width = 4 * max_threads * n / tile_rows;
   ELBO_SHARED(float4, kl_quads, tile_rows * max_width / 4);  // [row of the tile][quad of the strip]
   const StepState state = *a.state;
@@ -134,10 +134,10 @@ __global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n ==
 // A thread has a quad of dimensions of n rows, and walks through the samples; the next sample is on its way
 // while it draws the noise of this one.
 template <bool aligned, Posterior posterior, unsigned n>
-__global__ void __launch_bounds__(gradient_threads)
-    latent_gradient(const LatentGradient a, const Divisor of_quads, unsigned quads) {
+__global__ void __launch_bounds__(backward_threads)
+    sample_latent_backward_kernel(const SampleLatentBackward a, const Divisor of_quads, unsigned quads) {
   const StepState state = *a.state;
-  const unsigned i = blockIdx.x * gradient_threads + threadIdx.x, group = of_quads.quotient(i),
+  const unsigned i = blockIdx.x * backward_threads + threadIdx.x, group = of_quads.quotient(i),
                  quad = i - group * quads;
   const unsigned row = group * n, dimension = 4 * quad;
   const auto latent = static_cast<unsigned>(a.latent), samples = static_cast<unsigned>(a.samples);
@@ -214,7 +214,7 @@ void with_constants(Posterior posterior, std::int64_t work, const F& f) {
 
 }  // namespace
 
-void sample_latent_fused(const LatentSample& a, cudaStream_t stream) {
+void sample_latent_fused(const SampleLatent& a, cudaStream_t stream) {
   check("sample_latent_fused", a);
   const Range range("sample_latent_fused");
   const bool aligned = a.latent % 4 == 0 && is_aligned(a.stats, 16) && is_aligned(a.z, 16);
@@ -227,22 +227,24 @@ void sample_latent_fused(const LatentSample& a, cudaStream_t stream) {
     const unsigned blocks = blocks_for("sample_latent_fused", ceil_div(a.rows, latent_tile) * strips * ranges);
     const SampleBlocks which{Divisor(ranges), Divisor(strips), static_cast<unsigned>(ranges),
                              static_cast<unsigned>(strips), log2_quads};
-    launch("sample_and_kl",
-           aligned ? sample_and_kl<true, c.posterior, c.rows> : sample_and_kl<false, c.posterior, c.rows>,
+    launch("sample_latent_kernel",
+           aligned ? sample_latent_kernel<true, c.posterior, c.rows> : sample_latent_kernel<false, c.posterior, c.rows>,
            {blocks, groups * quads, stream}, a, which);
   });
 }
 
-void latent_gradient_fused(const LatentGradient& a, cudaStream_t stream) {
-  check("latent_gradient_fused", a);
-  const Range range("latent_gradient_fused");
+void sample_latent_backward_fused(const SampleLatentBackward& a, cudaStream_t stream) {
+  check("sample_latent_backward_fused", a);
+  const Range range("sample_latent_backward_fused");
   const bool aligned = a.latent % 4 == 0 && is_aligned(a.stats, 16) && is_aligned(a.dz, 16) && is_aligned(a.dstats, 16);
-  with_constants<many_gradient_rows>(a.posterior, a.rows * a.latent, [&](auto c) {
+  with_constants<many_backward_rows>(a.posterior, a.rows * a.latent, [&](auto c) {
     const std::int64_t quads = ceil_div(a.latent, 4);
-    const unsigned blocks = blocks_for("latent_gradient_fused", ceil_div(a.rows, c.rows) * quads, gradient_threads);
-    launch("latent_gradient",
-           aligned ? latent_gradient<true, c.posterior, c.rows> : latent_gradient<false, c.posterior, c.rows>,
-           {blocks, gradient_threads, stream}, a, Divisor(quads), static_cast<unsigned>(quads));
+    const unsigned blocks =
+        blocks_for("sample_latent_backward_fused", ceil_div(a.rows, c.rows) * quads, backward_threads);
+    launch("sample_latent_backward_kernel",
+           aligned ? sample_latent_backward_kernel<true, c.posterior, c.rows>
+                   : sample_latent_backward_kernel<false, c.posterior, c.rows>,
+           {blocks, backward_threads, stream}, a, Divisor(quads), static_cast<unsigned>(quads));
   });
 }
 

@@ -9,7 +9,7 @@
 
 namespace elbo::kernels {
 
-struct LatentSample {
+struct SampleLatent {
   const float* stats;  // [rows, 2 * latent]: mu, then s
   const StepState* state;
   Posterior posterior;
@@ -18,7 +18,7 @@ struct LatentSample {
   std::int64_t rows, samples, latent;
 };
 
-struct LatentGradient {
+struct SampleLatentBackward {
   const float* stats;  // [rows, 2 * latent]
   const float* dz;     // [rows, samples, latent]; null: of the KL divergence alone
   const StepState* state;
@@ -28,11 +28,11 @@ struct LatentGradient {
   std::int64_t rows, samples, latent;
 };
 
-void sample_latent_fused(const LatentSample&, cudaStream_t);
-void latent_gradient_fused(const LatentGradient&, cudaStream_t);
+void sample_latent_fused(const SampleLatent&, cudaStream_t);
+void sample_latent_backward_fused(const SampleLatentBackward&, cudaStream_t);
 
 // A Thrust call for each operation (unfused.cu). scratch: rows * samples * latent elements.
-void sample_latent_unfused(const LatentSample&, float* scratch, cudaStream_t);
-void latent_gradient_unfused(const LatentGradient&, float* scratch, cudaStream_t);
+void sample_latent_unfused(const SampleLatent&, float* scratch, cudaStream_t);
+void sample_latent_backward_unfused(const SampleLatentBackward&, float* scratch, cudaStream_t);
 
 }  // namespace elbo::kernels

@@ -38,8 +38,8 @@ inline void check_cuda(cudaError_t e, const char* what) {
   if (e != cudaSuccess) fail(what, ": ", cudaGetErrorName(e), " (", cudaGetErrorString(e), ")");
 }
 
-// launch("bernoulli_fused", bernoulli_fused, {blocks, threads, stream}, arguments...): the arguments are
-// converted to the kernel's parameter types without narrowing; a refused launch is an Error with its name.
+// launch("advance_kernel", advance_kernel, {blocks, threads, stream}, arguments...): the arguments are converted to the
+// kernel's parameter types without narrowing; a refused launch is an Error with its name.
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), const Grid& grid, A&&... arguments) {
   static_assert(sizeof...(P) == sizeof...(A), "the kernel takes another number of arguments");

@@ -97,7 +97,7 @@ struct Lane {
   LoadedQuad<aligned, Target> target[quads_per_lane];
 
   // All 32 lanes must call it.
-  __device__ __forceinline__ Lane(const PixelLoss<Target, Output>& a, const Partition& parts) {
+  __device__ __forceinline__ Lane(const LikelihoodLoss<Target, Output>& a, const Partition& parts) {
     const unsigned warp = threadIdx.x / warp_size, lane = threadIdx.x % warp_size;
     chunk = parts.is_row_a_strip ? blockIdx.x * (blockDim.x / warp_size) + warp : blockIdx.x;
     const unsigned row = parts.chunks_of_row.quotient(chunk);
@@ -146,8 +146,8 @@ struct Lane {
 // ---- Value and gradient -----------------------------------------------------------------------------
 
 template <bool aligned, class Sum, class Loss, class Target, class Output>
-__device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelLoss<Target, Output>& a,
-                                                  const Partition& parts) {
+__device__ __forceinline__ void likelihood_fused_of(const Loss& loss, const LikelihoodLoss<Target, Output>& a,
+                                                    const Partition& parts) {
   ELBO_SHARED(float, warp_sums, max_warps);
   const Lane<aligned, Target, Output> lane(a, parts);
   Sum sum(loss);
@@ -172,27 +172,29 @@ __device__ __forceinline__ void loss_and_gradient(const Loss& loss, const PixelL
 
 template <bool aligned, class Target, class Output>
 __global__ void __launch_bounds__(max_threads)
-    bernoulli_fused(const PixelLoss<Target, Output> a, const Partition parts) {
-  loss_and_gradient<aligned, LogOfProduct>(BernoulliLoss{}, a, parts);
+    likelihood_fused_bernoulli_kernel(const LikelihoodLoss<Target, Output> a, const Partition parts) {
+  likelihood_fused_of<aligned, LogOfProduct>(BernoulliLoss{}, a, parts);
 }
 
 template <bool aligned, class Target, class Output>
 __global__ void __launch_bounds__(max_threads)
-    bernoulli_fused_log(const PixelLoss<Target, Output> a, const Partition parts) {
-  loss_and_gradient<aligned, Sum<BernoulliLoss>>(BernoulliLoss{}, a, parts);
+    likelihood_fused_log_bernoulli_kernel(const LikelihoodLoss<Target, Output> a, const Partition parts) {
+  likelihood_fused_of<aligned, Sum<BernoulliLoss>>(BernoulliLoss{}, a, parts);
 }
 
 template <bool aligned, class Target, class Output>
 __global__ void __launch_bounds__(max_threads)
-    gaussian_fused(const GaussianLoss g, const PixelLoss<Target, Output> a, const Partition parts) {
-  loss_and_gradient<aligned, Sum<GaussianLoss>>(g, a, parts);
+    likelihood_fused_gaussian_kernel(const GaussianLoss g, const LikelihoodLoss<Target, Output> a,
+                                     const Partition parts) {
+  likelihood_fused_of<aligned, Sum<GaussianLoss>>(g, a, parts);
 }
 
 // ---- The second of two passes -----------------------------------------------------------------------
 
 template <bool aligned, class Loss, class Target, class Output>
 __global__ void __launch_bounds__(max_threads)
-    scaled_gradients(const Loss loss, const PixelLoss<Target, Output> a, const Partition parts) {
+    likelihood_two_pass_gradient_kernel(const Loss loss, const LikelihoodLoss<Target, Output> a,
+                                        const Partition parts) {
   const Lane<aligned, Target, Output> lane(a, parts);
   lane.store_gradients(a.grad, a.grad_scale, [&](float o, float x) { return loss(o, x).grad; });
 }
@@ -201,7 +203,7 @@ __global__ void __launch_bounds__(max_threads)
 
 // f(aligned, partition, grid), with std::true_type where each quad can be one access.
 template <class Target, class Output, class F>
-void with_partition(const char* launcher, const PixelLoss<Target, Output>& a, cudaStream_t stream, const F& f) {
+void with_partition(const char* launcher, const LikelihoodLoss<Target, Output>& a, cudaStream_t stream, const F& f) {
   check(launcher, a);
   const std::int64_t row_chunks = ceil_div(a.pixels, pixel_chunk);
   const unsigned chunks = blocks_for(launcher, a.rows * a.samples * row_chunks);
@@ -220,20 +222,23 @@ void with_partition(const char* launcher, const PixelLoss<Target, Output>& a, cu
 
 // BernoulliSum: how the losses of a lane's pixels are added up.
 template <class BernoulliSum, class Target, class Output>
-void launch_fused(const char* launcher, Likelihood likelihood, const PixelLoss<Target, Output>& a,
+void launch_fused(const char* launcher, Likelihood likelihood, const LikelihoodLoss<Target, Output>& a,
                   cudaStream_t stream) {
   with_partition(launcher, a, stream, [&](auto aligned, const Partition& parts, const Grid& grid) {
     switch (likelihood) {
       case Likelihood::bernoulli:
         if constexpr (std::is_same_v<BernoulliSum, LogOfProduct>) {
-          launch("bernoulli_fused", bernoulli_fused<aligned, Target, Output>, grid, a, parts);
+          launch("likelihood_fused_bernoulli_kernel", likelihood_fused_bernoulli_kernel<aligned, Target, Output>, grid,
+                 a, parts);
         } else {
-          launch("bernoulli_fused_log", bernoulli_fused_log<aligned, Target, Output>, grid, a, parts);
+          launch("likelihood_fused_log_bernoulli_kernel",
+                 likelihood_fused_log_bernoulli_kernel<aligned, Target, Output>, grid, a, parts);
         }
         break;
       case Likelihood::gaussian:
         check_variance(launcher, a.variance);
-        launch("gaussian_fused", gaussian_fused<aligned, Target, Output>, grid, GaussianLoss(a.variance), a, parts);
+        launch("likelihood_fused_gaussian_kernel", likelihood_fused_gaussian_kernel<aligned, Target, Output>, grid,
+               GaussianLoss(a.variance), a, parts);
         break;
     }
   });
@@ -242,35 +247,36 @@ void launch_fused(const char* launcher, Likelihood likelihood, const PixelLoss<T
 }  // namespace
 
 template <class Target, class Output>
-void likelihood_fused(Likelihood likelihood, const PixelLoss<Target, Output>& a, cudaStream_t stream) {
+void likelihood_fused(Likelihood likelihood, const LikelihoodLoss<Target, Output>& a, cudaStream_t stream) {
   const Range range("likelihood_fused");
   launch_fused<LogOfProduct>("likelihood_fused", likelihood, a, stream);
 }
 
 template <class Target, class Output>
-void likelihood_fused_log(Likelihood likelihood, const PixelLoss<Target, Output>& a, cudaStream_t stream) {
+void likelihood_fused_log(Likelihood likelihood, const LikelihoodLoss<Target, Output>& a, cudaStream_t stream) {
   const Range range("likelihood_fused_log");
   launch_fused<Sum<BernoulliLoss>>("likelihood_fused_log", likelihood, a, stream);
 }
 
 template <class Target, class Output>
-void likelihood_two_pass(Likelihood likelihood, const PixelLoss<Target, Output>& a, cudaStream_t stream) {
+void likelihood_two_pass(Likelihood likelihood, const LikelihoodLoss<Target, Output>& a, cudaStream_t stream) {
   const Range range("likelihood_two_pass");
-  PixelLoss<Target, Output> value = a;
+  LikelihoodLoss<Target, Output> value = a;
   value.grad = nullptr;
   launch_fused<LogOfProduct>("likelihood_two_pass", likelihood, value, stream);
   if (!a.grad) return;
   with_partition("likelihood_two_pass", a, stream, [&](auto aligned, const Partition& parts, const Grid& grid) {
     with_loss<math::Approximate>("likelihood_two_pass", likelihood, a, [&]<class Loss>(const Loss& loss) {
-      launch("scaled_gradients", scaled_gradients<aligned, Loss, Target, Output>, grid, loss, a, parts);
+      launch("likelihood_two_pass_gradient_kernel", likelihood_two_pass_gradient_kernel<aligned, Loss, Target, Output>,
+             grid, loss, a, parts);
     });
   });
 }
 
-#define FOR_TYPES(Target, Output)                                                                 \
-  template void likelihood_fused(Likelihood, const PixelLoss<Target, Output>&, cudaStream_t);     \
-  template void likelihood_fused_log(Likelihood, const PixelLoss<Target, Output>&, cudaStream_t); \
-  template void likelihood_two_pass(Likelihood, const PixelLoss<Target, Output>&, cudaStream_t);
+#define FOR_TYPES(Target, Output)                                                                      \
+  template void likelihood_fused(Likelihood, const LikelihoodLoss<Target, Output>&, cudaStream_t);     \
+  template void likelihood_fused_log(Likelihood, const LikelihoodLoss<Target, Output>&, cudaStream_t); \
+  template void likelihood_two_pass(Likelihood, const LikelihoodLoss<Target, Output>&, cudaStream_t);
 FOR_TYPES(std::uint8_t, float)
 FOR_TYPES(float, float)
 FOR_TYPES(std::uint8_t, math::Bf16)

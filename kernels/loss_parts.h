@@ -46,14 +46,14 @@ inline void check_variance(const char* launcher, float variance) {
 
 // Calls f(loss), a Bernoulli or a Gaussian.
 template <class Arithmetic, class Target, class Output, class F>
-void with_loss(const char* launcher, Likelihood likelihood, const PixelLoss<Target, Output>& a, const F& f) {
+void with_loss(const char* launcher, Likelihood likelihood, const LikelihoodLoss<Target, Output>& a, const F& f) {
   if (likelihood == Likelihood::bernoulli) return f(Bernoulli<Arithmetic>{});
   check_variance(launcher, a.variance);
   f(Gaussian<Arithmetic>(a.variance));
 }
 
 template <class Target, class Output>
-void check(const char* launcher, const PixelLoss<Target, Output>& a) {
+void check(const char* launcher, const LikelihoodLoss<Target, Output>& a) {
   require(a.output && a.target && a.nll_partial, launcher, ": a null buffer");
   require(a.rows > 0 && a.samples > 0 && a.pixels > 0, launcher, ": ", a.rows, " rows, ", a.samples, " samples, ",
           a.pixels, " pixels; each should be at least 1");
@@ -74,10 +74,10 @@ inline void check_latent(const char* launcher, const void* stats, const void* z,
   require(rows > 0 && (z ? samples > 0 : samples == 0) && latent > 0, launcher, ": ", rows, " rows, ", samples,
           " samples, ", latent, " latent dimensions; each should be at least 1");
 }
-inline void check(const char* launcher, const LatentSample& a) {
+inline void check(const char* launcher, const SampleLatent& a) {
   check_latent(launcher, a.stats, a.z, a.state, a.z ? a.z : a.kl_partial, a.rows, a.samples, a.latent);
 }
-inline void check(const char* launcher, const LatentGradient& a) {
+inline void check(const char* launcher, const SampleLatentBackward& a) {
   check_latent(launcher, a.stats, a.dz, a.state, a.dstats, a.rows, a.samples, a.latent);
 }
 

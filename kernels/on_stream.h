@@ -8,7 +8,7 @@
 
 namespace elbo::kernels {
 
-// on_stream("scale", stream, [=](const auto& policy) { thrust::transform(policy, ...); });
+// on_stream("likelihood_unfused_scale", stream, [=](const auto& policy) { thrust::transform(policy, ...); });
 //
 // The call must neither allocate nor wait: neither can be recorded. thrust::transform, tabulate and for_each do
 // neither, and launch one kernel each. The simulated device queues the call, which then runs in Thrust's host system;

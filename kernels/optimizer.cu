@@ -1,20 +1,20 @@
 // The optimiser over one flat buffer, the epoch's running sums, the move to the next step: three kernels, and one that
 // does all of it.
 //
-// update_weights: math::optimizer_update for every parameter. Nothing once a bad step is known. A parameter
-//   whose gradient, updated value or updated state is not finite stays as it was, and is noted in
+// optimizer_step: math::optimizer_update for every parameter. The kernel does nothing once a bad step is known. A
+//   parameter whose gradient, updated value or updated state is not finite stays as it was, and is noted in
 //   state->bad_update. Bytes a parameter: Adam 28 (reads 4 buffers, writes 3); Adagrad and SGD 20. Order plays no
 //   part: each parameter stands for itself, and the first bad step is a minimum. A thread has two quads under way at a
-//   time; whole quads where their number divides the count, single elements elsewhere. The step's constants are made
-//   once a block, the run's on the host. Roots and quotients are correctly rounded without branches, so that the bits
-//   are those of the CPU, save for updates below 2^-126.
-// add_to_sums: one block; each thread adds the losses t, t + 256, ... in double, then the threads are
-//   summed in a fixed tree; tiles of a latent unit in order.
-// next_step: one thread.
-// end_of_step: block 0 adds to the sums, the others update the weights, the last to end moves the state on. All blocks
-//   are resident at once. No weight may move after a loss that is not finite, so every block looks through the batch's
-//   partial sums for itself: with some thousands of them, a few loads from the L2 cache a thread, in place of a launch
-//   that comes before the update. Its first parameters are on their way meanwhile.
+//   time: whole quads where the buffers are aligned and the count is a multiple of 4, single elements elsewhere. The
+//   step's constants are made once a block, the run's on the host. Roots and quotients are correctly rounded without
+//   branches, so that the bits are those of the CPU, save for updates below 2^-126.
+// accumulate: one block. Thread t adds the losses t, t + 256, ... in double; the threads' sums are added in a fixed
+//   tree; the tiles of a latent unit are added in order.
+// advance: one thread.
+// finish_step: block 0 adds to the sums, the others update the weights, the last to end moves the state on. All blocks
+//   are resident at once. No weight may move after a loss that is not finite, so every block reads the batch's partial
+//   sums for itself. With some thousands of them that is a few loads from the L2 cache a thread, and saves a launch
+//   before the update. The block's first parameters are being loaded meanwhile.
 #include "kernels/optimizer.h"
 
 #include <algorithm>
@@ -35,11 +35,11 @@ constexpr unsigned quads_per_thread = 2;  // at a time
 // registers do not suffice for that on sm_100, are fewer.
 constexpr unsigned blocks_at_once(OptimizerType type) { return type == OptimizerType::adagrad ? 3 : 4; }
 
-// An Update as the kernels take it.
-struct RunUpdate : Update {
+// An OptimizerStep with the constants of its run, as the kernels take it.
+struct PreparedStep : OptimizerStep {
   math::RunConstants<float> run;
 
-  explicit RunUpdate(const Update& u) : Update(u), run(u.settings) {}
+  explicit PreparedStep(const OptimizerStep& u) : OptimizerStep(u), run(u.settings) {}
 };
 
 template <class T>
@@ -58,7 +58,7 @@ template <bool aligned, OptimizerType type>
 class QuadUpdate {
  public:
   // The parameters from `at` on, `count` of them or 4; none if that is not positive.
-  __device__ __forceinline__ void load(const RunUpdate& u, unsigned at, int count) {
+  __device__ __forceinline__ void load(const PreparedStep& u, unsigned at, int count) {
     g_.load(u.gradients + at, count);
     p_.load(u.parameters + at, count);
     m_.load(u.first + at, count);
@@ -66,7 +66,7 @@ class QuadUpdate {
   }
 
   // Updates and writes what load() was called for; whether all of it is finite.
-  __device__ __forceinline__ bool store(const RunUpdate& u, unsigned at, int count,
+  __device__ __forceinline__ bool store(const PreparedStep& u, unsigned at, int count,
                                         const math::AdamConstants<float>& step) const {
     Quad<float> p, m, v;
     unsigned odd = 0;
@@ -95,13 +95,13 @@ class QuadUpdate {
   LoadedQuad<aligned, float> g_, p_, m_, v_;
 };
 
-// What a block updates: its threads' quads, then those that lie the grid's step further on. Begun before it is known
-// whether the weights may move, so that the first loads are under way meanwhile.
+// The quads that a block updates: one set for its threads, then the sets that lie a grid further on. The constructor
+// starts the first loads, before it is known whether the weights may move.
 template <bool aligned, OptimizerType type>
 class BlockUpdate {
  public:
   // As block `block` of `blocks`.
-  __device__ __forceinline__ BlockUpdate(const RunUpdate& u, unsigned block, unsigned blocks)
+  __device__ __forceinline__ BlockUpdate(const PreparedStep& u, unsigned block, unsigned blocks)
       : u_(u), at_(block * block_size + 4 * threadIdx.x), step_(blocks * block_size) {
     load();
   }
@@ -131,13 +131,13 @@ class BlockUpdate {
     for (unsigned k = 0; k < quads_per_thread; ++k) quads_[k].load(u_, at_ + 4 * threads * k, left(k));
   }
 
-  const RunUpdate& u_;
+  const PreparedStep& u_;
   unsigned at_, step_;
   QuadUpdate<aligned, type> quads_[quads_per_thread];
 };
 
 // Adds the batch to the sums; says in thread 0 whether its loss is finite. By one block.
-__device__ __forceinline__ bool add_batch(const Totals& a) {
+__device__ __forceinline__ bool accumulate_batch(const Accumulate& a) {
   double loss = 0.0;
   for (std::int64_t i = threadIdx.x; i < a.nll_rows * a.chunks; i += threads) loss += a.nll_partial[i];
   double kl = 0.0;
@@ -158,7 +158,7 @@ __device__ __forceinline__ bool add_batch(const Totals& a) {
 }
 
 // Whether all partial sums of the batch's loss are finite, in every thread of the block.
-__device__ __forceinline__ bool has_finite_losses(const Totals& a) {
+__device__ __forceinline__ bool has_finite_losses(const Accumulate& a) {
   ELBO_SHARED(int, finite, 1);
   if (threadIdx.x == 0) finite[0] = 1;
   __syncthreads();
@@ -173,8 +173,8 @@ __device__ __forceinline__ bool has_finite_losses(const Totals& a) {
   return finite[0] != 0;
 }
 
-__device__ __forceinline__ void move_on(StepState* state, const Schedule& schedule, std::uint64_t bad_step,
-                                        std::uint64_t bad_update, std::uint64_t* fault) {
+__device__ __forceinline__ void advance_state(StepState* state, const Schedule& schedule, std::uint64_t bad_step,
+                                              std::uint64_t bad_update, std::uint64_t* fault) {
   const StepState next = state_at(state->seed, state->step + 1, schedule);
   state->step = next.step;
   state->epoch = next.epoch;
@@ -190,7 +190,7 @@ __device__ __forceinline__ void move_on(StepState* state, const Schedule& schedu
 
 template <bool aligned, OptimizerType type>
 __global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_once(type)))
-    update_weights(const RunUpdate u) {
+    optimizer_step_kernel(const PreparedStep u) {
   ELBO_SHARED(math::AdamConstants<float>, step, 1);
   BlockUpdate<aligned, type> weights(u, blockIdx.x, gridDim.x);
   if (threadIdx.x == 0) step[0] = math::adam_constants(u.run, u.state->correction1, u.state->correction2);
@@ -198,23 +198,23 @@ __global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_on
   if (u.state->bad_step == StepState::none) weights.run(step[0]);
 }
 
-__global__ void __launch_bounds__(threads) add_to_sums(const Totals a) {
-  const bool finite = add_batch(a);
+__global__ void __launch_bounds__(threads) accumulate_kernel(const Accumulate a) {
+  const bool finite = accumulate_batch(a);
   if (threadIdx.x == 0 && !finite) note_bad_step(&a.state->bad_step, a.state->step);
 }
 
-__global__ void next_step(StepState* state, const Schedule schedule, std::uint64_t* fault) {
-  move_on(state, schedule, state->bad_step, state->bad_update, fault);
+__global__ void advance_kernel(StepState* state, const Schedule schedule, std::uint64_t* fault) {
+  advance_state(state, schedule, state->bad_step, state->bad_update, fault);
 }
 
 template <bool aligned, OptimizerType type>
 __global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_once(type)))
-    end_of_step(const Totals t, const RunUpdate u, const Schedule schedule, std::uint64_t* fault) {
+    finish_step_kernel(const Accumulate t, const PreparedStep u, const Schedule schedule, std::uint64_t* fault) {
   ELBO_SHARED(math::AdamConstants<float>, step, 1);
   StepState* const state = u.state;
   bool finite = true;
   if (blockIdx.x == 0) {
-    finite = add_batch(t);  // in thread 0
+    finite = accumulate_batch(t);  // in thread 0
   } else {
     BlockUpdate<aligned, type> weights(u, blockIdx.x - 1, gridDim.x - 1);
     if (threadIdx.x == 0) step[0] = math::adam_constants(u.run, state->correction1, state->correction2);
@@ -223,25 +223,26 @@ __global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_on
   }
   __syncthreads();
   if (threadIdx.x != 0) return;
-  // The last block to come here sees what all others did: they fenced before they counted themselves, it counts before
-  // it looks. bad_update is read where the atomics write it, not from this multiprocessor's cache.
+  // The last block sees what all others wrote. Each block fences its writes before it increments blocks_done. The last
+  // block reads theirs only after its own increment and a second fence. bad_update is read by an atomic, which goes to
+  // the L2 cache, where the others' atomics wrote it; this multiprocessor's own cache may be stale.
   __threadfence();
   if (atomicInc(&state->blocks_done, gridDim.x - 1) != gridDim.x - 1) return;  // the last one makes it 0 again
   __threadfence();
   std::uint64_t bad_step = state->bad_step;
   if (!finite && state->step < bad_step) bad_step = state->step;
-  move_on(state, schedule, bad_step, note_bad_step(&state->bad_update, StepState::none), fault);
+  advance_state(state, schedule, bad_step, note_bad_step(&state->bad_update, StepState::none), fault);
 }
 
 }  // namespace
 
 namespace {
 
-void check(const char* launcher, const Update& u) {
+void check(const char* launcher, const OptimizerStep& u) {
   require(u.parameters && u.gradients && u.first && u.second && u.state, launcher, ": a null buffer");
 }
 
-void check(const char* launcher, const Totals& a) {
+void check(const char* launcher, const Accumulate& a) {
   require(a.nll_partial && a.kl_partial && a.state && a.sums, launcher, ": a null buffer");
   require(a.rows > 0 && a.nll_rows % a.rows == 0, launcher, ": ", a.nll_rows,
           " losses are not a whole number for each of ", a.rows, " rows");
@@ -254,7 +255,7 @@ void check(const char* launcher, const StepState* state, const Schedule& schedul
 
 // f(aligned, type), both as constants.
 template <class F>
-void with_constants(const Update& u, const F& f) {
+void with_constants(const OptimizerStep& u, const F& f) {
   const bool aligned = is_aligned(u.parameters, 16) && is_aligned(u.gradients, 16) && is_aligned(u.first, 16) &&
                        is_aligned(u.second, 16) && u.count % 4 == 0;
   const auto with_type = [&](auto type) { aligned ? f(std::true_type{}, type) : f(std::false_type{}, type); };
@@ -267,29 +268,30 @@ void with_constants(const Update& u, const F& f) {
 
 }  // namespace
 
-void optimizer_update(const Update& u, cudaStream_t stream) {
-  check("optimizer_update", u);
-  const Range range("optimizer_update");
-  const unsigned blocks = blocks_for("optimizer_update", u.count, 4 * quads_per_thread * threads);
+void optimizer_step(const OptimizerStep& u, cudaStream_t stream) {
+  check("optimizer_step", u);
+  const Range range("optimizer_step");
+  const unsigned blocks = blocks_for("optimizer_step", u.count, 4 * quads_per_thread * threads);
   with_constants(u, [&](auto aligned, auto type) {
-    launch("update_weights", update_weights<aligned(), type()>, {blocks, threads, stream}, RunUpdate(u));
+    launch("optimizer_step_kernel", optimizer_step_kernel<aligned(), type()>, {blocks, threads, stream},
+           PreparedStep(u));
   });
 }
 
-void accumulate(const Totals& a, cudaStream_t stream) {
+void accumulate(const Accumulate& a, cudaStream_t stream) {
   check("accumulate", a);
   const Range range("accumulate");
-  launch("add_to_sums", add_to_sums, {1, threads, stream}, a);
+  launch("accumulate_kernel", accumulate_kernel, {1, threads, stream}, a);
 }
 
 void advance(StepState* state, const Schedule& schedule, std::uint64_t* fault, cudaStream_t stream) {
   check("advance", state, schedule, fault);
   const Range range("advance");
-  launch("next_step", next_step, {1, 1, stream}, state, schedule, fault);
+  launch("advance_kernel", advance_kernel, {1, 1, stream}, state, schedule, fault);
 }
 
-void finish_step(const Totals& a, const Update& u, const Schedule& schedule, std::uint64_t* fault, int multiprocessors,
-                 cudaStream_t stream) {
+void finish_step(const Accumulate& a, const OptimizerStep& u, const Schedule& schedule, std::uint64_t* fault,
+                 int multiprocessors, cudaStream_t stream) {
   check("finish_step", a);
   check("finish_step", u);
   check("finish_step", u.state, schedule, fault);
@@ -301,7 +303,8 @@ void finish_step(const Totals& a, const Update& u, const Schedule& schedule, std
   const unsigned most = blocks_at_once(u.settings.type) * static_cast<unsigned>(multiprocessors) - 1;
   const unsigned rounds = std::max(1u, (work + most - 1) / most), blocks = 1 + (work + rounds - 1) / rounds;
   with_constants(u, [&](auto aligned, auto type) {
-    launch("end_of_step", end_of_step<aligned(), type()>, {blocks, threads, stream}, a, RunUpdate(u), schedule, fault);
+    launch("finish_step_kernel", finish_step_kernel<aligned(), type()>, {blocks, threads, stream}, a, PreparedStep(u),
+           schedule, fault);
   });
 }
 

@@ -10,7 +10,7 @@
 namespace elbo::kernels {
 
 // One step of the optimiser over flat buffers of `count` elements.
-struct Update {
+struct OptimizerStep {
   float* parameters;
   const float* gradients;
   float *first, *second;
@@ -18,23 +18,23 @@ struct Update {
   math::OptimizerSettings settings;
   std::int64_t count;
 };
-void optimizer_update(const Update&, cudaStream_t);
+void optimizer_step(const OptimizerStep&, cudaStream_t);
 
 // sums [2 + latent] += {rows, sum of nll_partial / (nll_rows / rows), sum over the tiles of kl_partial}.
-struct Totals {
+struct Accumulate {
   const float* nll_partial;  // [nll_rows, chunks]
   const float* kl_partial;   // [kl_tiles, latent]
   StepState* state;
   double* sums;
   std::int64_t rows, nll_rows, chunks, kl_tiles, latent;
 };
-void accumulate(const Totals&, cudaStream_t);
+void accumulate(const Accumulate&, cudaStream_t);
 
 // Moves `state` on to the next step; *fault = the first bad step, if there is one.
 void advance(StepState* state, const Schedule&, std::uint64_t* fault, cudaStream_t);
 
 // All three in one launch, whose blocks all fit at once on a GPU of so many multiprocessors.
-void finish_step(const Totals&, const Update&, const Schedule&, std::uint64_t* fault, int multiprocessors,
+void finish_step(const Accumulate&, const OptimizerStep&, const Schedule&, std::uint64_t* fault, int multiprocessors,
                  cudaStream_t);
 
 }  // namespace elbo::kernels

@@ -3,10 +3,10 @@
 //
 // What, shapes: those of likelihood.cu and latent.cu, value and gradient.
 // Launches: one for each call of on_stream() or launch(). likelihood: 2, and 2 for the gradient; sample_latent: 4;
-//   latent_gradient: 4.
+//   sample_latent_backward: 4.
 // Bytes, likelihood: 28 an element and the target twice (30 with u8, 36 with f32). sample_latent: 12 an element of z,
-//   24 of mu and 4 of the sums. latent_gradient: 24 an element of dz, 36 of mu. All through a scratch buffer of the
-//   size of output or z.
+//   24 of mu and 4 of the sums. sample_latent_backward: 24 an element of dz, 36 of mu. All through a scratch buffer of
+//   the size of output or z.
 // Deterministic: every sum is taken by one thread or block, in a fixed order. Latent: the bits of the fused kernels.
 //
 // No thrust::reduce or reduce_by_key: they allocate and wait for their result, which a CUDA graph cannot record. So
@@ -37,7 +37,8 @@ Index elements(const char* launcher, std::int64_t n) { return blocks_for(launche
 constexpr unsigned chunk_threads = 256;
 
 // sums [rows, chunks of a row] of values [rows, pixels]; a block sums one chunk.
-__global__ void __launch_bounds__(chunk_threads) chunk_sums(const float* values, float* sums, std::int64_t pixels) {
+__global__ void __launch_bounds__(chunk_threads)
+    likelihood_unfused_sum_kernel(const float* values, float* sums, std::int64_t pixels) {
   const unsigned chunks = (pixels + pixel_chunk - 1) / pixel_chunk;
   const std::int64_t row = blockIdx.x / chunks, first = blockIdx.x % chunks * pixel_chunk;
   const std::int64_t last = first + pixel_chunk < pixels ? first + pixel_chunk : pixels;
@@ -49,25 +50,28 @@ __global__ void __launch_bounds__(chunk_threads) chunk_sums(const float* values,
 
 void scale_in_place(float* values, std::int64_t count, float scale, cudaStream_t stream) {
   const auto scaled = [=] __host__ __device__(float v) { return scale * v; };
-  on_stream("scale", stream, [=](auto policy) { thrust::transform(policy, values, values + count, values, scaled); });
+  on_stream("likelihood_unfused_scale", stream,
+            [=](auto policy) { thrust::transform(policy, values, values + count, values, scaled); });
 }
 
 // targets: an iterator over as many targets as there are outputs.
 template <class Loss, class Target, class Targets>
-void loss_by_operations(const Loss& loss, const PixelLoss<Target>& a, Targets targets, float* values,
-                        cudaStream_t stream) {
+void likelihood_unfused_of(const Loss& loss, const LikelihoodLoss<Target>& a, Targets targets, float* values,
+                           cudaStream_t stream) {
   const std::int64_t count = a.rows * a.samples * a.pixels;
   const float* const output = a.output;
   const auto value = [=] __host__ __device__(float o, Target x) { return loss(o, pixel(x)).value; };
-  on_stream("values", stream,
+  on_stream("likelihood_unfused_values", stream,
             [=](auto policy) { thrust::transform(policy, output, output + count, targets, values, value); });
-  const unsigned chunks = blocks_for("chunk_sums", a.rows * a.samples * ceil_div(a.pixels, pixel_chunk));
-  launch("chunk_sums", chunk_sums, {chunks, chunk_threads, stream}, values, a.nll_partial, a.pixels);
+  const unsigned chunks =
+      blocks_for("likelihood_unfused_sum_kernel", a.rows * a.samples * ceil_div(a.pixels, pixel_chunk));
+  launch("likelihood_unfused_sum_kernel", likelihood_unfused_sum_kernel, {chunks, chunk_threads, stream}, values,
+         a.nll_partial, a.pixels);
   if (!a.grad) return;
 
   float* const grad = a.grad;
   const auto slope = [=] __host__ __device__(float o, Target x) { return loss(o, pixel(x)).grad; };
-  on_stream("gradients", stream,
+  on_stream("likelihood_unfused_gradients", stream,
             [=](auto policy) { thrust::transform(policy, output, output + count, targets, grad, slope); });
   scale_in_place(grad, count, a.grad_scale, stream);
 }
@@ -75,7 +79,7 @@ void loss_by_operations(const Loss& loss, const PixelLoss<Target>& a, Targets ta
 }  // namespace
 
 template <class Target>
-void likelihood_unfused(Likelihood likelihood, const PixelLoss<Target>& a, float* scratch, cudaStream_t stream) {
+void likelihood_unfused(Likelihood likelihood, const LikelihoodLoss<Target>& a, float* scratch, cudaStream_t stream) {
   check("likelihood_unfused", a);
   require(scratch != nullptr, "likelihood_unfused: no scratch");
   elements("likelihood_unfused", a.rows * a.samples * a.pixels);
@@ -84,13 +88,13 @@ void likelihood_unfused(Likelihood likelihood, const PixelLoss<Target>& a, float
   const auto target_of = [=] __host__ __device__(Index i) { return i / pixels / samples * pixels + i % pixels; };
   const auto index = thrust::make_transform_iterator(thrust::counting_iterator<Index>(0), target_of);
   with_loss<math::Exact>("likelihood_unfused", likelihood, a, [&](const auto& loss) {
-    if (a.samples == 1) return loss_by_operations(loss, a, a.target, scratch, stream);
-    loss_by_operations(loss, a, thrust::make_permutation_iterator(a.target, index), scratch, stream);
+    if (a.samples == 1) return likelihood_unfused_of(loss, a, a.target, scratch, stream);
+    likelihood_unfused_of(loss, a, thrust::make_permutation_iterator(a.target, index), scratch, stream);
   });
 }
 
-template void likelihood_unfused(Likelihood, const PixelLoss<std::uint8_t>&, float*, cudaStream_t);
-template void likelihood_unfused(Likelihood, const PixelLoss<float>&, float*, cudaStream_t);
+template void likelihood_unfused(Likelihood, const LikelihoodLoss<std::uint8_t>&, float*, cudaStream_t);
+template void likelihood_unfused(Likelihood, const LikelihoodLoss<float>&, float*, cudaStream_t);
 
 // ---- Latent variable --------------------------------------------------------------------------------
 
@@ -114,7 +118,7 @@ void draw_epsilon(const Latent& a, float* eps, cudaStream_t stream) {
 
 }  // namespace
 
-void sample_latent_unfused(const LatentSample& a, float* scratch, cudaStream_t stream) {
+void sample_latent_unfused(const SampleLatent& a, float* scratch, cudaStream_t stream) {
   check("sample_latent_unfused", a);
   require(scratch != nullptr, "sample_latent_unfused: no scratch");
   const Index units = elements("sample_latent_unfused", 2 * a.rows * a.latent) / 2, latent = a.latent;
@@ -128,7 +132,7 @@ void sample_latent_unfused(const LatentSample& a, float* scratch, cudaStream_t s
                         Approximate{});
   };
   if (a.z) {
-    on_stream("reparameterise", stream,
+    on_stream("sample_latent_unfused_z", stream,
               [=](auto policy) { thrust::tabulate(policy, a.z, a.z + count, reparameterise); });
   }
   if (!a.kl_partial) return;
@@ -139,7 +143,8 @@ void sample_latent_unfused(const LatentSample& a, float* scratch, cudaStream_t s
     const float sigma = math::posterior_sigma(a.posterior, stats[latent], Approximate{});
     return math::gaussian_kl(a.posterior, stats[0], stats[latent], sigma, Approximate{});
   };
-  on_stream("kl", stream, [=](auto policy) { thrust::tabulate(policy, kl, kl + units, divergence); });
+  on_stream("sample_latent_unfused_kl", stream,
+            [=](auto policy) { thrust::tabulate(policy, kl, kl + units, divergence); });
 
   const auto tile_sum = [=] __host__ __device__(Index i) {
     const Index tile = latent_tile * latent, end = (i / latent + 1) * tile;
@@ -149,16 +154,17 @@ void sample_latent_unfused(const LatentSample& a, float* scratch, cudaStream_t s
   };
   float* const sums = a.kl_partial;
   const Index partials = static_cast<Index>(ceil_div(a.rows, latent_tile)) * latent;
-  on_stream("kl_sums", stream, [=](auto policy) { thrust::tabulate(policy, sums, sums + partials, tile_sum); });
+  on_stream("sample_latent_unfused_kl_sums", stream,
+            [=](auto policy) { thrust::tabulate(policy, sums, sums + partials, tile_sum); });
 }
 
-void latent_gradient_unfused(const LatentGradient& a, float* scratch, cudaStream_t stream) {
-  check("latent_gradient_unfused", a);
-  require(scratch || !a.dz, "latent_gradient_unfused: no scratch");
-  const Index units = elements("latent_gradient_unfused", 2 * a.rows * a.latent) / 2, latent = a.latent;
-  const Index count = elements("latent_gradient_unfused", a.rows * a.samples * a.latent);
+void sample_latent_backward_unfused(const SampleLatentBackward& a, float* scratch, cudaStream_t stream) {
+  check("sample_latent_backward_unfused", a);
+  require(scratch || !a.dz, "sample_latent_backward_unfused: no scratch");
+  const Index units = elements("sample_latent_backward_unfused", 2 * a.rows * a.latent) / 2, latent = a.latent;
+  const Index count = elements("sample_latent_backward_unfused", a.rows * a.samples * a.latent);
   const Index row_size = a.samples * a.latent;
-  const Range range("latent_gradient_unfused");
+  const Range range("sample_latent_backward_unfused");
   if (a.dz) draw_epsilon(a, scratch, stream);
 
   // In place: epsilon becomes dz dz/ds.
@@ -167,7 +173,8 @@ void latent_gradient_unfused(const LatentGradient& a, float* scratch, cudaStream
     return a.dz[i] * math::sample_slope(a.posterior, s, scratch[i], Approximate{});
   };
   if (a.dz)
-    on_stream("slopes", stream, [=](auto policy) { thrust::tabulate(policy, scratch, scratch + count, slope); });
+    on_stream("sample_latent_backward_unfused_slopes", stream,
+              [=](auto policy) { thrust::tabulate(policy, scratch, scratch + count, slope); });
 
   const thrust::counting_iterator<Index> first(0), last(units);
   const auto sum_over_samples = [=] __host__ __device__(Index i) {
@@ -180,7 +187,8 @@ void latent_gradient_unfused(const LatentGradient& a, float* scratch, cudaStream
     a.dstats[row * 2 * latent + unit] = dmu;
     a.dstats[row * 2 * latent + latent + unit] = ds;
   };
-  on_stream("sum_over_samples", stream, [=](auto policy) { thrust::for_each(policy, first, last, sum_over_samples); });
+  on_stream("sample_latent_backward_unfused_sums", stream,
+            [=](auto policy) { thrust::for_each(policy, first, last, sum_over_samples); });
 
   const auto add_kl_gradient = [=] __host__ __device__(Index i) {
     const Index mu = i / latent * 2 * latent + i % latent, s = mu + latent;
@@ -188,7 +196,8 @@ void latent_gradient_unfused(const LatentGradient& a, float* scratch, cudaStream
     a.dstats[mu] = Approximate::multiply_add(a.kl_scale, kl.mu, a.dstats[mu]);
     a.dstats[s] = Approximate::multiply_add(a.kl_scale, kl.s, a.dstats[s]);
   };
-  on_stream("add_kl_gradient", stream, [=](auto policy) { thrust::for_each(policy, first, last, add_kl_gradient); });
+  on_stream("sample_latent_backward_unfused_kl", stream,
+            [=](auto policy) { thrust::for_each(policy, first, last, add_kl_gradient); });
 }
 
 }  // namespace elbo::kernels

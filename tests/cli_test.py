@@ -834,8 +834,8 @@ class CommandLine(unittest.TestCase):
         """The kernels of two equal steps, one after the other."""
         names = [e["name"] for e in events]
         self.assertEqual(names[: len(names) // 2], names[len(names) // 2 :])
-        self.assertEqual([names[0], names[1], names[-1]], ["gather_rows", "product", "end_of_step"])
-        self.assertEqual(names.count("bernoulli_fused"), 2)
+        self.assertEqual([names[0], names[1], names[-1]], ["gather_batch_kernel", "product", "finish_step_kernel"])
+        self.assertEqual(names.count("likelihood_fused_bernoulli_kernel"), 2)
         for before, after in zip(events, events[1:]):
             self.assertLessEqual(before["ts"] + before["dur"], after["ts"] + 1e-6)
         self.assertEqual({e["cat"] for e in events}, {"kernel"})
@@ -893,8 +893,8 @@ class CommandLine(unittest.TestCase):
         self.check_table(printed, rows)
         # Every kernel lies in the one range of its operation.
         operations = [e for e in tracks["ranges"] if "bytes" in e["args"]]
-        for kernel, operation in (("bernoulli_fused", "likelihood"), ("end_of_step", "finish_step"),
-                                  ("sample_and_kl", "sample_latent")):
+        for kernel, operation in (("likelihood_fused_bernoulli_kernel", "likelihood"), ("finish_step_kernel", "finish_step"),
+                                  ("sample_latent_kernel", "sample_latent")):
             for k, o in zip((e for e in kernels if e["name"] == kernel), (e for e in operations if e["name"] == operation)):
                 self.assertLessEqual(o["ts"] - 1e-6, k["ts"])
                 self.assertLessEqual(k["ts"] + k["dur"], o["ts"] + o["dur"] + 1e-6)

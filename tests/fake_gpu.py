@@ -24,18 +24,18 @@ COPY = 3e12  # bytes a second
 SLOW = 100 if os.environ.get("FAKE_SLOW") else 1
 STEP_US = {"w1": 35.0, "mnist-2d": 20.0, "freyface-8d": 15.0}
 KERNELS = {  # as ncu may write them -> megabytes read and written
-    "void elbo::kernels::<unnamed>::bernoulli_fused<true, unsigned char>(PixelLoss<unsigned char>)": (128.5, 90.0),
-    "void elbo::kernels::(anonymous namespace)::bernoulli_fused<(bool)1, float>(PixelLoss<float>)": (205.6, 100.0),
-    "void elbo::kernels::<unnamed>::bernoulli_fused<true, unsigned char, elbo::math::Bf16>(PixelLoss<x>)": (77.1, 51.0),
-    "void elbo::kernels::<unnamed>::bernoulli_fused<true, float, elbo::math::Bf16>(PixelLoss<x>)": (154.1, 51.0),
-    "void elbo::kernels::<unnamed>::gaussian_fused<true, unsigned char, float>(GaussianLoss)": (128.5, 90.0),
-    "void elbo::kernels::<unnamed>::gaussian_fused<true, float, float>(GaussianLoss)": (205.6, 100.0),
-    "void elbo::kernels::<unnamed>::gaussian_fused<true, unsigned char, elbo::math::Bf16>(GaussianLoss)": (77.1, 51.0),
-    "void elbo::kernels::<unnamed>::gaussian_fused<true, float, elbo::math::Bf16>(GaussianLoss)": (154.1, 51.0),
-    "void elbo::kernels::<unnamed>::sample_and_kl<true, 0, 2>(LatentSample)": (5.25, 1.3),
-    "void elbo::kernels::<unnamed>::sample_and_kl<true, 0, 8>(LatentSample)": (33.6, 16.5),
-    "void elbo::kernels::<unnamed>::latent_gradient<true, 0, 2>(LatentGradient)": (7.87, 5.2),
-    "void elbo::kernels::<unnamed>::latent_gradient<true, 0, 8>(LatentGradient)": (50.4, 33.0),
+    "void elbo::kernels::<unnamed>::likelihood_fused_bernoulli_kernel<true, unsigned char>(LikelihoodLoss<x>)": (128.5, 90.0),
+    "void elbo::kernels::(anonymous namespace)::likelihood_fused_bernoulli_kernel<(bool)1, float>(LikelihoodLoss<x>)": (205.6, 100.0),
+    "void elbo::kernels::<unnamed>::likelihood_fused_bernoulli_kernel<true, unsigned char, elbo::math::Bf16>(LikelihoodLoss<x>)": (77.1, 51.0),
+    "void elbo::kernels::<unnamed>::likelihood_fused_bernoulli_kernel<true, float, elbo::math::Bf16>(LikelihoodLoss<x>)": (154.1, 51.0),
+    "void elbo::kernels::<unnamed>::likelihood_fused_gaussian_kernel<true, unsigned char, float>(GaussianLoss)": (128.5, 90.0),
+    "void elbo::kernels::<unnamed>::likelihood_fused_gaussian_kernel<true, float, float>(GaussianLoss)": (205.6, 100.0),
+    "void elbo::kernels::<unnamed>::likelihood_fused_gaussian_kernel<true, unsigned char, elbo::math::Bf16>(GaussianLoss)": (77.1, 51.0),
+    "void elbo::kernels::<unnamed>::likelihood_fused_gaussian_kernel<true, float, elbo::math::Bf16>(GaussianLoss)": (154.1, 51.0),
+    "void elbo::kernels::<unnamed>::sample_latent_kernel<true, 0, 2>(SampleLatent)": (5.25, 1.3),
+    "void elbo::kernels::<unnamed>::sample_latent_kernel<true, 0, 8>(SampleLatent)": (33.6, 16.5),
+    "void elbo::kernels::<unnamed>::sample_latent_backward_kernel<true, 0, 2>(SampleLatentBackward)": (7.87, 5.2),
+    "void elbo::kernels::<unnamed>::sample_latent_backward_kernel<true, 0, 8>(SampleLatentBackward)": (50.4, 33.0),
 }
 
 
@@ -112,7 +112,7 @@ def elbo():
         lines = ["start_us,duration_us,kind,name,stream,grid,block,registers,shared_bytes,bytes"]
         for i in range(steps):
             lines.append(f"{10 * i},2.5,kernel,sm90_xmma_gemm<f32, tf32, 64x64>,elbo compute,8x7x1,256x1x1,90,1024,")
-            lines += [f"{10 * i + 4},1.5,kernel,bernoulli_fused,elbo compute,100x1x1,64x1x1,40,144,"] * 2
+            lines += [f"{10 * i + 4},1.5,kernel,likelihood_fused_bernoulli_kernel,elbo compute,100x1x1,64x1x1,40,144,"] * 2
             lines.append(f"{10 * i + 8},0.5,copy,copy device to host,elbo compute,,,,,100")
         trace.with_suffix(".csv").write_text("\n".join(lines) + "\n")
         print("10.0 us a step, 60% of it at work")

@@ -70,8 +70,8 @@ class WithoutAGpu(unittest.TestCase):
             self.assertGreater(first["steps"]["W1 fp32"]["median_us"], 0)
             kernels = {k["name"]: k for k in first["steps"]["W1 kernels"]["kernels"]}
             if first["machine"]["device"] == "sim":
-                self.assertEqual(kernels["end_of_step"]["a_step"], 1)
-                self.assertIn("| end_of_step | 1 |", summary)
+                self.assertEqual(kernels["finish_step_kernel"]["a_step"], 1)
+                self.assertIn("| finish_step_kernel | 1 |", summary)
             self.assertEqual({t["rival"] for t in first["losses"]["20x784"]["timings"]}, {"fused"})
             trained = next(iter(first["training"].values()))
             self.assertGreater(trained["images_per_second"], 0)
@@ -232,7 +232,7 @@ class WithAStandIn(unittest.TestCase):
         self.assertIn("| fused | bernoulli | 512x116412 | u8 | bf16 |", summary)
         # Kernels by name, with commas in it, and what all of them come to.
         self.assertIn("| sm90_xmma_gemm<f32, tf32, 64x64> | 1 | 2.50 | 2.50 | 8x7x1 | 256x1x1 |", summary)
-        self.assertIn("| bernoulli_fused | 2 | 1.50 | 3.00 | 100x1x1 | 64x1x1 |", summary)
+        self.assertIn("| likelihood_fused_bernoulli_kernel | 2 | 1.50 | 3.00 | 100x1x1 | 64x1x1 |", summary)
         self.assertIn("| all | 4 |  | 10.0, 60% of it at work |", summary)
         with tarfile.open(self.out / "first.tar.gz") as archive:
             names = archive.getnames()
@@ -386,11 +386,11 @@ class WithAStandIn(unittest.TestCase):
         self.assertIn("| sanitizer | not run: compute-sanitizer does not work on this machine", done.stdout)
 
     def test_kernels_that_ncu_did_not_come_to_are_said(self):
-        done = self.check("--only", "ncu", FAKE_UNSEEN="latent_gradient")
-        unseen = "| memory traffic of latent_gradient, {} dimensions | within 5% of its contract |  | not run |"
+        done = self.check("--only", "ncu", FAKE_UNSEEN="sample_latent_backward_kernel")
+        unseen = "| memory traffic of sample_latent_backward_kernel, {} dimensions | within 5% of its contract |  | not run |"
         for latent in (20, 128):
             self.assertIn(unseen.format(latent), done.stdout)
-            self.assertRegex(done.stdout, rf"memory traffic of sample_and_kl, {latent} dimensions .* met \|")
+            self.assertRegex(done.stdout, rf"memory traffic of sample_latent_kernel, {latent} dimensions .* met \|")
 
     def test_losses_that_are_cut_short_are_kept(self):
         done = self.check("--only", "losses", FAKE_CUT="1")
@@ -569,10 +569,10 @@ class Rules(unittest.TestCase):
             self.assertTrue(callable(getattr(gpu_check.Check, name)))
 
     def test_traffic_of_a_second_pass_is_seen(self):
-        name = "void elbo::kernels::<unnamed>::bernoulli_fused<true, float>(PixelLoss<float>)"
+        name = "void elbo::kernels::<unnamed>::likelihood_fused_bernoulli_kernel<true, float>(LikelihoodLoss<float>)"
         count = 65536 * 784
         ncu = {"rows": 65536, "pixels": 784, "latents": [], "kernels": {}}
-        results, contract = {"ncu": ncu}, "bernoulli_fused, f32 target, f32"
+        results, contract = {"ncu": ncu}, "likelihood_fused_bernoulli_kernel, f32 target, f32"
         ncu["kernels"][name] = [{"read": 8 * count, "written": 4 * count}]
         self.assertEqual(gpu_summary.traffic(results)[contract][4], True)
         for read, written in ((12, 4), (8, 8), (4, 4), (8, 2)):
@@ -586,8 +586,8 @@ class Rules(unittest.TestCase):
 
     def test_a_kernel_that_is_not_fused_has_no_contract(self):
         for name in (
-            "void scaled_gradients<true, Bernoulli, float>(Bernoulli, PixelLoss<float>)",
-            "void elbo::kernels::<unnamed>::bernoulli_fused_log<true, float, float>(PixelLoss<float>)",
+            "void likelihood_two_pass_gradient_kernel<true, Bernoulli, float>(Bernoulli, LikelihoodLoss<float>)",
+            "void elbo::kernels::<unnamed>::likelihood_fused_log_bernoulli_kernel<true, float, float>(LikelihoodLoss<float>)",
             "cub::DeviceReduce<float>(x)",
         ):
             self.assertIsNone(gpu_summary.with_contract(name))

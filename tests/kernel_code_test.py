@@ -23,8 +23,9 @@ import resources
 # Kernel (a pattern for its mangled name) -> the least number of loads and stores of a quad (16 bytes) in it. ILb1:
 # aligned. Those of likelihood.cu are in sass_budget.csv.
 PROMISED = {
-    "gather.cu": {"gather_rowsILb1": (0, 1)},
-    "dense.cu": {"bias_add_activateILb1": (2, 1), "activation_gradientILb1": (2, 1), "add_elementsILb1": (2, 1)},
+    "gather.cu": {"gather_batch_kernelILb1": (0, 1)},
+    "dense.cu": {"bias_activation_kernelILb1": (2, 1), "activation_backward_kernelILb1": (2, 1),
+                 "add_kernelILb1": (2, 1)},
 }
 
 

@@ -289,7 +289,7 @@ TEST_P(LatentTest, SamplesAndSumsTheDivergence) {
       }
     }
     const Array<float> z_d(count_, offset_), kl_d(partials), z_unfused(count_), kl_unfused(partials);
-    LatentSample a{stats_d_.data(), state_d_.data(), posterior, z_d.data(), kl_d.data(), rows_, samples_, latent_};
+    SampleLatent a{stats_d_.data(), state_d_.data(), posterior, z_d.data(), kl_d.data(), rows_, samples_, latent_};
     run([&] { sample_latent_fused(a, stream_); }, {&z_d, &kl_d});
     expect_near(z_d, z, 1e-6, 1e-6);    // a few roundings of numbers about 1
     expect_near(kl_d, kl, 1e-5, 1e-5);  // a sum of up to 32 of them; log(s^2) reaches -20
@@ -321,12 +321,12 @@ TEST_P(LatentTest, GradientDrawsTheSameNoise) {
       }
     }
     const Array<float> dstats_d(stats_.size(), offset_), dstats_unfused(stats_.size());
-    LatentGradient a{stats_d_.data(), dz_d.data(), state_d_.data(), posterior, kl_scale,
-                     dstats_d.data(), rows_,       samples_,        latent_};
-    run([&] { latent_gradient_fused(a, stream_); }, {&dstats_d});
+    SampleLatentBackward a{stats_d_.data(), dz_d.data(), state_d_.data(), posterior, kl_scale,
+                           dstats_d.data(), rows_,       samples_,        latent_};
+    run([&] { sample_latent_backward_fused(a, stream_); }, {&dstats_d});
     expect_near(dstats_d, expected, 1e-5, 1e-5);  // sums of up to 17 terms of size 1
     a.dstats = dstats_unfused.data();
-    run([&] { latent_gradient_unfused(a, scratch_.data(), stream_); }, {&dstats_unfused});
+    run([&] { sample_latent_backward_unfused(a, scratch_.data(), stream_); }, {&dstats_unfused});
     EXPECT_TRUE(dstats_d.bits() == dstats_unfused.bits());
   }
 }
@@ -346,7 +346,7 @@ TEST_F(KernelTest, LatentKeepsNaN) {
   const Array<float> stats_d(stats), z(8), kl(4), dstats(16), dz(gaussian_values(8, 5));
   const Array<StepState> state({some_state()});
   sample_latent_fused({stats_d.data(), state.data(), Posterior::log_variance, z.data(), kl.data(), 2, 1, 4}, stream_);
-  latent_gradient_fused(
+  sample_latent_backward_fused(
       {stats_d.data(), dz.data(), state.data(), Posterior::log_variance, 1.0f, dstats.data(), 2, 1, 4}, stream_);
   synchronize();
   for (size_t i = 0; i < 8; ++i) EXPECT_EQ(std::isnan(z.get()[i]), i == 5) << i;
@@ -394,8 +394,8 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
 
   const Array<float> output_d(output), partial_d(value.size()), grad_d(count_), scratch(count_);
   const Array<Target> target_d(target);
-  PixelLoss<Target> a{output_d.data(), target_d.data(), variance, scale,  partial_d.data(),
-                      grad_d.data(),   rows_,           samples_, pixels_};
+  LikelihoodLoss<Target> a{output_d.data(), target_d.data(), variance, scale,  partial_d.data(),
+                           grad_d.data(),   rows_,           samples_, pixels_};
   // Up to 32 terms a lane and a tree of at most 8 levels; a term may cancel against its neighbours.
   const double value_error = 2e-6 * std::sqrt(static_cast<double>(pixels_));
   const Array<float> in_place(count_), output_odd(output, 1), grad_odd(count_, 1);
@@ -411,11 +411,11 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
     EXPECT_TRUE(grad_d.bits() == grad_bits) << "gradients of rivals";
 
     // The loss alone, and the gradient in the output's place.
-    PixelLoss<Target> value_only = a;
+    LikelihoodLoss<Target> value_only = a;
     value_only.grad = nullptr;
     run([&] { kernel(likelihood, value_only, stream_); }, {&partial_d});
     EXPECT_TRUE(partial_d.bits() == partial_bits) << "value only";
-    PixelLoss<Target> alias = a;
+    LikelihoodLoss<Target> alias = a;
     alias.output = alias.grad = in_place.data();
     run(
         [&] {
@@ -426,7 +426,7 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
     EXPECT_TRUE(partial_d.bits() == partial_bits && in_place.bits() == grad_bits) << "in place";
 
     // Buffers that allow no vector access.
-    PixelLoss<Target> odd = a;
+    LikelihoodLoss<Target> odd = a;
     odd.output = output_odd.data();
     odd.target = target_odd.data();
     odd.grad = grad_odd.data();
@@ -437,7 +437,7 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
   check_bf16(likelihood, target, variance, scale);
 
   // One launch for each operation.
-  PixelLoss<Target> unfused = a;
+  LikelihoodLoss<Target> unfused = a;
   unfused.output = unfused.grad = in_place.data();
   run(
       [&] {
@@ -461,8 +461,8 @@ void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>
   const size_t partials = static_cast<size_t>(rows_ * samples_ * ceil_div(pixels_, pixel_chunk));
   const Array<Target> target_d(target);
   const Array<float> floats_d(floats), partial_d(partials), grad_d(count_), partial_bf16(partials);
-  const PixelLoss<Target> a{floats_d.data(), target_d.data(), variance, scale,  partial_d.data(),
-                            grad_d.data(),   rows_,           samples_, pixels_};
+  const LikelihoodLoss<Target> a{floats_d.data(), target_d.data(), variance, scale,  partial_d.data(),
+                                 grad_d.data(),   rows_,           samples_, pixels_};
   const auto compare = [&](auto kernel, auto kernel_of_bf16) {
     run([&] { kernel(likelihood, a, stream_); }, {&partial_d, &grad_d});
     std::vector<std::uint16_t> expected;
@@ -470,8 +470,9 @@ void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>
     for (const size_t offset : {0, 1}) {  // 1: buffers that allow no vector access; and the gradient in place
       const Array<math::Bf16> halves_d(halves, offset), apart(count_);
       const Array<math::Bf16>& grad = offset == 0 ? apart : halves_d;
-      const PixelLoss<Target, math::Bf16> b{halves_d.data(), target_d.data(), variance, scale,  partial_bf16.data(),
-                                            grad.data(),     rows_,           samples_, pixels_};
+      const LikelihoodLoss<Target, math::Bf16> b{
+          halves_d.data(), target_d.data(), variance, scale,  partial_bf16.data(),
+          grad.data(),     rows_,           samples_, pixels_};
       run(
           [&] {
             halves_d.set(halves);
@@ -517,7 +518,8 @@ TEST_F(KernelTest, LikelihoodOfARowIsTheSameAmongMany) {
   constexpr size_t count = rows * samples * pixels;
   const Array<float> output(gaussian_values(count, 11, 4.0f)), grad(count), partial(rows * samples);
   const Array<std::uint8_t> target(pixels_of(rows * pixels, 12));
-  PixelLoss<std::uint8_t> a{output.data(), target.data(), 1, 0.25f, partial.data(), grad.data(), rows, samples, pixels};
+  LikelihoodLoss<std::uint8_t> a{output.data(), target.data(), 1,       0.25f, partial.data(),
+                                 grad.data(),   rows,          samples, pixels};
   likelihood_fused(Likelihood::bernoulli, a, stream_);
   synchronize();
   const std::vector<float> all = partial.get(), all_grad = grad.get();
@@ -563,9 +565,9 @@ TEST_F(KernelTest, BernoulliIsExactFarOut) {
   const std::vector<float> logits = {-200, -100, -20, 0, 20, 100, 200, 1e30f};
   const Array<float> output(logits), grad(8), partial(8);
   const Array<std::uint8_t> target(std::vector<std::uint8_t>(8, 255));
-  likelihood_fused(Likelihood::bernoulli,
-                   PixelLoss<std::uint8_t>{output.data(), target.data(), 1, 1, partial.data(), grad.data(), 8, 1, 1},
-                   stream_);
+  likelihood_fused(
+      Likelihood::bernoulli,
+      LikelihoodLoss<std::uint8_t>{output.data(), target.data(), 1, 1, partial.data(), grad.data(), 8, 1, 1}, stream_);
   synchronize();
   expect_near(partial, {200, 100, 20, std::log(2.0), 0, 0, 0, 0}, 1e-6, 1e-8);
   expect_near(grad, {-1, -1, -1, -0.5, -2e-9, 0, 0, 0}, 1e-6, 1e-8);
@@ -580,7 +582,8 @@ TEST_F(KernelTest, LikelihoodKeepsNaNAndInfinity) {
       values[at] = planted;
       const Array<float> output(values), grad(count), partial(6), scratch(count);
       const Array<std::uint8_t> target(std::vector<std::uint8_t>(count, 0));
-      const PixelLoss<std::uint8_t> a{output.data(), target.data(), 1, 1, partial.data(), grad.data(), rows, 1, pixels};
+      const LikelihoodLoss<std::uint8_t> a{output.data(), target.data(), 1, 1,     partial.data(),
+                                           grad.data(),   rows,          1, pixels};
       for (const bool is_fused : {true, false}) {
         if (is_fused) {
           likelihood_fused(likelihood, a, stream_);
@@ -719,7 +722,7 @@ TEST_P(OptimizerTest, FollowsTheFormula) {
   run(
       [&] {
         p_d.set(p_), m_d.set(first), v_d.set(v_);
-        optimizer_update(
+        optimizer_step(
             {p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), settings_, static_cast<int64_t>(count_)},
             stream_);
       },
@@ -736,7 +739,7 @@ TEST_P(OptimizerTest, StopsAtABadStepAndNotesABadUpdate) {
   const Array<float> p_d(p_, offset_), g_d(g_, offset_), m_d(m_, offset_), v_d(v_, offset_);
   const Array<StepState> state_d({state});
   const auto update = [&] {
-    optimizer_update(
+    optimizer_step(
         {p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), settings_, static_cast<int64_t>(count_)},
         stream_);
     synchronize();
@@ -794,8 +797,8 @@ TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
     std::vector<float> g = g_;
     g.back() = last;
     g_d.set(g);
-    const Totals totals{nll_d.data(), kl_d.data(), state_d.data(), sums_d.data(), 33, 33, 2, 2, 3};
-    const Update update{
+    const Accumulate totals{nll_d.data(), kl_d.data(), state_d.data(), sums_d.data(), 33, 33, 2, 2, 3};
+    const OptimizerStep update{
         p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), settings_, static_cast<int64_t>(count_)};
     const auto set = [&] {
       p_d.set(p_), m_d.set(v_), v_d.set(v_);
@@ -813,7 +816,7 @@ TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
     const StepState state = state_d.get()[0];
     set();
     accumulate(totals, stream_);
-    optimizer_update(update, stream_);
+    optimizer_step(update, stream_);
     advance(state_d.data(), schedule, fault_d.data(), stream_);
     synchronize();
     EXPECT_TRUE(at_once == outcome());
@@ -971,8 +974,8 @@ TEST_F(KernelTest, LaunchersNameWhatIsWrong) {
   const Array<float> f(16);
   const Array<StepState> state({some_state()});
   const Array<std::uint8_t> bytes(16);
-  const LatentSample latent{f.data(), state.data(), Posterior::sigma, f.data(), f.data(), 1, 1, 0};
-  PixelLoss<float> loss{f.data(), f.data(), 0.0f, 1.0f, f.data(), nullptr, 1, 1, 4};
+  const SampleLatent latent{f.data(), state.data(), Posterior::sigma, f.data(), f.data(), 1, 1, 0};
+  LikelihoodLoss<float> loss{f.data(), f.data(), 0.0f, 1.0f, f.data(), nullptr, 1, 1, 4};
   expect_error([&] { column_sum(nullptr, f.data(), 1, 1, stream_); }, "column_sum: a null buffer");
   expect_error([&] { sample_latent_fused(latent, stream_); }, "sample_latent_fused: 1 rows, 1 samples, 0 latent");
   expect_error([&] { likelihood_fused(Likelihood::gaussian, loss, stream_); }, "likelihood_fused: a variance of 0");

@@ -38,7 +38,8 @@ class NcuTable(unittest.TestCase):
         if "ELBO_PROGRAM" not in os.environ:
             self.skipTest("no program")
         text = line("ID", "Kernel Name", *METRICS) + line("", "", "ns", "Mbyte", "Mbyte", "%", "register/thread", "%")
-        kernel = "void elbo::kernels::(anonymous namespace)::bernoulli_fused<(bool)1, unsigned char, float>(PixelLoss<unsigned char>)"
+        kernel = ("void elbo::kernels::(anonymous namespace)::likelihood_fused_bernoulli_kernel<(bool)1, unsigned char, "
+                  "float>(LikelihoodLoss<unsigned char>)")
         text += line(0, kernel, "1,000", "0.4", "0.3", "10", "20", "30") + line(1, "sm90_gemm", "1,000", 1, 1, 10, 20, 30)
         with tempfile.TemporaryDirectory() as folder:
             ncu = pathlib.Path(folder) / "ncu"
@@ -50,7 +51,8 @@ class NcuTable(unittest.TestCase):
                                   env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}",
                                        "ELBO_PROGRAM": os.path.abspath(os.environ["ELBO_PROGRAM"])})
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertRegex(done.stdout, r"_::bernoulli_fused<1, unsigned char, float> .* 0\.40 +0\.30 +1\.41 ")  # 200 x 784 x 9 bytes, and 200 sums
+        # 200 x 784 x 9 bytes, and 200 sums
+        self.assertRegex(done.stdout, r"likelihood_fused_bernoulli_kernel<1, unsigned char, float> .* 0\.40 +0\.30 +1\.41 ")
         self.assertRegex(done.stdout, r"sm90_gemm .* 1\.00 +1\.00 +- ")
 
     def test_something_else_is_refused(self):

@@ -138,7 +138,7 @@ void total_by_the_last_block(const cusim::Planted& planted) {
 
 // The project's own: the kernel that ends a training step, of which the last block to come moves the state on. Blocks
 // enough that some start when others have ended.
-void end_of_step(const cusim::Planted& planted) {
+void finish_step(const cusim::Planted& planted) {
   cusim::plant(planted);
   constexpr std::int64_t count = 8 * 256 * 6, latent = 3;
   const Schedule schedule{.batches_per_epoch = 4, .beta1 = 0.9, .beta2 = 0.999};
@@ -147,10 +147,10 @@ void end_of_step(const cusim::Planted& planted) {
   const Device<double> sums = upload(std::vector<double>(2 + latent, 1.0));
   const Device<std::uint64_t> fault = upload(std::vector<std::uint64_t>{StepState::none});
   const Device<StepState> state = upload(std::vector<StepState>{state_at(1, 6, schedule)});
-  const kernels::Totals totals{nll.get(), kl.get(), state.get(), sums.get(), 33, 33, 1, 2, latent};
-  const kernels::Update update{parameters.get(), gradients.get(),         first.get(), second.get(),
-                               state.get(),      {.learning_rate = 0.1f}, count};
-  kernels::finish_step(totals, update, schedule, fault.get(), 2, nullptr);  // room for 8 blocks
+  const kernels::Accumulate losses{nll.get(), kl.get(), state.get(), sums.get(), 33, 33, 1, 2, latent};
+  const kernels::OptimizerStep update{parameters.get(), gradients.get(),         first.get(), second.get(),
+                                      state.get(),      {.learning_rate = 0.1f}, count};
+  kernels::finish_step(losses, update, schedule, fault.get(), 2, nullptr);  // room for 8 blocks
   const StepState got = download(state, 1)[0], wanted = state_at(1, 7, schedule);
   expect<double>({double(got.step), double(got.epoch), double(got.batch), got.correction1, got.correction2,
                   double(got.bad_step), double(got.bad_update), double(got.blocks_done)},
@@ -367,7 +367,7 @@ void forked_step(bool forked_too_early) {
 const std::map<std::string, std::function<void()>> bugs{
     // Nothing is wrong with these.
     {"control_last_block", [] { total_by_the_last_block({}); }},
-    {"control_end_of_step", [] { end_of_step({}); }},
+    {"control_finish_step", [] { finish_step({}); }},
     {"control_block_sum", block_sums<Fault::none>},
     {"control_warp_in_step", warp_in_step<true>},
     {"control_exit_before_barrier",
@@ -488,9 +488,9 @@ const std::map<std::string, std::function<void()>> bugs{
     {"last_block_without_its_first_fence", [] { total_by_the_last_block({.without_fence = 1}); }},
     {"last_block_without_its_second_fence", [] { total_by_the_last_block({.without_fence = 2}); }},
     {"last_block_without_an_atomic", [] { total_by_the_last_block({.plain_atomics = true}); }},
-    {"end_of_step_without_its_first_fence", [] { end_of_step({.without_fence = 1}); }},
-    {"end_of_step_without_its_second_fence", [] { end_of_step({.without_fence = 2}); }},
-    {"end_of_step_without_an_atomic", [] { end_of_step({.plain_atomics = true}); }},
+    {"finish_step_without_its_first_fence", [] { finish_step({.without_fence = 1}); }},
+    {"finish_step_without_its_second_fence", [] { finish_step({.without_fence = 2}); }},
+    {"finish_step_without_an_atomic", [] { finish_step({.plain_atomics = true}); }},
     {"no_wait_for_the_copy", [] { ring(false, true, true); }},
     {"slot_refilled_too_early", [] { ring(true, false, false); }},
     {"baked_scalar", [] { replayed_step(true); }},

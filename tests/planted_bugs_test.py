@@ -32,9 +32,9 @@ MUST_CATCH = {
     "last_block_without_an_atomic": "apart tsan",
     # What its last block reads of others' stores they make with atomics: its fences keep their loads from coming after
     # its stores.
-    "end_of_step_without_its_first_fence": "tsan",
-    "end_of_step_without_its_second_fence": "tsan",
-    "end_of_step_without_an_atomic": "apart tsan",
+    "finish_step_without_its_first_fence": "tsan",
+    "finish_step_without_its_second_fence": "tsan",
+    "finish_step_without_an_atomic": "apart tsan",
     "global_written_past_its_end": "asan",
     "global_read_past_its_end": "asan",
     "shared_written_past_its_end": "asan",

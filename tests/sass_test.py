@@ -20,11 +20,13 @@ sys.path.insert(0, str(ROOT / "tools" / "kernels"))
 import sass
 
 # Kernels whose issue floor is at most this part of an H200's memory floor, whatever the types.
-MEMORY_BOUND = {"bernoulli_fused": 0.85, "gaussian_fused": 0.85, "sample_and_kl": 0.85, "latent_gradient": 0.85,
-                "update_weights": 0.85}
+MEMORY_BOUND = {"likelihood_fused_bernoulli_kernel": 0.85, "likelihood_fused_gaussian_kernel": 0.85,
+                "sample_latent_kernel": 0.85, "sample_latent_backward_kernel": 0.85, "optimizer_step_kernel": 0.85}
 # Kernels that may call a subroutine, and how often; no other may.
-SLOW_PATHS = {"add_to_sums": 2,  # a division of integers and one in double, by one block; in end_of_step by block 0
-              **{f"end_of_step<{aligned}, {type}>": 2 for aligned in ("false", "true") for type in ("adam", "adagrad", "sgd")}}
+# That is a division of integers and one in double, by one block; in finish_step_kernel by block 0.
+SLOW_PATHS = {"accumulate_kernel": 2,
+              **{f"finish_step_kernel<{aligned}, {type}>": 2
+                 for aligned in ("false", "true") for type in ("adam", "adagrad", "sgd")}}
 
 
 def kernel_of(text):

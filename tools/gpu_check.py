@@ -631,7 +631,7 @@ class Check:
     def ncu(self):
         rows, pixels = NCU_SHAPE
         metrics = ["gpu__time_duration.sum", "dram__bytes_read.sum", "dram__bytes_write.sum"]
-        kernels = "bernoulli|gaussian|sample_and_kl|latent_gradient"
+        kernels = "likelihood_fused|sample_latent"
         # Of each kernel the 50th call, the 150th, ...; ncu empties the caches before each. Clocks are left alone.
         command = [self.tool("ncu"), "--csv", "--page", "raw", "--clock-control", "none"]
         command += ["--metrics", ",".join(metrics), "--kernel-id", f"::regex:{kernels}:.*50", "--launch-count", 400]

@@ -134,10 +134,10 @@ def contracts(rows, pixels, latents):
             for output, of_output in (("f32", 4), ("bf16", 2)):
                 partial_sums = 4 * rows * -(-pixels // 4096)
                 read, written = (of_output + of_target) * rows * pixels, of_output * rows * pixels + partial_sums
-                found[f"{loss}_fused, {target} target, {output}"] = read, written
+                found[f"likelihood_fused_{loss}_kernel, {target} target, {output}"] = read, written
     for latent in sorted(latents):
-        found[f"sample_and_kl, {latent} dimensions"] = 8 * rows * latent, 4 * (rows + -(-rows // 32)) * latent
-        found[f"latent_gradient, {latent} dimensions"] = 12 * rows * latent, 8 * rows * latent
+        found[f"sample_latent_kernel, {latent} dimensions"] = 8 * rows * latent, 4 * (rows + -(-rows // 32)) * latent
+        found[f"sample_latent_backward_kernel, {latent} dimensions"] = 12 * rows * latent, 8 * rows * latent
     return found
 
 
@@ -145,13 +145,13 @@ def with_contract(kernel):
     """How the names of its contracts begin: a likelihood's has one, a latent variable's one of each size; None of
     another kernel.
 
-    kernel: as ncu writes it, `void elbo::kernels::<unnamed>::bernoulli_fused<true, unsigned char, float>(...)`."""
+    kernel: as ncu writes it, `void elbo::kernels::<unnamed>::sample_latent_kernel<true, 0, 4>(...)`."""
     short = re.search(r"\w+<.*?>(?=\()", kernel)
     name = short[0] if short else kernel
-    if likelihood := re.match(r"(bernoulli|gaussian)_fused\b", name):
+    if likelihood := re.match(r"likelihood_fused_(bernoulli|gaussian)_kernel\b", name):
         target = "u8" if "unsigned char" in name else "f32"
         return f"{likelihood[0]}, {target} target, {'bf16' if re.search('bf(loat)?16', name, re.I) else 'f32'}"
-    latent = re.match(r"sample_and_kl\b|latent_gradient\b", name)
+    latent = re.match(r"sample_latent(_backward)?_kernel\b", name)
     return latent and f"{latent[0]}, "
 
 

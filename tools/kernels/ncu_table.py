@@ -4,7 +4,8 @@
     ncu_table.py [PLAN]
 
 Columns: launches; microseconds, all together and each; megabytes read from and written to memory, each; those that its
-contract moves, both ways, by PLAN (what `elbo plan --json` writes), if it is the one kernel of its operation; GB/s;
+contract moves, both ways, by PLAN (what `elbo plan --json` writes), if it is the one kernel of its operation and all of
+that name move as much; GB/s;
 percent of the memory's peak; registers a thread; percent of a multiprocessor's warps that were active.
 """
 
@@ -13,11 +14,6 @@ import json
 import pathlib
 import re
 import sys
-
-# The kernel that is all of an operation. A product of matrices is a part of one.
-OPERATIONS = {"gather_rows": "gather_batch", "sample_and_kl": "sample_latent", "bernoulli_fused": "likelihood",
-              "bernoulli_fused_log": "likelihood", "gaussian_fused": "likelihood",
-              "latent_gradient": "sample_latent_backward", "end_of_step": "finish_step"}
 
 UNITS = {"ns": 1e-9, "nsecond": 1e-9, "us": 1e-6, "usecond": 1e-6, "ms": 1e-3, "msecond": 1e-3, "s": 1, "second": 1,
          "byte": 1, "Kbyte": 1e3, "Mbyte": 1e6, "Gbyte": 1e9}
@@ -46,11 +42,10 @@ def without_arguments(kernel):
 
 
 def contract(kernel, plan):
-    """Megabytes, as text."""
-    name = re.search(r"(\w+)(<.*)?$", kernel)
-    operation = OPERATIONS.get(name[1]) if name else None
-    moved = [o["bytes"] for o in plan.get("operations", []) if o["name"] == operation]
-    return f"{1e-6 * moved[0]:.2f}" if moved else "-"
+    """Megabytes, as text. A kernel that is all of an operation has its name: add_kernel, likelihood_fused_..._kernel."""
+    name = re.search(r"(\w*)(<.*)?$", kernel)[1]
+    moved = {o["bytes"] for o in plan.get("operations", []) if re.fullmatch(rf"{o['name']}(_fused\w*)?_kernel", name)}
+    return f"{1e-6 * moved.pop():.2f}" if len(moved) == 1 else "-"
 
 
 def table(launches, plan={}):

@@ -46,7 +46,7 @@ def enumerators():
 
 
 def demangle(names):
-    """`bernoulli_fused<true, unsigned char>`: without namespaces and parameters, enumerators by their names."""
+    """`likelihood_fused_bernoulli_kernel<true, unsigned char>`: without namespaces and parameters, enumerators by their names."""
     words = enumerators()
     text = subprocess.run(["c++filt"], input="\n".join(names), stdout=subprocess.PIPE, text=True, check=True).stdout
     short = []

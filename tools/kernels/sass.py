@@ -59,7 +59,7 @@ class Instruction(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    name: str  # demangled: bernoulli_fused<true, float, float>
+    name: str  # demangled: likelihood_fused_bernoulli_kernel<true, float, float>
     source: str
     code: list
     labels: dict  # -> address
@@ -245,10 +245,12 @@ class Case(NamedTuple):
 def likelihood_cases():
     """kernels/likelihood.cu: a warp takes up to 1,024 pixels of a row, a lane 4 at a time."""
     sizes = {"float": 4, "unsigned char": 1, "math::Bf16": 2}
-    uses = [("bernoulli_fused", "value and gradient", ""), ("bernoulli_fused", "value", ""),
-            ("bernoulli_fused_log", "value and gradient", ""), ("gaussian_fused", "value and gradient", ""),
-            ("scaled_gradients", "gradient", "Bernoulli<math::Approximate>, "),
-            ("scaled_gradients", "gradient", "Gaussian<math::Approximate>, ")]
+    uses = [("likelihood_fused_bernoulli_kernel", "value and gradient", ""),
+            ("likelihood_fused_bernoulli_kernel", "value", ""),
+            ("likelihood_fused_log_bernoulli_kernel", "value and gradient", ""),
+            ("likelihood_fused_gaussian_kernel", "value and gradient", ""),
+            ("likelihood_two_pass_gradient_kernel", "gradient", "Bernoulli<math::Approximate>, "),
+            ("likelihood_two_pass_gradient_kernel", "gradient", "Gaussian<math::Approximate>, ")]
     for (kernel, does, loss), target, output, (rows, image) in itertools.product(
             uses, ("float", "unsigned char"), ("float", "math::Bf16"), ((65536, (784,)), (512, (3, 218, 178)))):
         pixels = math.prod(image)
@@ -268,21 +270,21 @@ def latent_cases():
     backward 2."""
     rows, latent = 65536, 128
     for posterior in ("log_variance", "sigma"):
-        yield Case(f"sample_and_kl<true, {posterior}, 4u>", "65536x128", "sample and KL", rows * latent,
+        yield Case(f"sample_latent_kernel<true, {posterior}, 4u>", "65536x128", "sample and KL", rows * latent,
                    rows // 32 * 8, 12, trips=(1,))
-        yield Case(f"latent_gradient<true, {posterior}, 2u>", "65536x128", "gradient", rows * latent,
+        yield Case(f"sample_latent_backward_kernel<true, {posterior}, 2u>", "65536x128", "gradient", rows * latent,
                    rows // 2 * latent // 4 // 32, 20, trips=(1,))
 
 
 def optimizer_cases():
-    """kernels/optimizer.cu, the parameters of experiments/aevb-mnist-20.json: 2 quads a thread. Of end_of_step a block
-    that updates: a thread looks at one partial sum of either kind, and none is odd. What block 0 and the last to end
-    do is one block's work each."""
+    """kernels/optimizer.cu, the parameters of experiments/aevb-mnist-20.json: 2 quads a thread. Of finish_step_kernel
+    a block that updates: a thread looks at one partial sum of either kind, and none is odd. What block 0 and the last
+    to end do is one block's work each."""
     parameters = 815_824
     for type, size in (("adam", 28), ("adagrad", 20), ("sgd", 20)):
         work = parameters, -(-parameters // 2048) * 8, size
-        yield Case(f"update_weights<true, {type}>", str(parameters), "update", *work, trips=(1,))
-        yield Case(f"end_of_step<true, {type}>", str(parameters), "update", *work,
+        yield Case(f"optimizer_step_kernel<true, {type}>", str(parameters), "update", *work, trips=(1,))
+        yield Case(f"finish_step_kernel<true, {type}>", str(parameters), "update", *work,
                    {"STG.E.128": 2 * (size - 4) // 8, "ATOMS": 0, "ATOMG.E.MIN": 0, "DADD": 0}, trips=(1,) * 10)
 
 
@@ -347,7 +349,7 @@ def page(found, nvcc, date):
         f"kernel's contract reads and writes, at a copy's {h100.bandwidth / 1e12} TB/s (H100) and",
         f"{h200.bandwidth / 1e12} TB/s (H200). Share: issue floor / memory floor; below 1",
         "memory is what holds the kernel back, if latency is hidden. In a likelihood's name stand: aligned, target,",
-        "output. Of `end_of_step` it is a block that updates.",
+        "output. Of `finish_step_kernel` it is a block that updates.",
     ]
     for source, rows_of in itertools.groupby(found, key=lambda row: row.kernel.source):
         lines += ["", f"## {source}", "",
