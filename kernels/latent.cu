@@ -12,7 +12,7 @@
 // Rivals: fused is the default, since it moves the least and was the fastest on a CPU, beside the CPU's unfused loops
 //   (`elbo bench loss`). On a GPU they have not been measured yet.
 // Instructions, counted in the machine code for sm_90, aligned, one sample, log variance, 65536 x 128 (tools/kernels/
-//   sass.py): sample_latent 61 lane slots an element, sample_latent_backward 69; nothing calls a slow path. To issue
+//   sass.py): sample_latent 61 lane slots an element, sample_latent_backward 70; nothing calls a slow path. To issue
 //   them takes 17 and 20 us of an H200, its memory 23 and 39. Of the slots of an element, noise takes 40: Philox's
 //   products and exclusive ors 9, the logarithm 11, the root 3, sine and cosine 6, angle and signs 5, round keys 2
 //   (backward 4); that is what its bits are made of, and no more. Sample and KL take 11: sigma 2, KL 5, z 1, the KL's
