@@ -1189,6 +1189,16 @@ TEST_P(Ops, TwoRunsGiveTheSameBits) {
   expect_same_bits(a.get(one.parameters), b.get(two.parameters), "parameters");
 }
 
+TEST(Shape, HasACountOf63Bits) {
+  constexpr std::int64_t half = std::int64_t{1} << 31;
+  EXPECT_EQ((Shape{half, half}).count(), Shape::most_elements);
+  EXPECT_THROW((Shape{half, half + 1}), Error);
+  EXPECT_THROW((Shape{Shape::most_elements + 1}), Error);
+  EXPECT_THROW((Shape{half, half, half, half}), Error) << "2^124 is 0 in 64 bits";
+  EXPECT_THROW((Shape{0, half, half, 2}), Error);
+  EXPECT_THROW((Shape{-1}), Error);
+}
+
 // ---- Errors -------------------------------------------------------------------------------------------------------
 
 TEST_P(Ops, WrongShapesNameTheOperation) {

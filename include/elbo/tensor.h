@@ -66,6 +66,7 @@ struct DTypeOf<std::uint64_t> {
 class Shape {
  public:
   static constexpr int max_rank = 5;
+  static constexpr std::int64_t most_elements = std::int64_t{1} << 62;
 
   Shape() = default;
   Shape(std::initializer_list<std::int64_t> sizes) : Shape(std::span(sizes.begin(), sizes.size())) {}
@@ -74,6 +75,12 @@ class Shape {
     for (std::int64_t n : sizes) {
       require(n >= 0, "a dimension of ", n);
       sizes_[static_cast<std::size_t>(rank_++)] = n;
+    }
+    // Those behind a dimension of 0 count, too: count() multiplies them all.
+    std::int64_t left = most_elements;
+    for (std::int64_t n : sizes) {
+      if (n > left) fail("a tensor ", *this, " of more than 2^62 elements");
+      left /= n > 0 ? n : 1;
     }
   }
 
