@@ -3,7 +3,6 @@
 #include <cuda_profiler_api.h>
 #include <cuda_runtime.h>
 
-#include <map>
 #include <optional>
 #include <tuple>
 #include <type_traits>
@@ -120,6 +119,10 @@ class CudaBackend : public Backend {
     return activities_->take();
   }
 
+  bool makes_mask(const DenseForward& op) override {
+    return op.mask && options().epilogues && gemm_.has_algorithm(product_of(op));
+  }
+
   std::vector<ProductChoice> products() const override { return gemm_.choices(); }
   void use(const Tuning& t) override {
     if (Gemm::library().empty()) return Backend::use(t);
@@ -192,24 +195,14 @@ class CudaBackend : public Backend {
   // ---- Dense layers -----------------------------------------------------------------------------------
   // One product each for y, (dweight, dbias) and dx, where the library can do the rest on the way.
   void do_run(const DenseForward& op) override {
-    const bool relu = op.activation == Activation::relu;
-    Product y{.a = op.x.as<float>(),
-              .b = op.weight.as<float>(),
-              .c = op.y.as<float>(),
-              .m = op.x.rows(),
-              .n = op.weight.rows(),
-              .k = op.x.columns(),
-              .transpose_b = true};
-    const Product plain = y;
-    y.bias = op.bias.as<float>();
-    y.relu = relu;
-    if (relu && op.mask) y.relu_mask = op.mask.as<std::uint8_t>();
-    bool done = (relu || op.activation == Activation::identity) && try_multiply(y);
-    if (y.relu_mask) has_mask_[y.relu_mask] = done;
-    if (!done && std::exchange(y.relu_mask, nullptr)) done = try_multiply(y);
-    if (done) return;
-    multiply(plain);
-    kernels::bias_activation(y.c, y.bias, y.m, y.n, op.activation, stream());
+    const bool is_done = has_epilogue(op.activation) && try_multiply(product_of(op));
+    if (!is_done && op.mask)
+      fail("dense_forward: the product ", op.sizes(), " was refused with the mask that it should make; ",
+           "--no-epilogues does without");
+    if (is_done) return;
+    const Product y = plain_product_of(op);
+    multiply(y);
+    kernels::bias_activation(y.c, op.bias.as<float>(), y.m, y.n, op.activation, stream());
   }
   void do_run(const DenseBackward& op) override {
     const std::int64_t rows = op.x.rows(), in = op.x.columns(), out = op.weight.rows();
@@ -226,8 +219,7 @@ class CudaBackend : public Backend {
     if (!op.dx) return;
     Product dx{.a = dz, .b = op.weight.as<float>(), .c = op.dx.as<float>(), .m = rows, .n = in, .k = out};
     const Product plain = dx;
-    if (op.input_activation == Activation::relu && op.mask && has_mask_[op.mask.data])
-      dx.mask = op.mask.as<std::uint8_t>();
+    dx.mask = address_of<std::uint8_t>(op.mask);
     if (dx.mask && try_multiply(dx)) return;
     multiply(plain);
     if (op.input_activation != Activation::identity)
@@ -325,6 +317,25 @@ class CudaBackend : public Backend {
  private:
   cudaStream_t stream() const { return stream_.get(); }
 
+  static bool has_epilogue(Activation a) { return a == Activation::relu || a == Activation::identity; }
+  static Product plain_product_of(const DenseForward& op) {
+    return {.a = op.x.as<float>(),
+            .b = op.weight.as<float>(),
+            .c = op.y.as<float>(),
+            .m = op.x.rows(),
+            .n = op.weight.rows(),
+            .k = op.x.columns(),
+            .transpose_b = true};
+  }
+  // With all that may be done on the way, where the activation has an epilogue.
+  static Product product_of(const DenseForward& op) {
+    Product y = plain_product_of(op);
+    y.bias = op.bias.as<float>();
+    y.relu = op.activation == Activation::relu;
+    y.relu_mask = address_of<std::uint8_t>(op.mask);
+    return y;
+  }
+
   bool try_multiply(const Product& p) { return options().epilogues && gemm_.multiply(p); }
   // Without anything on the way: the library does it, or throws.
   void multiply(const Product& p) { std::ignore = gemm_.multiply(p); }
@@ -408,8 +419,6 @@ class CudaBackend : public Backend {
   ChosenGpu gpu_;
   Stream stream_;
   Gemm gemm_;
-  // Masks of forward passes: whether the product made it, or relu was left to a kernel, which makes none.
-  std::map<const void*, bool> has_mask_;
   std::vector<Event> timing_events_;
   std::unique_ptr<Activities> activities_;  // while they are watched
   std::optional<SmClock> clock_;            // once it was asked for

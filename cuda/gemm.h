@@ -35,6 +35,10 @@ class Gemm {
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
 
+  // Whether the library has an algorithm for a product with operands of these sizes and alignments: then multiply()
+  // will do it, unless the library refuses it after all. Queues nothing and reads no operand. A no is told as by
+  // multiply().
+  bool has_algorithm(const Product&) const;
   // False, with nothing queued, where the library has no algorithm for a product with this epilogue, which is told on
   // stderr the first time; a plain product that it cannot do is an Error, and so is whatever else it objects to.
   // Deterministic: equal operands give equal bits. Legal while the stream is being captured; allocates nothing on the

@@ -368,6 +368,67 @@ TEST_P(CudaDevice, ErrorsSayWhatIsMissing) {
   device->synchronize();
 }
 
+// An environment variable that tells the simulated device how to behave, for as long as this lives.
+class Setting {
+ public:
+  Setting(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
+  ~Setting() { unsetenv(name_); }
+  Setting(const Setting&) = delete;
+  Setting& operator=(const Setting&) = delete;
+
+ private:
+  const char* name_;
+};
+
+// Two rows, two inputs and three outputs of relu, in memory of their own.
+struct ReluLayer {
+  explicit ReluLayer(Backend& device) : memory(device, 1024, Memory::device, "a layer") {
+    device.fill({memory.data(), DType::u8, {1024}}, 0);
+    const auto floats = [&](std::int64_t at, Shape shape) {
+      return Tensor{.data = memory.data() + at, .dtype = DType::f32, .shape = shape};
+    };
+    forward = {.x = floats(0, {2, 2}),
+               .weight = floats(64, {3, 2}),
+               .bias = floats(128, {3}),
+               .activation = Activation::relu,
+               .y = floats(192, {2, 3}),
+               .mask = {.data = memory.data() + 256, .dtype = DType::u8, .shape = {2, mask_bytes(3)}}};
+  }
+  Buffer memory;
+  DenseForward forward;
+};
+
+TEST_P(CudaDevice, AMaskIsMadeWhereTheLibraryHasAnAlgorithm) {
+  const auto makes_mask = [](const BackendOptions& options, const auto& change) {
+    const auto device = create_cuda_backend(options);
+    ReluLayer layer(*device);
+    device->synchronize();
+    change(layer.forward);
+    const std::uint64_t before = cusim::enqueued();
+    const bool answer = device->makes_mask(layer.forward);
+    EXPECT_EQ(cusim::enqueued(), before) << "a question queues nothing";
+    return answer;
+  };
+  const auto as_it_is = [](DenseForward&) {};
+  EXPECT_TRUE(makes_mask({}, as_it_is));
+  EXPECT_FALSE(makes_mask({.epilogues = false}, as_it_is));
+  EXPECT_FALSE(makes_mask({}, [](DenseForward& op) { op.mask = {}; }));
+  const Setting refuses("ELBO_SIM_REFUSES", "relu_mask");
+  EXPECT_FALSE(makes_mask({}, as_it_is));
+}
+
+TEST_P(CudaDevice, AMaskThatWasPromisedIsMadeOrAnError) {
+  const auto device = create_cuda_backend({});
+  const ReluLayer layer(*device);
+  ASSERT_TRUE(device->makes_mask(layer.forward));
+  device->run(layer.forward);
+  const Setting refuses("ELBO_SIM_REFUSES", "relu_mask"), unlaunched("ELBO_SIM_CUBLASLT", "unlaunched");
+  const std::string refused = error_of([&] { device->run(layer.forward); });
+  EXPECT_TRUE(contains(refused, "dense_forward: the product [2, 2] x [2, 3]")) << refused;
+  EXPECT_TRUE(contains(refused, "--no-epilogues does without")) << refused;
+  device->synchronize();
+}
+
 TEST_P(CudaDevice, ProfilingRangesNest) {
   const auto device = create_cuda_backend({});
   const Buffer memory(*device, 64, Memory::device, "floats");

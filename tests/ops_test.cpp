@@ -127,6 +127,12 @@ class Lab {
     device_->upload(t, &s);
     return t;
   }
+  // Gives a layer the mask of its relu, where the device makes one.
+  void give_mask(DenseForward& layer) {
+    if (layer.activation != Activation::relu) return;
+    layer.mask = make({layer.y.rows(), mask_bytes(layer.y.columns())}, DType::u8);
+    if (!device_->makes_mask(layer)) layer.mask = {};
+  }
   template <class T = float>
   std::vector<T> get(const Tensor& t) const {
     std::vector<T> values(at(t.count()));
@@ -164,7 +170,7 @@ class Ops : public testing::TestWithParam<const char*> {
   // been Refused this epilogue: a device asks for an algorithm once.
   Lab& next(bool epilogues = true, const std::string& refused = "") {
     std::unique_ptr<Lab>& lab = !refused.empty() ? refused_labs_[refused] : epilogues ? lab_ : bare_lab_;
-    if (!lab) lab = std::make_unique<Lab>(GetParam());
+    if (!lab) lab = std::make_unique<Lab>(GetParam(), BackendOptions{.epilogues = epilogues});
     lab->clear();
     return *lab;
   }
@@ -248,12 +254,14 @@ TEST_P(Ops, DenseForward) {
           const Refused none_of(refused);
           Lab& d = next(true, refused);
           const Tensor y = d.make({c.rows, c.out});
-          d->run(DenseForward{.x = d.put({c.rows, c.in}, v.x),
-                              .weight = d.put({c.out, c.in}, v.weight),
-                              .bias = d.put({c.out}, v.bias),
-                              .activation = activation,
-                              .y = y,
-                              .mask = with_mask ? d.make({c.rows, mask_bytes(c.out)}, DType::u8) : Tensor{}});
+          DenseForward op{.x = d.put({c.rows, c.in}, v.x),
+                          .weight = d.put({c.out, c.in}, v.weight),
+                          .bias = d.put({c.out}, v.bias),
+                          .activation = activation,
+                          .y = y,
+                          .mask = {}};
+          if (with_mask) d.give_mask(op);
+          d->run(op);
           expect_close(d.get(y), want, product_tolerance, cat("y, activation ", static_cast<int>(activation)));
         }
       }
@@ -298,13 +306,14 @@ TEST_P(Ops, DenseBackward) {
         const Refused none_of(refused);
         Lab& d = next(epilogues, refused);
         const Tensor below = d.make({c.rows, c.in});
-        const Tensor mask = with_mask ? d.make({c.rows, mask_bytes(c.in)}, DType::u8) : Tensor{};
-        d->run(DenseForward{.x = d.put({c.rows, c.in}, v.x),
-                            .weight = d.put({c.in, c.in}, identity),
-                            .bias = d.put({c.in}, Floats(at(c.in))),
-                            .activation = activation,
-                            .y = below,
-                            .mask = mask});
+        DenseForward layer{.x = d.put({c.rows, c.in}, v.x),
+                           .weight = d.put({c.in, c.in}, identity),
+                           .bias = d.put({c.in}, Floats(at(c.in))),
+                           .activation = activation,
+                           .y = below,
+                           .mask = {}};
+        if (with_mask) d.give_mask(layer);
+        d->run(layer);
         const Tensor dz = d.put({c.rows, c.out}, v.dz), dweight = d.make({c.out, c.in}), dbias = d.make({c.out});
         const Tensor dx = with_dx ? d.make({c.rows, c.in}) : Tensor{};
         d->run(DenseBackward{.x = below,
@@ -313,7 +322,7 @@ TEST_P(Ops, DenseBackward) {
                              .dweight = dweight,
                              .dbias = dbias,
                              .input_activation = activation,
-                             .mask = mask,
+                             .mask = layer.mask,
                              .dx = dx});
         const std::string which = cat("activation ", static_cast<int>(activation), ", ", c.in, " to ", c.out,
                                       ", epilogues ", epilogues, " but ", refused);
@@ -1111,27 +1120,38 @@ class SmallStep {
   }
   void run() {
     Lab& d = lab_;
-    const auto forward = [&](std::size_t i, const Tensor& x, Activation a, const Tensor& y, const Tensor& mask) {
-      d->run(DenseForward{x, weight_[i].first, bias_[i].first, a, y, mask});
+    const auto layer = [&](std::size_t i, const Tensor& x, Activation a, const Tensor& y) {
+      return DenseForward{
+          .x = x, .weight = weight_[i].first, .bias = bias_[i].first, .activation = a, .y = y, .mask = {}};
     };
     const auto backward = [&](std::size_t i, const Tensor& x, Activation a, const Tensor& mask, const Tensor& dz,
                               const Tensor& dx) {
-      d->run(DenseBackward{x, weight_[i].first, dz, weight_[i].second, bias_[i].second, a, mask, dx});
+      d->run(DenseBackward{.x = x,
+                           .weight = weight_[i].first,
+                           .dz = dz,
+                           .dweight = weight_[i].second,
+                           .dbias = bias_[i].second,
+                           .input_activation = a,
+                           .mask = mask,
+                           .dx = dx});
     };
+    DenseForward hidden = layer(0, input_, Activation::relu, hidden_);
+    hidden.mask = mask_;
+    if (!d->makes_mask(hidden)) hidden.mask = {};
     const Tensor flat_z = z_.reshaped({R * S, L}), flat_dz = dz_.reshaped({R * S, L});
     d->run(GatherBatch{source_, state, Indexing::shuffled, Binarize::dynamic, input_, target_});
-    forward(0, input_, Activation::relu, hidden_, mask_);
-    forward(1, hidden_, Activation::identity, stats_, {});
+    d->run(hidden);
+    d->run(layer(1, hidden_, Activation::identity, stats_));
     d->run(SampleLatent{stats_, state, Posterior::log_variance, LossVariant::fused, z_, kl_, {}});
-    forward(2, flat_z, Activation::tanh, decoded_, {});
-    forward(3, decoded_, Activation::identity, output_, {});
+    d->run(layer(2, flat_z, Activation::tanh, decoded_));
+    d->run(layer(3, decoded_, Activation::identity, output_));
     d->run(LikelihoodLoss{
         output_, target_, Likelihood::bernoulli, LossVariant::fused, 1.0f, 1.0f / (R * S), nll_, output_, {}});
     backward(3, decoded_, Activation::tanh, {}, output_, ddecoded_);
     backward(2, flat_z, Activation::identity, {}, ddecoded_, flat_dz);
     d->run(
         SampleLatentBackward{stats_, dz_, state, Posterior::log_variance, LossVariant::fused, 1.0f / R, dstats_, {}});
-    backward(1, hidden_, Activation::relu, mask_, dstats_, dhidden_);
+    backward(1, hidden_, Activation::relu, hidden.mask, dstats_, dhidden_);
     backward(0, input_, Activation::identity, {}, dhidden_, {});
     d->run(FinishStep{{nll_, kl_, state, sums, R},
                       {parameters, gradients, first, second, state, settings_for(OptimizerType::adam, 0.0f)},

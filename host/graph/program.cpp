@@ -63,6 +63,20 @@ std::vector<std::string> split(const std::string& scope) {
   return names;
 }
 
+// The graph without the masks that the device does not make.
+std::unique_ptr<Graph> with_masks_of(Backend& device, std::unique_ptr<Graph> graph) {
+  for (const Graph::Call& call : graph->calls()) {
+    auto* const layer = call.operation->as<DenseForward>();
+    if (!layer || !layer->mask || device.makes_mask(*layer)) continue;
+    for (const Graph::Call& other : graph->calls())
+      if (auto* const gradient = other.operation->as<DenseBackward>();
+          gradient && gradient->mask.data == layer->mask.data)
+        gradient->mask = {};
+    layer->mask = {};
+  }
+  return graph;
+}
+
 }  // namespace
 
 // The largest first, each as low as it fits.
@@ -90,14 +104,14 @@ MemoryPlan::MemoryPlan(const Graph& graph) : offsets(graph.storages().size(), el
 
 Program::Program(std::unique_ptr<Graph> graph, Backend& device, std::string_view what)
     : device_(device),
-      graph_(std::move(graph)),
+      graph_(with_masks_of(device, std::move(graph))),
       plan_(*graph_),
       memory_(std::make_shared<Buffer>(device, plan_.bytes, Memory::device, what)) {
   link();
 }
 
 Program::Program(std::unique_ptr<Graph> graph, const Program& other)
-    : device_(other.device_), graph_(std::move(graph)), plan_(*graph_), memory_(other.memory_) {
+    : device_(other.device_), graph_(with_masks_of(device_, std::move(graph))), plan_(*graph_), memory_(other.memory_) {
   if (plan_.bytes > memory_->size())
     fail(graph_->name(), " needs ", plan_.bytes, " bytes, and is to share ", memory_->size());
   link();

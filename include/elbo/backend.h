@@ -103,6 +103,11 @@ class Backend {
     do_run(op);
   }
 
+  // Whether this device makes the mask of a DenseForward with tensors of these shapes and alignments; their memory is
+  // not read. Where it does not, neither that DenseForward nor a DenseBackward behind it may be given one. To be asked
+  // once, before they are run or recorded.
+  virtual bool makes_mask(const DenseForward&) { return false; }
+
   // ---- The choice of algorithms ----------------------------------------------------------------------------
   // The products that were asked for so far, each once, in the order of their shapes.
   virtual std::vector<ProductChoice> products() const { return {}; }

@@ -9,6 +9,7 @@ void DenseForward::check() const {
   check_tensor(name, "bias", bias, DType::f32, {out});
   check_tensor(name, "y", y, DType::f32, {rows, out});
   if (mask) check_tensor(name, "mask", mask, DType::u8, {rows, mask_bytes(out)});
+  require(!mask || activation == Activation::relu, name, ": a mask is of relu alone");
 }
 
 std::string DenseForward::sizes() const { return cat(x.shape, " x [", weight.columns(), ", ", weight.rows(), "]"); }
@@ -25,6 +26,7 @@ void DenseBackward::check() const {
   if (dweight) check_tensor(name, "dweight", dweight, DType::f32, {out, in});
   if (dbias) check_tensor(name, "dbias", dbias, DType::f32, {out});
   if (mask) check_tensor(name, "mask", mask, DType::u8, {rows, mask_bytes(in)});
+  require(!mask || input_activation == Activation::relu, name, ": a mask is of relu alone");
   if (dx) check_tensor(name, "dx", dx, DType::f32, {rows, in});
 }
 

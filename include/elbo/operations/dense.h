@@ -7,8 +7,8 @@
 namespace elbo {
 
 // y = activation(x weight' + bias). A gradient of relu needs no more of y than its signs: `mask` has a bit for each
-// element, in an order of the device's own. Where a device's library adds the activation to the product, relu may turn
-// a NaN into 0.
+// element, in an order of the device's own; Backend::makes_mask() tells where there may be one. Where a device's
+// library adds the activation to the product, relu may turn a NaN into 0.
 struct DenseForward {
   static constexpr const char* name = "dense_forward";
 
@@ -17,7 +17,7 @@ struct DenseForward {
   Tensor bias;    // f32 [O]
   Activation activation = Activation::identity;
   Tensor y;     // f32 [R, O] out
-  Tensor mask;  // u8 [R, mask_bytes(O)] out, for a DenseBackward; none where there will be none
+  Tensor mask;  // u8 [R, mask_bytes(O)] out, of relu, for a DenseBackward; none where there will be none
 
   template <class Self, class F>
   static void each_tensor(Self& op, const F& f) {
