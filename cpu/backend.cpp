@@ -30,8 +30,10 @@ const std::string& processor() {
 }
 
 std::unique_ptr<Backend> create_cpu_backend(const BackendOptions& options) {
-  return std::make_unique<CpuBackend>(options);
+  return std::make_unique<cpu::CpuBackend>(options);
 }
+
+namespace cpu {
 
 CpuBackend::CpuBackend(const BackendOptions& options)
     : Backend(options), team_(options.threads), gemm_(options.precision, team_) {}
@@ -67,4 +69,5 @@ void CpuBackend::do_copy(void* to, const void* from, std::size_t bytes) {
 }
 void CpuBackend::do_fill(void* to, std::uint8_t byte, std::size_t bytes) { std::memset(to, byte, bytes); }
 
+}  // namespace cpu
 }  // namespace elbo

@@ -7,9 +7,9 @@
 #pragma once
 #include <type_traits>
 
-namespace elbo {
+namespace elbo::cpu {
 
 template <auto choice>
 inline constexpr std::integral_constant<decltype(choice), choice> constant{};
 
-}  // namespace elbo
+}  // namespace elbo::cpu

@@ -6,7 +6,7 @@
 #include "cpu/device.h"
 #include "elbo/math/activation.h"
 
-namespace elbo {
+namespace elbo::cpu {
 namespace {
 
 constexpr std::int64_t piece = 4096;  // elements that a thread takes at a time, where there is no product
@@ -113,4 +113,4 @@ void CpuBackend::do_run(const Add& op) {
   });
 }
 
-}  // namespace elbo
+}  // namespace elbo::cpu

@@ -4,7 +4,7 @@
 #include "cpu/team.h"
 #include "elbo/backend.h"
 
-namespace elbo {
+namespace elbo::cpu {
 
 // Null where there is no tensor.
 template <class T>
@@ -49,4 +49,4 @@ class CpuBackend final : public Backend {
   Gemm gemm_;
 };
 
-}  // namespace elbo
+}  // namespace elbo::cpu

@@ -6,7 +6,7 @@
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
 
-namespace elbo {
+namespace elbo::cpu {
 namespace {
 
 constexpr std::uint32_t quads_at_once = 64;
@@ -80,4 +80,4 @@ void CpuBackend::do_run(const GatherBatch& op) {
   });
 }
 
-}  // namespace elbo
+}  // namespace elbo::cpu

@@ -12,7 +12,7 @@
 #include "elbo/error.h"
 #include "elbo/math/bf16.h"
 
-namespace elbo {
+namespace elbo::cpu {
 namespace {
 
 using dnnl::memory;
@@ -189,4 +189,4 @@ std::string Gemm::library() {
   return cat("oneDNN ", v->major, ".", v->minor, ".", v->patch);
 }
 
-}  // namespace elbo
+}  // namespace elbo::cpu

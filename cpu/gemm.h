@@ -8,7 +8,7 @@
 #include "cpu/team.h"
 #include "elbo/types.h"
 
-namespace elbo {
+namespace elbo::cpu {
 
 // Rows row .. row + rows - 1 of a matrix, and of these the columns column .. column + columns - 1.
 struct Rectangle {
@@ -46,4 +46,4 @@ class Gemm {
   std::unique_ptr<Impl> impl_;
 };
 
-}  // namespace elbo
+}  // namespace elbo::cpu

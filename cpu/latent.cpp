@@ -9,7 +9,7 @@
 #include "elbo/math/latent.h"
 #include "elbo/math/random.h"
 
-namespace elbo {
+namespace elbo::cpu {
 namespace {
 
 template <class F>
@@ -236,4 +236,4 @@ void CpuBackend::do_run(const SampleLatentBackward& op) {
   });
 }
 
-}  // namespace elbo
+}  // namespace elbo::cpu

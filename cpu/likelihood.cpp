@@ -6,7 +6,7 @@
 #include "cpu/device.h"
 #include "elbo/math/likelihood.h"
 
-namespace elbo {
+namespace elbo::cpu {
 namespace {
 
 constexpr std::int64_t lanes = 16;    // running sums of a chunk, so that their order is the source's
@@ -182,4 +182,4 @@ void CpuBackend::do_run(const LikelihoodLoss& a) {
   }
 }
 
-}  // namespace elbo
+}  // namespace elbo::cpu

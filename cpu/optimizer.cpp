@@ -6,7 +6,7 @@
 #include "cpu/constant.h"
 #include "cpu/device.h"
 
-namespace elbo {
+namespace elbo::cpu {
 namespace {
 
 constexpr std::int64_t piece = 16384;  // parameters that a thread takes at a time
@@ -94,4 +94,4 @@ void CpuBackend::do_run(const Advance& op) {
   if (next.bad_step != StepState::none) *op.fault.as<std::uint64_t>() = next.bad_step;
 }
 
-}  // namespace elbo
+}  // namespace elbo::cpu

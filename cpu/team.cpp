@@ -12,7 +12,7 @@
 #include "cpu/limits.h"
 #include "elbo/error.h"
 
-namespace elbo {
+namespace elbo::cpu {
 namespace {
 
 constexpr std::int64_t blocks_a_share = 8;
@@ -164,4 +164,4 @@ bool Team::await_work(std::size_t member) {
   return left.load(std::memory_order_acquire) != ended;
 }
 
-}  // namespace elbo
+}  // namespace elbo::cpu

@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <vector>
 
-namespace elbo {
+namespace elbo::cpu {
 
 // A loop's indices are shared out among the caller and the threads that the team keeps. Each thread has a consecutive
 // share, so that its caches still hold what it left there in the loop before. It takes its share block by block, then
@@ -78,4 +78,4 @@ class Team {
   alignas(64) std::atomic<std::uint32_t> to_do_ = 0;  // blocks of the loop that are not done
 };
 
-}  // namespace elbo
+}  // namespace elbo::cpu

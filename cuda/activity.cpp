@@ -11,7 +11,7 @@
 #include "cuda/kernel_name.h"
 #include "elbo/error.h"
 
-namespace elbo {
+namespace elbo::cuda {
 namespace {
 
 constexpr CUpti_ActivityKind device_kinds[] = {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY,
@@ -222,4 +222,4 @@ std::vector<Activity> Activities::take() {
   return activities;
 }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -9,7 +9,7 @@
 
 #include "elbo/backend.h"
 
-namespace elbo {
+namespace elbo::cuda {
 
 // CUPTI keeps the records of the whole process, so there may be one of these at a time. Graphs that were made before it
 // are not to be replayed while it is there: CUPTI tells their nodes wrongly or not at all.
@@ -40,4 +40,4 @@ class Activities {
   std::uint64_t marks_ = 0;
 };
 
-}  // namespace elbo
+}  // namespace elbo::cuda

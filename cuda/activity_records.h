@@ -25,7 +25,7 @@ using CUpti_ActivityExternalCorrelation2 = void;
 }  // namespace elbo_absent_records
 using namespace elbo_absent_records;
 
-namespace elbo {
+namespace elbo::cuda {
 
 using KernelRecord = CUpti_ActivityKernel9;
 using CopyRecord = CUpti_ActivityMemcpy5;
@@ -122,4 +122,4 @@ static_assert(CUPTI_ACTIVITY_KIND_MEMCPY == 1 && CUPTI_ACTIVITY_KIND_MEMSET == 2
               CUPTI_ACTIVITY_KIND_RUNTIME == 5 && CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL == 10 &&
               CUPTI_ACTIVITY_KIND_EXTERNAL_CORRELATION == 39 && CUPTI_EXTERNAL_CORRELATION_KIND_CUSTOM0 == 3);
 
-}  // namespace elbo
+}  // namespace elbo::cuda

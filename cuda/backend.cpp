@@ -24,6 +24,7 @@
 #include "kernels/optimizer.h"
 
 namespace elbo {
+namespace cuda {
 namespace {
 
 #if defined(ELBO_SIM)
@@ -426,9 +427,10 @@ class CudaBackend : public Backend {
 };
 
 }  // namespace
+}  // namespace cuda
 
 std::unique_ptr<Backend> create_cuda_backend(const BackendOptions& options) {
-  return std::make_unique<CudaBackend>(options);
+  return std::make_unique<cuda::CudaBackend>(options);
 }
 
 }  // namespace elbo

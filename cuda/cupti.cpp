@@ -7,7 +7,7 @@
 
 #include "elbo/error.h"
 
-namespace elbo {
+namespace elbo::cuda {
 namespace {
 
 Cupti open_cupti() {
@@ -41,4 +41,4 @@ const Cupti& load_cupti() {
   return cupti;
 }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -4,7 +4,7 @@
 #include <cuda_runtime.h>
 #include <cupti.h>
 
-namespace elbo {
+namespace elbo::cuda {
 
 struct Cupti {
   decltype(&cuptiGetResultString) result_string;
@@ -22,4 +22,4 @@ struct Cupti {
 // Throws Error where there is no libcupti, or one without these functions.
 const Cupti& load_cupti();
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -15,7 +15,7 @@
 
 #include "kernels/launcher.h"
 
-namespace elbo {
+namespace elbo::cuda {
 namespace {
 
 constexpr std::size_t workspace_bytes = std::size_t{32} << 20;  // what cuBLAS advises for sm_90
@@ -334,4 +334,4 @@ void Gemm::use(const ProductChoice& choice) {
 
 void Gemm::forget(const ProductShape& shape) { library_->replace(library_->own_plan(shape)); }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -10,7 +10,7 @@
 
 #include "elbo/backend.h"
 
-namespace elbo {
+namespace elbo::cuda {
 
 // C [m, n] = op(A) op(B): row-major, f32, each pointer aligned to 4 bytes. op transposes where its flag is
 // set: A is [m, k], or [k, m] when transposed; B is [k, n], or [n, k].
@@ -61,4 +61,4 @@ class Gemm {
   std::unique_ptr<Library> library_;
 };
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -6,7 +6,7 @@
 
 #include "cuda/handles.h"
 
-namespace elbo {
+namespace elbo::cuda {
 namespace {
 
 // Ends a capture that its owner did not end, so that an exception leaves a usable stream.
@@ -116,4 +116,4 @@ std::unique_ptr<Recording> capture_graph(cudaStream_t stream, const std::functio
   return std::make_unique<GraphRecording>(stream, calls, under_way);
 }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -7,11 +7,11 @@
 
 #include "elbo/backend.h"
 
-namespace elbo {
+namespace elbo::cuda {
 
 // Runs `calls` once while `stream` is being captured: they are recorded, not done. What they throw is
 // thrown, and the stream is as before.
 std::unique_ptr<Recording> capture_graph(cudaStream_t stream, const std::function<void()>& calls,
                                          std::size_t under_way);
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -7,7 +7,7 @@
 
 #include "kernels/launch.h"
 
-namespace elbo {
+namespace elbo::cuda {
 
 template <class Handle, cudaError_t (*destroy)(Handle)>
 class Owner {
@@ -55,4 +55,4 @@ inline Event make_timing_event() {
   return Event(event);
 }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

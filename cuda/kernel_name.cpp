@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <memory>
 
-namespace elbo {
+namespace elbo::cuda {
 namespace {
 
 std::string without_brackets(const std::string& text) {
@@ -37,4 +37,4 @@ std::string kernel_name(const char* symbol) {
   return name.substr(name.find_last_of(": ") + 1);
 }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

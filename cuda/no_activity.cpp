@@ -2,7 +2,7 @@
 #include "cuda/activity.h"
 #include "elbo/error.h"
 
-namespace elbo {
+namespace elbo::cuda {
 
 Activities::Activities(bool) { fail("this elbo was built without CUPTI's header, cupti.h"); }
 Activities::~Activities() = default;
@@ -12,4 +12,4 @@ void Activities::mark() {}
 std::vector<double> Activities::moments(cudaStream_t) { return {}; }
 std::vector<Activity> Activities::take() { return {}; }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

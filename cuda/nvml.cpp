@@ -3,7 +3,7 @@
 #include <cuda_runtime.h>
 #include <dlfcn.h>
 
-namespace elbo {
+namespace elbo::cuda {
 
 // The names and numbers of nvml.h.
 SmClock::SmClock(int device) {
@@ -28,4 +28,4 @@ double SmClock::mhz() const {
   return get_clock_ && get_clock_(device_, sm, &mhz) == 0 ? static_cast<double>(mhz) : 0;
 }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -2,7 +2,7 @@
 // asked for where nobody wants the rate.
 #pragma once
 
-namespace elbo {
+namespace elbo::cuda {
 
 class SmClock {
  public:
@@ -21,4 +21,4 @@ class SmClock {
   Device device_ = nullptr;
 };
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -1,7 +1,7 @@
-// What the plug-in exports.
+// The one function that the plug-in exports.
 #include "cuda/backend.h"
 #include "elbo/plugin_symbol.h"
 
-extern "C" elbo::Backend* ELBO_CREATE_BACKEND(const elbo::BackendOptions& options) {
+extern "C" [[gnu::visibility("default")]] elbo::Backend* ELBO_CREATE_BACKEND(const elbo::BackendOptions& options) {
   return elbo::create_cuda_backend(options).release();
 }

@@ -3,7 +3,7 @@
 #include <utility>
 #include <vector>
 
-namespace elbo {
+namespace elbo::cuda {
 namespace {
 
 class CudaRing : public Ring {
@@ -74,4 +74,4 @@ std::unique_ptr<Ring> open_cuda_ring(Backend& backend, cudaStream_t compute, Str
   return std::make_unique<CudaRing>(backend, compute, std::move(copy), slots, rows, pixels);
 }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -8,10 +8,10 @@
 #include "cuda/handles.h"
 #include "elbo/backend.h"
 
-namespace elbo {
+namespace elbo::cuda {
 
 // compute: the stream whose calls read the slots. copy: one for the way to them.
 std::unique_ptr<Ring> open_cuda_ring(Backend&, cudaStream_t compute, Stream copy, std::int64_t slots, std::int64_t rows,
                                      std::int64_t pixels);
 
-}  // namespace elbo
+}  // namespace elbo::cuda

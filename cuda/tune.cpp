@@ -12,7 +12,7 @@
 #include "cuda/handles.h"
 #include "elbo/math/random.h"
 
-namespace elbo {
+namespace elbo::cuda {
 namespace {
 
 constexpr int most_algorithms = 32;
@@ -198,4 +198,4 @@ std::vector<Tuning::Product> tune_products(Gemm& gemm, cudaStream_t stream, std:
   return tuned;
 }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -8,7 +8,7 @@
 
 #include "cuda/gemm.h"
 
-namespace elbo {
+namespace elbo::cuda {
 
 // Times the library's algorithms for every product that `gemm` was asked for and does not refuse, and leaves the
 // fastest in use. A product takes about `seconds`, at least five timings of each algorithm. An algorithm that takes
@@ -18,4 +18,4 @@ namespace elbo {
 std::vector<Tuning::Product> tune_products(Gemm& gemm, cudaStream_t stream, std::size_t cache_bytes, double seconds,
                                            const std::function<void(const Tuning::Product&)>& each);
 
-}  // namespace elbo
+}  // namespace elbo::cuda

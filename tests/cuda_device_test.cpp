@@ -22,6 +22,8 @@
 namespace elbo {
 namespace {
 
+using namespace cuda;
+
 using cusim::Order;
 using test::error_of;
 

@@ -22,6 +22,8 @@
 namespace elbo {
 namespace {
 
+using namespace cuda;
+
 using test::error_of;
 using test::expect_words;
 

@@ -19,6 +19,8 @@
 namespace elbo {
 namespace {
 
+using namespace cpu;
+
 using std::chrono::steady_clock;
 
 double seconds_of(const timeval& t) { return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec); }

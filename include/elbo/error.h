@@ -7,14 +7,15 @@
 
 namespace elbo {
 
-class Error : public std::runtime_error {
+// Both pass from a plug-in to the program, so that their type information is visible in either.
+class [[gnu::visibility("default")]] Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
 // A device that this machine does not have: no plug-in, no driver, no GPU. Any other Error of a device means that it is
 // there and does not work.
-class DeviceAbsent : public Error {
+class [[gnu::visibility("default")]] DeviceAbsent : public Error {
  public:
   using Error::Error;
 };

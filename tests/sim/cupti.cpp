@@ -184,7 +184,7 @@ CUptiResult cuptiGetStreamIdEx(CUcontext, cudaStream_t stream, std::uint8_t, std
   return CUPTI_SUCCESS;
 }
 
-namespace elbo {
+namespace elbo::cuda {
 
 const Cupti& load_cupti() {
   require(!environment_says("absent"), "CUPTI does not load: this machine plays one that has none");
@@ -201,4 +201,4 @@ const Cupti& load_cupti() {
   return cupti;
 }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -10,7 +10,7 @@
 #include "elbo/backend.h"
 #include "kernels/launcher.h"
 
-namespace elbo {
+namespace elbo::cuda {
 namespace {
 
 // Whether $ELBO_SIM_REFUSES names the product's epilogue: then this library has no algorithm for it.
@@ -89,4 +89,4 @@ bool Gemm::multiply(const Product& p) {
   return true;
 }
 
-}  // namespace elbo
+}  // namespace elbo::cuda

@@ -62,7 +62,7 @@ double multiply_add(std::int64_t rounds) {
 #error "the widest vectors of this kind of CPU are not written here"
 #endif
 
-double flops_a_second(elbo::Team& team) {
+double flops_a_second(elbo::cpu::Team& team) {
   constexpr std::int64_t rounds = 400'000;
   std::vector<double> flops(static_cast<std::size_t>(4 * team.threads()));
   const auto count = static_cast<std::int64_t>(flops.size());
@@ -72,7 +72,7 @@ double flops_a_second(elbo::Team& team) {
 }
 
 // As cpu/optimizer.cpp walks through them.
-double adam_bytes_a_second(elbo::Team& team, std::int64_t n) {
+double adam_bytes_a_second(elbo::cpu::Team& team, std::int64_t n) {
   std::vector<float> p(static_cast<std::size_t>(n), 1), g = p, m = p, v = p;
   constexpr std::int64_t piece = 16384;
   const double seconds = median_seconds([&] {
@@ -120,7 +120,7 @@ int number(const char* text) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  elbo::Team one(1), team(argc > 1 ? number(argv[1]) : 0);
+  elbo::cpu::Team one(1), team(argc > 1 ? number(argv[1]) : 0);
   const int parameters = argc > 2 ? number(argv[2]) : 815'824;  // W1's
   constexpr int loops = 1000;
   const double loop = median_seconds([&] {

@@ -84,8 +84,8 @@ void warm_up(cudaStream_t stream, double seconds, const Work& work) {
 // In MHz, of the measurement under way; 0: unknown.
 double sm_clock_mhz = 0;
 
-const elbo::SmClock& sm_clock() {
-  static const elbo::SmClock clock(0);  // NVML takes its time for this
+const elbo::cuda::SmClock& sm_clock() {
+  static const elbo::cuda::SmClock clock(0);  // NVML takes its time for this
   return clock;
 }
 
