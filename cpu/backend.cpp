@@ -39,9 +39,11 @@ CpuBackend::CpuBackend(const BackendOptions& options)
     : Backend(options), team_(options.threads), gemm_(options.precision, team_) {}
 
 DeviceInfo CpuBackend::info() const {
-  return {"cpu",
-          cat(processor(), ", ", team_.threads(), team_.threads() == 1 ? " thread, " : " threads, ", Gemm::library()),
-          usable_memory(), team_.threads()};
+  return {.name = "cpu",
+          .description = cat(processor(), ", ", team_.threads(), team_.threads() == 1 ? " thread, " : " threads, ",
+                             Gemm::library()),
+          .memory = usable_memory(),
+          .threads = team_.threads()};
 }
 
 // ---- Memory ---------------------------------------------------------------------------------------------

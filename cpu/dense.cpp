@@ -100,7 +100,8 @@ void CpuBackend::do_run(const ActivationBackward& op) {
   const float *const y = op.y.as<float>(), *const dy = op.dy.as<float>();
   float* const dx = op.dx.as<float>();
   team_.run_pieces(op.y.count(), piece, [&](std::int64_t begin, std::int64_t end) {
-    activation_backward(y, dy, dx, op.y.count(), {0, 1, begin, end - begin}, op.activation);
+    activation_backward(y, dy, dx, op.y.count(), {.row = 0, .rows = 1, .column = begin, .columns = end - begin},
+                        op.activation);
   });
 }
 

@@ -70,9 +70,12 @@ void CpuBackend::do_run(const GatherBatch& op) {
       case Binarize::none: std::copy_n(from, pixels, target); break;
       case Binarize::threshold: binarize_threshold(from, target, pixels); break;
       case Binarize::dynamic:
-        binarize_dynamic(
-            from, target, pixels,
-            {state.seed, Purpose::binarize, state.noise_step, state.row0 + static_cast<std::uint32_t>(r), 0});
+        binarize_dynamic(from, target, pixels,
+                         {.seed = state.seed,
+                          .purpose = Purpose::binarize,
+                          .step = state.noise_step,
+                          .row = state.row0 + static_cast<std::uint32_t>(r),
+                          .sample = 0});
         break;
     }
 #pragma omp simd

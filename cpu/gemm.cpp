@@ -95,7 +95,8 @@ std::vector<Rectangle> parts_of(std::int64_t m, std::int64_t n, std::int64_t wan
   for (std::int64_t i = 0; i < down; ++i)
     for (std::int64_t j = 0; j < across; ++j) {
       const std::int64_t row = cut(m, down, i), column = cut(n, across, j);
-      parts.push_back({row, cut(m, down, i + 1) - row, column, cut(n, across, j + 1) - column});
+      parts.push_back(
+          {.row = row, .rows = cut(m, down, i + 1) - row, .column = column, .columns = cut(n, across, j + 1) - column});
     }
   return parts;
 }
@@ -178,7 +179,7 @@ Gemm::~Gemm() = default;
 
 CutProduct& Gemm::product(std::int64_t m, std::int64_t n, std::int64_t k, bool transpose_a, bool transpose_b) try {
   leave_it_to_one_thread();
-  const Shape shape{m, n, k, transpose_a, transpose_b};
+  const Shape shape{.m = m, .n = n, .k = k, .transpose_a = transpose_a, .transpose_b = transpose_b};
   return impl_->products.try_emplace(shape, impl_->engine, impl_->type, shape, impl_->team).first->second;
 } catch (const dnnl::error& e) {
   fail("oneDNN: the product [", m, ", ", k, "] x [", k, ", ", n, "]: ", e.what());

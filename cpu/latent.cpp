@@ -30,7 +30,10 @@ struct Tile {
     return ((first + r) * samples + sample) * latent + d;
   }
   Tile tile(std::int64_t i) const {
-    return {i * latent_tile, std::min(latent_tile, rows - i * latent_tile), samples, latent};
+    return {.first = i * latent_tile,
+            .rows = std::min(latent_tile, rows - i * latent_tile),
+            .samples = samples,
+            .latent = latent};
   }
 };
 
@@ -45,7 +48,8 @@ struct TileNoise {
     const std::uint32_t step = state.noise_step;
 #pragma omp simd
     for (std::uint32_t r = 0; r < latent_tile; ++r) {
-      const math::Normals4 n = math::normals({seed, Purpose::latent, step, row + r, s}, q);
+      const math::Normals4 n =
+          math::normals({.seed = seed, .purpose = Purpose::latent, .step = step, .row = row + r, .sample = s}, q);
       v[0][r] = n.v[0];
       v[1][r] = n.v[1];
       v[2][r] = n.v[2];
@@ -146,8 +150,11 @@ struct Unfused {
     const Tile& t = batch;
     team.run(t.rows, [&](std::int64_t r) {
       for (std::int64_t sample = 0; sample < t.samples; ++sample) {
-        const math::Draw draw{state.seed, Purpose::latent, state.noise_step, state.row0 + static_cast<std::uint32_t>(r),
-                              static_cast<std::uint32_t>(sample)};
+        const math::Draw draw{.seed = state.seed,
+                              .purpose = Purpose::latent,
+                              .step = state.noise_step,
+                              .row = state.row0 + static_cast<std::uint32_t>(r),
+                              .sample = static_cast<std::uint32_t>(sample)};
         for (std::int64_t d = 0; d < t.latent; ++d) {
           eps[t.z(r, sample, d)] = math::normals(draw, static_cast<std::uint32_t>(d / 4)).v[d % 4];
         }
@@ -204,11 +211,13 @@ void sample_latent_backward_unfused(const Unfused& u, Posterior posterior, const
 
 void CpuBackend::do_run(const SampleLatent& op) {
   const auto& state = *static_cast<const StepState*>(op.state.data);
-  const Tile batch{0, op.stats.rows(), op.z ? op.z.shape[1] : 0, op.stats.columns() / 2};
+  const Tile batch{
+      .first = 0, .rows = op.stats.rows(), .samples = op.z ? op.z.shape[1] : 0, .latent = op.stats.columns() / 2};
   const float* const stats = op.stats.as<float>();
   float *const z = address_of<float>(op.z), *const kl_partial = address_of<float>(op.kl_partial);
   if (op.variant == LossVariant::unfused) {
-    sample_latent_unfused({team_, batch, state}, op.posterior, stats, z, kl_partial, op.scratch.as<float>());
+    sample_latent_unfused({.team = team_, .batch = batch, .state = state}, op.posterior, stats, z, kl_partial,
+                          op.scratch.as<float>());
     return;
   }
   with_posterior(op.posterior, [&](auto posterior) {
@@ -221,12 +230,14 @@ void CpuBackend::do_run(const SampleLatent& op) {
 
 void CpuBackend::do_run(const SampleLatentBackward& op) {
   const auto& state = *static_cast<const StepState*>(op.state.data);
-  const Tile batch{0, op.stats.rows(), op.dz ? op.dz.shape[1] : 0, op.stats.columns() / 2};
+  const Tile batch{
+      .first = 0, .rows = op.stats.rows(), .samples = op.dz ? op.dz.shape[1] : 0, .latent = op.stats.columns() / 2};
   const float *const stats = op.stats.as<float>(), *const dz = address_of<float>(op.dz);
   float* const dstats = op.dstats.as<float>();
   if (op.variant == LossVariant::unfused) {
     float* const scratch = address_of<float>(op.scratch);
-    sample_latent_backward_unfused({team_, batch, state}, op.posterior, stats, dz, op.kl_scale, dstats, scratch);
+    sample_latent_backward_unfused({.team = team_, .batch = batch, .state = state}, op.posterior, stats, dz,
+                                   op.kl_scale, dstats, scratch);
     return;
   }
   with_posterior(op.posterior, [&](auto posterior) {

@@ -40,12 +40,13 @@ struct PixelByPixel {
 
   ELBO_HD math::BernoulliParts<float> parts(float output, float x) const {
     const auto p = loss.pixel(output, x);
-    return {p.value, 1.0f, p.grad};
+    return {.linear = p.value, .factor = 1.0f, .grad = p.grad};
   }
 };
 
 Gaussian gaussian(double variance) {
-  return {static_cast<float>(0.5 / variance), static_cast<float>(0.5 * std::log(2.0 * M_PI * variance))};
+  return {.half_precision = static_cast<float>(0.5 / variance),
+          .half_log = static_cast<float>(0.5 * std::log(2.0 * M_PI * variance))};
 }
 
 // ---- Fused: one pass --------------------------------------------------------------------------------------

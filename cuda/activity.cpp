@@ -67,7 +67,11 @@ void add(Collector& c, const R& r, Activity activity) {
     return;
   }
   activity.graph_node = r.graphNodeId;
-  c.records.push_back({std::move(activity), r.start, r.end, r.streamId, r.correlationId});
+  c.records.push_back({.activity = std::move(activity),
+                       .begin = r.start,
+                       .end = r.end,
+                       .stream = r.streamId,
+                       .correlation = r.correlationId});
 }
 
 void read(Collector& c, const CUpti_Activity* record) {
@@ -76,7 +80,7 @@ void read(Collector& c, const CUpti_Activity* record) {
       const auto& k = *reinterpret_cast<const KernelRecord*>(record);
       std::string& name = c.names[k.name];
       if (name.empty()) name = kernel_name(k.name);
-      Activity a{"kernel", name, ""};
+      Activity a{.kind = "kernel", .name = name, .stream = ""};
       a.grid = {k.gridX, k.gridY, k.gridZ};
       a.block = {k.blockX, k.blockY, k.blockZ};
       a.registers = k.registersPerThread;
@@ -85,13 +89,13 @@ void read(Collector& c, const CUpti_Activity* record) {
     }
     case CUPTI_ACTIVITY_KIND_MEMCPY: {
       const auto& m = *reinterpret_cast<const CopyRecord*>(record);
-      Activity a{"copy", copy_name(m.copyKind), ""};
+      Activity a{.kind = "copy", .name = copy_name(m.copyKind), .stream = ""};
       a.bytes = static_cast<std::int64_t>(m.bytes);
       return add(c, m, std::move(a));
     }
     case CUPTI_ACTIVITY_KIND_MEMSET: {
       const auto& m = *reinterpret_cast<const FillRecord*>(record);
-      Activity a{"fill", "fill", ""};
+      Activity a{.kind = "fill", .name = "fill", .stream = ""};
       a.bytes = static_cast<std::int64_t>(m.bytes);
       return add(c, m, std::move(a));
     }

@@ -88,13 +88,14 @@ class CudaBackend : public Backend {
     std::size_t free = 0, total = 0;
     check_cuda(cudaDriverGetVersion(&driver), "cudaDriverGetVersion");
     check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-    return {device_name,
-            cat(properties_.name, ", sm_", properties_.major, properties_.minor, ", driver ", version(driver)),
-            free,
-            1,
-            true,
-            properties_.name,
-            Gemm::library()};
+    return {.name = device_name,
+            .description =
+                cat(properties_.name, ", sm_", properties_.major, properties_.minor, ", driver ", version(driver)),
+            .memory = free,
+            .threads = 1,
+            .launches = true,
+            .gpu = properties_.name,
+            .library = Gemm::library()};
   }
 
   void collect(bool on) override {
@@ -144,8 +145,12 @@ class CudaBackend : public Backend {
   }
   Tuning tune(double seconds, const std::function<void(const Tuning::Product&)>& each) override {
     if (Gemm::library().empty()) return Backend::tune(seconds, each);
-    return {"", properties_.name, Gemm::library(), options().precision,
-            tune_products(gemm_, stream(), static_cast<std::size_t>(properties_.l2CacheSize), seconds, each)};
+    return {
+        .where = "",
+        .gpu = properties_.name,
+        .library = Gemm::library(),
+        .precision = options().precision,
+        .products = tune_products(gemm_, stream(), static_cast<std::size_t>(properties_.l2CacheSize), seconds, each)};
   }
 
   std::unique_ptr<Recording> record(std::function<void()> calls, std::size_t under_way) override {

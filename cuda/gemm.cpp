@@ -102,13 +102,14 @@ ProductShape shape_of(const Product& p) {
                             : p.relu      ? Epilogue::relu_bias
                             : p.bias      ? Epilogue::bias
                                           : Epilogue::none;
-  return {p.m,
-          p.n,
-          p.k,
-          p.transpose_a,
-          p.transpose_b,
-          epilogue,
-          {alignment(p.a), alignment(p.b), alignment(p.c), alignment(vector_of(p)), alignment(mask_of(p))}};
+  return {
+      .m = p.m,
+      .n = p.n,
+      .k = p.k,
+      .transpose_a = p.transpose_a,
+      .transpose_b = p.transpose_b,
+      .epilogue = epilogue,
+      .alignment = {alignment(p.a), alignment(p.b), alignment(p.c), alignment(vector_of(p)), alignment(mask_of(p))}};
 }
 
 // ---- Algorithms --------------------------------------------------------------------------------------------

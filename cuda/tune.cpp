@@ -44,7 +44,8 @@ class Operands {
     check_cuda(cudaMalloc(&memory_, copies * bytes_), "memory for a product's operands");
     std::vector<float> noise(copies * bytes_ / sizeof(float));
     for (std::size_t i = 0; i < noise.size(); i += 4) {
-      const math::Words w = math::random_words({1, Purpose::prior, 0, 0, 0}, static_cast<std::uint32_t>(i / 4));
+      const math::Words w = math::random_words({.seed = 1, .purpose = Purpose::prior, .step = 0, .row = 0, .sample = 0},
+                                               static_cast<std::uint32_t>(i / 4));
       const std::uint32_t words[] = {w.x, w.y, w.z, w.w};
       for (std::size_t j = 0; j < 4; ++j) noise[i + j] = static_cast<float>(2 * math::uniform(words[j]) - 1);
     }
@@ -65,7 +66,14 @@ class Operands {
     }
     const auto floats = [&](std::size_t i) { return reinterpret_cast<float*>(at[i]); };
     const auto bytes = [&](std::size_t i) { return reinterpret_cast<std::uint8_t*>(at[i]); };
-    Product p{floats(0), floats(1), floats(2), shape_.m, shape_.n, shape_.k, shape_.transpose_a, shape_.transpose_b};
+    Product p{.a = floats(0),
+              .b = floats(1),
+              .c = floats(2),
+              .m = shape_.m,
+              .n = shape_.n,
+              .k = shape_.k,
+              .transpose_a = shape_.transpose_a,
+              .transpose_b = shape_.transpose_b};
     switch (shape_.epilogue) {
       case Epilogue::none: break;
       case Epilogue::relu_aux_bias: p.relu_mask = bytes(4); [[fallthrough]];
@@ -126,7 +134,7 @@ class Bench {
     };
     std::unique_ptr<Recording> products = capture_graph(stream_, calls, 8);
     const bool one_launch = products->nodes() == products_;
-    return Candidate{choice, std::move(products), one_launch, {}};
+    return Candidate{.choice = choice, .products = std::move(products), .one_launch = one_launch, .microseconds = {}};
   }
 
   // Microseconds of a product, over as many replays as fit into `seconds`, but one at least.
@@ -192,7 +200,10 @@ std::vector<Tuning::Product> tune_products(Gemm& gemm, cudaStream_t stream, std:
     }
     const Candidate& best = *std::ranges::min_element(candidates, {}, &Candidate::median);
     gemm.use(best.choice);
-    tuned.push_back({best.choice, best.median(), own, static_cast<std::int64_t>(candidates.size())});
+    tuned.push_back({.choice = best.choice,
+                     .microseconds = best.median(),
+                     .own_microseconds = own,
+                     .candidates = static_cast<std::int64_t>(candidates.size())});
     if (each) each(tuned.back());
   }
   return tuned;

@@ -225,8 +225,11 @@ void sample_latent_fused(const SampleLatent& a, cudaStream_t stream) {
     for (; groups * quads < max_threads && 4 * quads < a.latent; quads *= 2) ++log2_quads;
     const std::int64_t strips = ceil_div(a.latent, 4 * quads);
     const unsigned blocks = blocks_for("sample_latent_fused", ceil_div(a.rows, latent_tile) * strips * ranges);
-    const SampleBlocks which{Divisor(ranges), Divisor(strips), static_cast<unsigned>(ranges),
-                             static_cast<unsigned>(strips), log2_quads};
+    const SampleBlocks which{.of_ranges = Divisor(ranges),
+                             .of_strips = Divisor(strips),
+                             .ranges = static_cast<unsigned>(ranges),
+                             .strips = static_cast<unsigned>(strips),
+                             .log2_quads = log2_quads};
     launch("sample_latent_kernel",
            aligned ? sample_latent_kernel<true, c.posterior, c.rows> : sample_latent_kernel<false, c.posterior, c.rows>,
            {blocks, groups * quads, stream}, a, which);

@@ -207,14 +207,19 @@ void with_partition(const char* launcher, const LikelihoodLoss<Target, Output>& 
   check(launcher, a);
   const std::int64_t row_chunks = ceil_div(a.pixels, pixel_chunk);
   const unsigned chunks = blocks_for(launcher, a.rows * a.samples * row_chunks);
-  const Partition parts{Divisor(row_chunks), Divisor(a.samples), static_cast<unsigned>(row_chunks), chunks,
-                        a.pixels <= strip_pixels};
+  const Partition parts{.chunks_of_row = Divisor(row_chunks),
+                        .samples = Divisor(a.samples),
+                        .row_chunks = static_cast<unsigned>(row_chunks),
+                        .chunks = chunks,
+                        .is_row_a_strip = a.pixels <= strip_pixels};
   // Few rows spread over the multiprocessors; of many, a block takes several.
   constexpr unsigned many_rows = 2048;
   const unsigned warps = parts.is_row_a_strip
                              ? (chunks < many_rows ? 1 : max_warps)
                              : static_cast<unsigned>(ceil_div(std::min(a.pixels, pixel_chunk), strip_pixels));
-  const Grid grid{parts.is_row_a_strip ? (chunks + warps - 1) / warps : chunks, warps * warp_size, stream};
+  const Grid grid{.blocks = parts.is_row_a_strip ? (chunks + warps - 1) / warps : chunks,
+                  .threads = warps * warp_size,
+                  .stream = stream};
   const bool is_aligned_for_quads = a.pixels % 4 == 0 && is_aligned(a.output, 4 * sizeof(Output)) &&
                                     is_aligned(a.grad, 4 * sizeof(Output)) && is_aligned(a.target, 4 * sizeof(Target));
   is_aligned_for_quads ? f(std::true_type{}, parts, grid) : f(std::false_type{}, parts, grid);

@@ -138,11 +138,20 @@ TEST_P(CudaDevice, ARecordingNeitherLoadsNorAllocates) {
   };
   const Tensor state{memory.data() + 256, DType::u8, {sizeof(StepState)}};
   const auto layer = [&] {
-    device->run(
-        DenseForward{floats(0, {1, 2}), floats(2, {1, 2}), floats(4, {1}), Activation::tanh, floats(5, {1, 1}), {}});
+    device->run(DenseForward{.x = floats(0, {1, 2}),
+                             .weight = floats(2, {1, 2}),
+                             .bias = floats(4, {1}),
+                             .activation = Activation::tanh,
+                             .y = floats(5, {1, 1}),
+                             .mask = {}});
   };
   const auto update = [&] {
-    device->run(OptimizerStep{floats(8, {4}), floats(12, {4}), floats(16, {4}), floats(20, {4}), state, {}});
+    device->run(OptimizerStep{.parameters = floats(8, {4}),
+                              .gradients = floats(12, {4}),
+                              .first_moment = floats(16, {4}),
+                              .second_moment = floats(20, {4}),
+                              .state = state,
+                              .settings = {}});
   };
   for (const std::function<void()>& calls : {std::function<void()>(layer), std::function<void()>(update)}) {
     const std::string refused = error_of([&] { device->record(calls); });
@@ -236,18 +245,31 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
 
     const Tensor nll = t.z.reshaped({rows, latent}).first(rows);  // stands for a loss: one chunk a column
     const auto calls = [&] {
-      device->run(GatherBatch{t.data, t.state, Indexing::shuffled, Binarize::dynamic, t.input, t.target});
-      device->run(DenseForward{t.input, t.w, t.b, Activation::identity, t.stats, {}});
+      device->run(GatherBatch{.source = t.data,
+                              .state = t.state,
+                              .indexing = Indexing::shuffled,
+                              .binarize = Binarize::dynamic,
+                              .input = t.input,
+                              .target = t.target});
+      device->run(DenseForward{
+          .x = t.input, .weight = t.w, .bias = t.b, .activation = Activation::identity, .y = t.stats, .mask = {}});
       device->run(SampleLatent{.stats = t.stats, .state = t.state, .z = t.z, .kl_partial = t.kl, .scratch = {}});
-      device->run(Accumulate{nll, t.kl, t.state, t.sums, rows});
-      device->run(DenseBackward{t.input, t.w, t.stats, t.dw, t.db, Activation::identity, {}, {}});
+      device->run(Accumulate{.nll_partial = nll, .kl_partial = t.kl, .state = t.state, .sums = t.sums, .rows = rows});
+      device->run(DenseBackward{.x = t.input,
+                                .weight = t.w,
+                                .dz = t.stats,
+                                .dweight = t.dw,
+                                .dbias = t.db,
+                                .input_activation = Activation::identity,
+                                .mask = {},
+                                .dx = {}});
       const Shape flat{t.w.count()};
-      device->run(OptimizerStep{t.w.reshaped(flat),
-                                t.dw.reshaped(flat),
-                                t.m.reshaped(flat),
-                                t.v.reshaped(flat),
-                                t.state,
-                                {.learning_rate = 0.1f}});
+      device->run(OptimizerStep{.parameters = t.w.reshaped(flat),
+                                .gradients = t.dw.reshaped(flat),
+                                .first_moment = t.m.reshaped(flat),
+                                .second_moment = t.v.reshaped(flat),
+                                .state = t.state,
+                                .settings = {.learning_rate = 0.1f}});
       device->run(Advance{.state = t.state, .schedule = schedule, .fault = fault});
     };
     calls();
@@ -304,8 +326,21 @@ TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
       }
     }
     const int launches = launches_of([&] {
-      device->run(SampleLatent{stats, state, Posterior::log_variance, rival.kernels, z, kl, scratch});
-      device->run(SampleLatentBackward{stats, z, state, Posterior::log_variance, rival.kernels, 1.0f, stats, scratch});
+      device->run(SampleLatent{.stats = stats,
+                               .state = state,
+                               .posterior = Posterior::log_variance,
+                               .variant = rival.kernels,
+                               .z = z,
+                               .kl_partial = kl,
+                               .scratch = scratch});
+      device->run(SampleLatentBackward{.stats = stats,
+                                       .dz = z,
+                                       .state = state,
+                                       .posterior = Posterior::log_variance,
+                                       .variant = rival.kernels,
+                                       .kl_scale = 1.0f,
+                                       .dstats = stats,
+                                       .scratch = scratch});
     });
     EXPECT_EQ(launches, rival.latent_launches) << rival.name;
   }
@@ -442,12 +477,12 @@ TEST_P(CudaDevice, ProfilingRangesNest) {
   {
     const Backend::Range step(*device, "train_step");
     const Backend::Range layer(*device, "encode");
-    device->run(DenseForward{{p, DType::f32, {1, 2}},
-                             {p + 2, DType::f32, {1, 2}},
-                             {p + 4, DType::f32, {1}},
-                             Activation::tanh,
-                             {p + 5, DType::f32, {1, 1}},
-                             {}});
+    device->run(DenseForward{.x = {p, DType::f32, {1, 2}},
+                             .weight = {p + 2, DType::f32, {1, 2}},
+                             .bias = {p + 4, DType::f32, {1}},
+                             .activation = Activation::tanh,
+                             .y = {p + 5, DType::f32, {1, 1}},
+                             .mask = {}});
   }
   device->synchronize();
   const std::vector<std::string> expected = {"train_step", "train_step/encode", "train_step/encode/dense_forward",
@@ -473,12 +508,12 @@ TEST_P(CudaDevice, AProfilerIsToldWhatToCollect) {
 void two_layers(Backend& device, float* p) {
   const auto layer = [&](const char* name, Activation activation) {
     const Backend::Range range(device, name);
-    device.run(DenseForward{{p, DType::f32, {1, 2}},
-                            {p + 2, DType::f32, {1, 2}},
-                            {p + 4, DType::f32, {1}},
-                            activation,
-                            {p + 5, DType::f32, {1, 1}},
-                            {}});
+    device.run(DenseForward{.x = {p, DType::f32, {1, 2}},
+                            .weight = {p + 2, DType::f32, {1, 2}},
+                            .bias = {p + 4, DType::f32, {1}},
+                            .activation = activation,
+                            .y = {p + 5, DType::f32, {1, 1}},
+                            .mask = {}});
   };
   const Backend::Range step(device, "train_step");
   layer("dense0", Activation::tanh);

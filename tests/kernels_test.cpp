@@ -213,8 +213,15 @@ TEST_P(GatherTest, TakesTheRowsAndPixelsOfTheContract) {
       const Array<std::uint8_t> target_d(count);
       run(
           [&] {
-            gather_batch({source_d.data(), state_d.data(), indexing, binarize, input_d.data(), target_d.data(), images,
-                          rows, pixels},
+            gather_batch({.source = source_d.data(),
+                          .state = state_d.data(),
+                          .indexing = indexing,
+                          .binarize = binarize,
+                          .input = input_d.data(),
+                          .target = target_d.data(),
+                          .images = images,
+                          .rows = rows,
+                          .pixels = pixels},
                          stream_);
           },
           {&input_d, &target_d});
@@ -239,8 +246,15 @@ TEST_F(KernelTest, DynamicBinarisationDrawsAnewEachStepAndKeepsTheMean) {
   double sum = 0;
   for (std::uint32_t step = 0; step < 20; ++step) {
     state_d.set({state_at(1, step, {})});
-    gather_batch({source_d.data(), state_d.data(), Indexing::ring, Binarize::dynamic, input_d.data(), target_d.data(),
-                  1, 1, 784},
+    gather_batch({.source = source_d.data(),
+                  .state = state_d.data(),
+                  .indexing = Indexing::ring,
+                  .binarize = Binarize::dynamic,
+                  .input = input_d.data(),
+                  .target = target_d.data(),
+                  .images = 1,
+                  .rows = 1,
+                  .pixels = 784},
                  stream_);
     synchronize();
     draws.push_back(target_d.get());
@@ -289,7 +303,14 @@ TEST_P(LatentTest, SamplesAndSumsTheDivergence) {
       }
     }
     const Array<float> z_d(count_, offset_), kl_d(partials), z_unfused(count_), kl_unfused(partials);
-    SampleLatent a{stats_d_.data(), state_d_.data(), posterior, z_d.data(), kl_d.data(), rows_, samples_, latent_};
+    SampleLatent a{.stats = stats_d_.data(),
+                   .state = state_d_.data(),
+                   .posterior = posterior,
+                   .z = z_d.data(),
+                   .kl_partial = kl_d.data(),
+                   .rows = rows_,
+                   .samples = samples_,
+                   .latent = latent_};
     run([&] { sample_latent_fused(a, stream_); }, {&z_d, &kl_d});
     expect_near(z_d, z, 1e-6, 1e-6);    // a few roundings of numbers about 1
     expect_near(kl_d, kl, 1e-5, 1e-5);  // a sum of up to 32 of them; log(s^2) reaches -20
@@ -321,8 +342,15 @@ TEST_P(LatentTest, GradientDrawsTheSameNoise) {
       }
     }
     const Array<float> dstats_d(stats_.size(), offset_), dstats_unfused(stats_.size());
-    SampleLatentBackward a{stats_d_.data(), dz_d.data(), state_d_.data(), posterior, kl_scale,
-                           dstats_d.data(), rows_,       samples_,        latent_};
+    SampleLatentBackward a{.stats = stats_d_.data(),
+                           .dz = dz_d.data(),
+                           .state = state_d_.data(),
+                           .posterior = posterior,
+                           .kl_scale = kl_scale,
+                           .dstats = dstats_d.data(),
+                           .rows = rows_,
+                           .samples = samples_,
+                           .latent = latent_};
     run([&] { sample_latent_backward_fused(a, stream_); }, {&dstats_d});
     expect_near(dstats_d, expected, 1e-5, 1e-5);  // sums of up to 17 terms of size 1
     a.dstats = dstats_unfused.data();
@@ -345,9 +373,25 @@ TEST_F(KernelTest, LatentKeepsNaN) {
   stats[8 + 5] = nan_value;  // s of row 1, unit 1
   const Array<float> stats_d(stats), z(8), kl(4), dstats(16), dz(gaussian_values(8, 5));
   const Array<StepState> state({some_state()});
-  sample_latent_fused({stats_d.data(), state.data(), Posterior::log_variance, z.data(), kl.data(), 2, 1, 4}, stream_);
-  sample_latent_backward_fused(
-      {stats_d.data(), dz.data(), state.data(), Posterior::log_variance, 1.0f, dstats.data(), 2, 1, 4}, stream_);
+  sample_latent_fused({.stats = stats_d.data(),
+                       .state = state.data(),
+                       .posterior = Posterior::log_variance,
+                       .z = z.data(),
+                       .kl_partial = kl.data(),
+                       .rows = 2,
+                       .samples = 1,
+                       .latent = 4},
+                      stream_);
+  sample_latent_backward_fused({.stats = stats_d.data(),
+                                .dz = dz.data(),
+                                .state = state.data(),
+                                .posterior = Posterior::log_variance,
+                                .kl_scale = 1.0f,
+                                .dstats = dstats.data(),
+                                .rows = 2,
+                                .samples = 1,
+                                .latent = 4},
+                               stream_);
   synchronize();
   for (size_t i = 0; i < 8; ++i) EXPECT_EQ(std::isnan(z.get()[i]), i == 5) << i;
   for (size_t i = 0; i < 4; ++i) EXPECT_EQ(std::isnan(kl.get()[i]), i == 1) << i;
@@ -394,8 +438,15 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
 
   const Array<float> output_d(output), partial_d(value.size()), grad_d(count_), scratch(count_);
   const Array<Target> target_d(target);
-  LikelihoodLoss<Target> a{output_d.data(), target_d.data(), variance, scale,  partial_d.data(),
-                           grad_d.data(),   rows_,           samples_, pixels_};
+  LikelihoodLoss<Target> a{.output = output_d.data(),
+                           .target = target_d.data(),
+                           .variance = variance,
+                           .grad_scale = scale,
+                           .nll_partial = partial_d.data(),
+                           .grad = grad_d.data(),
+                           .rows = rows_,
+                           .samples = samples_,
+                           .pixels = pixels_};
   // Up to 32 terms a lane and a tree of at most 8 levels; a term may cancel against its neighbours.
   const double value_error = 2e-6 * std::sqrt(static_cast<double>(pixels_));
   const Array<float> in_place(count_), output_odd(output, 1), grad_odd(count_, 1);
@@ -461,8 +512,15 @@ void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>
   const size_t partials = static_cast<size_t>(rows_ * samples_ * ceil_div(pixels_, pixel_chunk));
   const Array<Target> target_d(target);
   const Array<float> floats_d(floats), partial_d(partials), grad_d(count_), partial_bf16(partials);
-  const LikelihoodLoss<Target> a{floats_d.data(), target_d.data(), variance, scale,  partial_d.data(),
-                                 grad_d.data(),   rows_,           samples_, pixels_};
+  const LikelihoodLoss<Target> a{.output = floats_d.data(),
+                                 .target = target_d.data(),
+                                 .variance = variance,
+                                 .grad_scale = scale,
+                                 .nll_partial = partial_d.data(),
+                                 .grad = grad_d.data(),
+                                 .rows = rows_,
+                                 .samples = samples_,
+                                 .pixels = pixels_};
   const auto compare = [&](auto kernel, auto kernel_of_bf16) {
     run([&] { kernel(likelihood, a, stream_); }, {&partial_d, &grad_d});
     std::vector<std::uint16_t> expected;
@@ -470,9 +528,15 @@ void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>
     for (const size_t offset : {0, 1}) {  // 1: buffers that allow no vector access; and the gradient in place
       const Array<math::Bf16> halves_d(halves, offset), apart(count_);
       const Array<math::Bf16>& grad = offset == 0 ? apart : halves_d;
-      const LikelihoodLoss<Target, math::Bf16> b{
-          halves_d.data(), target_d.data(), variance, scale,  partial_bf16.data(),
-          grad.data(),     rows_,           samples_, pixels_};
+      const LikelihoodLoss<Target, math::Bf16> b{.output = halves_d.data(),
+                                                 .target = target_d.data(),
+                                                 .variance = variance,
+                                                 .grad_scale = scale,
+                                                 .nll_partial = partial_bf16.data(),
+                                                 .grad = grad.data(),
+                                                 .rows = rows_,
+                                                 .samples = samples_,
+                                                 .pixels = pixels_};
       run(
           [&] {
             halves_d.set(halves);
@@ -518,8 +582,15 @@ TEST_F(KernelTest, LikelihoodOfARowIsTheSameAmongMany) {
   constexpr size_t count = rows * samples * pixels;
   const Array<float> output(gaussian_values(count, 11, 4.0f)), grad(count), partial(rows * samples);
   const Array<std::uint8_t> target(pixels_of(rows * pixels, 12));
-  LikelihoodLoss<std::uint8_t> a{output.data(), target.data(), 1,       0.25f, partial.data(),
-                                 grad.data(),   rows,          samples, pixels};
+  LikelihoodLoss<std::uint8_t> a{.output = output.data(),
+                                 .target = target.data(),
+                                 .variance = 1,
+                                 .grad_scale = 0.25f,
+                                 .nll_partial = partial.data(),
+                                 .grad = grad.data(),
+                                 .rows = rows,
+                                 .samples = samples,
+                                 .pixels = pixels};
   likelihood_fused(Likelihood::bernoulli, a, stream_);
   synchronize();
   const std::vector<float> all = partial.get(), all_grad = grad.get();
@@ -565,9 +636,17 @@ TEST_F(KernelTest, BernoulliIsExactFarOut) {
   const std::vector<float> logits = {-200, -100, -20, 0, 20, 100, 200, 1e30f};
   const Array<float> output(logits), grad(8), partial(8);
   const Array<std::uint8_t> target(std::vector<std::uint8_t>(8, 255));
-  likelihood_fused(
-      Likelihood::bernoulli,
-      LikelihoodLoss<std::uint8_t>{output.data(), target.data(), 1, 1, partial.data(), grad.data(), 8, 1, 1}, stream_);
+  likelihood_fused(Likelihood::bernoulli,
+                   LikelihoodLoss<std::uint8_t>{.output = output.data(),
+                                                .target = target.data(),
+                                                .variance = 1,
+                                                .grad_scale = 1,
+                                                .nll_partial = partial.data(),
+                                                .grad = grad.data(),
+                                                .rows = 8,
+                                                .samples = 1,
+                                                .pixels = 1},
+                   stream_);
   synchronize();
   expect_near(partial, {200, 100, 20, std::log(2.0), 0, 0, 0, 0}, 1e-6, 1e-8);
   expect_near(grad, {-1, -1, -1, -0.5, -2e-9, 0, 0, 0}, 1e-6, 1e-8);
@@ -582,8 +661,15 @@ TEST_F(KernelTest, LikelihoodKeepsNaNAndInfinity) {
       values[at] = planted;
       const Array<float> output(values), grad(count), partial(6), scratch(count);
       const Array<std::uint8_t> target(std::vector<std::uint8_t>(count, 0));
-      const LikelihoodLoss<std::uint8_t> a{output.data(), target.data(), 1, 1,     partial.data(),
-                                           grad.data(),   rows,          1, pixels};
+      const LikelihoodLoss<std::uint8_t> a{.output = output.data(),
+                                           .target = target.data(),
+                                           .variance = 1,
+                                           .grad_scale = 1,
+                                           .nll_partial = partial.data(),
+                                           .grad = grad.data(),
+                                           .rows = rows,
+                                           .samples = 1,
+                                           .pixels = pixels};
       for (const bool is_fused : {true, false}) {
         if (is_fused) {
           likelihood_fused(likelihood, a, stream_);
@@ -722,9 +808,14 @@ TEST_P(OptimizerTest, FollowsTheFormula) {
   run(
       [&] {
         p_d.set(p_), m_d.set(first), v_d.set(v_);
-        optimizer_step(
-            {p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), settings_, static_cast<int64_t>(count_)},
-            stream_);
+        optimizer_step({.parameters = p_d.data(),
+                        .gradients = g_d.data(),
+                        .first = m_d.data(),
+                        .second = v_d.data(),
+                        .state = state_d.data(),
+                        .settings = settings_,
+                        .count = static_cast<int64_t>(count_)},
+                       stream_);
       },
       {&p_d, &m_d, &v_d});
   expect_near(p_d, p, 1e-6, 1e-6);
@@ -739,9 +830,14 @@ TEST_P(OptimizerTest, StopsAtABadStepAndNotesABadUpdate) {
   const Array<float> p_d(p_, offset_), g_d(g_, offset_), m_d(m_, offset_), v_d(v_, offset_);
   const Array<StepState> state_d({state});
   const auto update = [&] {
-    optimizer_step(
-        {p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), settings_, static_cast<int64_t>(count_)},
-        stream_);
+    optimizer_step({.parameters = p_d.data(),
+                    .gradients = g_d.data(),
+                    .first = m_d.data(),
+                    .second = v_d.data(),
+                    .state = state_d.data(),
+                    .settings = settings_,
+                    .count = static_cast<int64_t>(count_)},
+                   stream_);
     synchronize();
   };
   update();
@@ -797,9 +893,22 @@ TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
     std::vector<float> g = g_;
     g.back() = last;
     g_d.set(g);
-    const Accumulate totals{nll_d.data(), kl_d.data(), state_d.data(), sums_d.data(), 33, 33, 2, 2, 3};
-    const OptimizerStep update{
-        p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), settings_, static_cast<int64_t>(count_)};
+    const Accumulate totals{.nll_partial = nll_d.data(),
+                            .kl_partial = kl_d.data(),
+                            .state = state_d.data(),
+                            .sums = sums_d.data(),
+                            .rows = 33,
+                            .nll_rows = 33,
+                            .chunks = 2,
+                            .kl_tiles = 2,
+                            .latent = 3};
+    const OptimizerStep update{.parameters = p_d.data(),
+                               .gradients = g_d.data(),
+                               .first = m_d.data(),
+                               .second = v_d.data(),
+                               .state = state_d.data(),
+                               .settings = settings_,
+                               .count = static_cast<int64_t>(count_)};
     const auto set = [&] {
       p_d.set(p_), m_d.set(v_), v_d.set(v_);
       sums_d.set({1, 2, 3, 4, 5});
@@ -890,8 +999,15 @@ TEST_P(AccumulateTest, AddsToTheSums) {
   run(
       [&] {
         sums_d.set(before);
-        accumulate({nll_d.data(), kl_d.data(), state_d.data(), sums_d.data(), rows_, rows_ * samples_, chunks_,
-                    kl_tiles_, latent_},
+        accumulate({.nll_partial = nll_d.data(),
+                    .kl_partial = kl_d.data(),
+                    .state = state_d.data(),
+                    .sums = sums_d.data(),
+                    .rows = rows_,
+                    .nll_rows = rows_ * samples_,
+                    .chunks = chunks_,
+                    .kl_tiles = kl_tiles_,
+                    .latent = latent_},
                    stream_);
       },
       {&sums_d});
@@ -908,8 +1024,15 @@ TEST_P(AccumulateTest, NotesALossThatIsNotFinite) {
       const Array<double> sums_d(std::vector<double>(static_cast<size_t>(2 + latent_), 0.0));
       const Array<StepState> state_d({state});
       const auto step = [&] {
-        accumulate({nll_d.data(), kl_d.data(), state_d.data(), sums_d.data(), rows_, rows_ * samples_, chunks_,
-                    kl_tiles_, latent_},
+        accumulate({.nll_partial = nll_d.data(),
+                    .kl_partial = kl_d.data(),
+                    .state = state_d.data(),
+                    .sums = sums_d.data(),
+                    .rows = rows_,
+                    .nll_rows = rows_ * samples_,
+                    .chunks = chunks_,
+                    .kl_tiles = kl_tiles_,
+                    .latent = latent_},
                    stream_);
         synchronize();
         return state_d.get()[0].bad_step;
@@ -974,8 +1097,23 @@ TEST_F(KernelTest, LaunchersNameWhatIsWrong) {
   const Array<float> f(16);
   const Array<StepState> state({some_state()});
   const Array<std::uint8_t> bytes(16);
-  const SampleLatent latent{f.data(), state.data(), Posterior::sigma, f.data(), f.data(), 1, 1, 0};
-  LikelihoodLoss<float> loss{f.data(), f.data(), 0.0f, 1.0f, f.data(), nullptr, 1, 1, 4};
+  const SampleLatent latent{.stats = f.data(),
+                            .state = state.data(),
+                            .posterior = Posterior::sigma,
+                            .z = f.data(),
+                            .kl_partial = f.data(),
+                            .rows = 1,
+                            .samples = 1,
+                            .latent = 0};
+  LikelihoodLoss<float> loss{.output = f.data(),
+                             .target = f.data(),
+                             .variance = 0.0f,
+                             .grad_scale = 1.0f,
+                             .nll_partial = f.data(),
+                             .grad = nullptr,
+                             .rows = 1,
+                             .samples = 1,
+                             .pixels = 4};
   expect_error([&] { column_sum(nullptr, f.data(), 1, 1, stream_); }, "column_sum: a null buffer");
   expect_error([&] { sample_latent_fused(latent, stream_); }, "sample_latent_fused: 1 rows, 1 samples, 0 latent");
   expect_error([&] { likelihood_fused(Likelihood::gaussian, loss, stream_); }, "likelihood_fused: a variance of 0");
@@ -985,7 +1123,15 @@ TEST_F(KernelTest, LaunchersNameWhatIsWrong) {
   expect_error([&] { likelihood_fused(Likelihood::bernoulli, loss, stream_); }, "likelihood_fused");
   expect_error(
       [&] {
-        gather_batch({bytes.data(), state.data(), Indexing::ring, Binarize::none, f.data(), bytes.data(), 5, 2, 3},
+        gather_batch({.source = bytes.data(),
+                      .state = state.data(),
+                      .indexing = Indexing::ring,
+                      .binarize = Binarize::none,
+                      .input = f.data(),
+                      .target = bytes.data(),
+                      .images = 5,
+                      .rows = 2,
+                      .pixels = 3},
                      stream_);
       },
       "gather_batch: a ring of 5 rows");

@@ -345,7 +345,8 @@ TEST_P(Ops, DenseKeepsNan) {
       Dense v(c);
       v.x[2 * 7 + 3] = nan;
       const Tensor x = d.put({5, 7}, v.x), weight = d.put({9, 7}, v.weight), y = d.make({5, 9});
-      d->run(DenseForward{x, weight, d.put({9}, v.bias), activation, y, {}});
+      d->run(DenseForward{
+          .x = x, .weight = weight, .bias = d.put({9}, v.bias), .activation = activation, .y = y, .mask = {}});
       const Floats got = d.get(y);
       for (std::size_t i = 0; i < got.size(); ++i) {
         const bool may_hide = activation == Activation::relu && epilogues;
@@ -356,7 +357,14 @@ TEST_P(Ops, DenseKeepsNan) {
       v.dz[2 * 9 + 4] = nan;
       const Tensor dweight = d.make({9, 7}), dbias = d.make({9}), dx = d.make({5, 7});
       const Tensor halves = d.put({5, 7}, Floats(35, 0.5f));
-      d->run(DenseBackward{halves, weight, d.put({5, 9}, v.dz), dweight, dbias, activation, {}, dx});
+      d->run(DenseBackward{.x = halves,
+                           .weight = weight,
+                           .dz = d.put({5, 9}, v.dz),
+                           .dweight = dweight,
+                           .dbias = dbias,
+                           .input_activation = activation,
+                           .mask = {},
+                           .dx = dx});
       const Floats bias = d.get(dbias), w = d.get(dweight), back = d.get(dx);
       for (std::size_t i = 0; i < bias.size(); ++i) EXPECT_EQ(std::isnan(bias[i]), i == 4);
       for (std::size_t i = 0; i < w.size(); ++i) EXPECT_EQ(std::isnan(w[i]), i / 7 == 4);
@@ -379,7 +387,12 @@ TEST_P(Ops, GatherBatch) {
                                 ? state_at(11, 2, {3, static_cast<std::uint32_t>(rows), 0, 0})
                                 : state_at(11, 7, {3, 0, 0.9f, 0.999f});
         const Tensor input = d.make({rows, columns}), target = d.make({rows, columns}, DType::u8);
-        d->run(GatherBatch{d.put({images, columns}, source), d.put(s), indexing, binarize, input, target});
+        d->run(GatherBatch{.source = d.put({images, columns}, source),
+                           .state = d.put(s),
+                           .indexing = indexing,
+                           .binarize = binarize,
+                           .input = input,
+                           .target = target});
         Bytes want(at(rows * columns));
         Expected value(rows * columns);
         for (std::int64_t r = 0; r < rows; ++r) {
@@ -415,7 +428,7 @@ TEST_P(Ops, RingBringsBatchesInOrder) {
   const auto ring = lab()->open_ring(slots, rows, columns);
   EXPECT_EQ(ring->device().shape, (Shape{slots * rows, columns}));
   EXPECT_EQ(ring->device().dtype, DType::u8);
-  const Schedule schedule{100, 0, 0.9f, 0.999f};
+  const Schedule schedule{.batches_per_epoch = 100, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f};
   constexpr std::uint32_t first = 4, end = 12;  // as a run does that is resumed
   const Tensor state = lab().put(state_at(1, first, schedule));
   Buffer fault(*lab(), 8, Memory::pinned, "fault");
@@ -451,7 +464,7 @@ TEST_P(Ops, RangesAreTimed) {
     const Backend::Range outer(*d, "outer");
     for (int i = 0; i < 2; ++i) {
       const Backend::Range inner(*d, i == 0 ? "inner0" : "inner1");
-      d->run(DenseForward{x, weight, bias, Activation::relu, y, {}});
+      d->run(DenseForward{.x = x, .weight = weight, .bias = bias, .activation = Activation::relu, .y = y, .mask = {}});
     }
     const Backend::Range last(*d, "last");
   }
@@ -625,8 +638,21 @@ TEST_P(Ops, SampleLatentKeepsNan) {
         const Tensor scratch = scratch_for(d, kernels, c.rows, c.samples, c.latent);
         const Tensor z = d.make({c.rows, c.samples, c.latent}), kl = d.make({2, c.latent});
         const Tensor dstats = d.make({c.rows, 2 * c.latent});
-        d->run(SampleLatent{stats, state, posterior, kernels, z, kl, scratch});
-        d->run(SampleLatentBackward{stats, d.put(z.shape, v.dz), state, posterior, kernels, 1.0f, dstats, scratch});
+        d->run(SampleLatent{.stats = stats,
+                            .state = state,
+                            .posterior = posterior,
+                            .variant = kernels,
+                            .z = z,
+                            .kl_partial = kl,
+                            .scratch = scratch});
+        d->run(SampleLatentBackward{.stats = stats,
+                                    .dz = d.put(z.shape, v.dz),
+                                    .state = state,
+                                    .posterior = posterior,
+                                    .variant = kernels,
+                                    .kl_scale = 1.0f,
+                                    .dstats = dstats,
+                                    .scratch = scratch});
         const Floats got_z = d.get(z), got_kl = d.get(kl), got = d.get(dstats);
         for (std::int64_t i = 0; i < z.count(); ++i) {
           EXPECT_EQ(std::isnan(got_z[at(i)]), i / (c.samples * c.latent) == 35 && i % c.latent == 1) << i;
@@ -825,7 +851,11 @@ TEST_P(Ops, AccumulateNotesALossThatIsNotFinite) {
       Floats nll = normals(300, 1), kl = normals(10, 2);
       (in_kl ? kl[7] : nll[299]) = planted;
       const Tensor state = d.put(some_state(5)), sums = d.put({4}, std::vector<double>(4));
-      const Accumulate a{d.put({150, 2}, nll), d.put({5, 2}, kl), state, sums, 150};
+      const Accumulate a{.nll_partial = d.put({150, 2}, nll),
+                         .kl_partial = d.put({5, 2}, kl),
+                         .state = state,
+                         .sums = sums,
+                         .rows = 150};
       d->run(a);
       EXPECT_EQ(d.state(state).bad_step, 5u);
     }
@@ -896,8 +926,12 @@ TEST_P(Ops, OptimizerGivesTheBitsOfTheCpu) {
     std::vector<Floats> results;
     for (Lab* d : {&next(), &cpu}) {
       const Shape shape{static_cast<std::int64_t>(p.size())};
-      const OptimizerStep a{d->put(shape, p),      d->put(shape, g), d->put(shape, first),
-                            d->put(shape, second), d->put(state),    settings};
+      const OptimizerStep a{.parameters = d->put(shape, p),
+                            .gradients = d->put(shape, g),
+                            .first_moment = d->put(shape, first),
+                            .second_moment = d->put(shape, second),
+                            .state = d->put(state),
+                            .settings = settings};
       (*d)->run(a);
       for (const Tensor& t : {a.parameters, a.first_moment, a.second_moment}) results.push_back(d->get(t));
       EXPECT_EQ(d->state(a.state).bad_update, StepState::none) << which;
@@ -940,7 +974,12 @@ TEST_P(Ops, OptimizerDoesNothingAfterABadStep) {
     s.bad_step = 4;
     const Floats p = normals(100, 1), m(100, 0.5f);
     const Tensor parameters = d.put({100}, p), first = d.put({100}, m), second = d.put({100}, m);
-    d->run(OptimizerStep{parameters, d.put({100}, p), first, second, d.put(s), settings_for(type, 0.0f)});
+    d->run(OptimizerStep{.parameters = parameters,
+                         .gradients = d.put({100}, p),
+                         .first_moment = first,
+                         .second_moment = second,
+                         .state = d.put(s),
+                         .settings = settings_for(type, 0.0f)});
     expect_same_bits(d.get(parameters), p, "parameters");
     expect_same_bits(d.get(first), m, "first");
     expect_same_bits(d.get(second), m, "second");
@@ -959,7 +998,12 @@ TEST_P(Ops, OptimizerNotesWhatIsNotFinite) {
         (in_gradient ? g : p)[last] = planted;
         const Tensor state = d.put(some_state(5)), parameters = d.put({n}, p);
         const Tensor first = d.put({n}, state_before), second = d.put({n}, state_before);
-        d->run(OptimizerStep{parameters, d.put({n}, g), first, second, state, settings_for(type, 0.0f)});
+        d->run(OptimizerStep{.parameters = parameters,
+                             .gradients = d.put({n}, g),
+                             .first_moment = first,
+                             .second_moment = second,
+                             .state = state,
+                             .settings = settings_for(type, 0.0f)});
         EXPECT_EQ(d.state(state).bad_update, 5u) << static_cast<int>(type) << " " << planted << " " << in_gradient;
         EXPECT_EQ(d.state(state).bad_step, StepState::none);
         const Floats after = d.get(parameters);
@@ -980,7 +1024,12 @@ TEST_P(Ops, OptimizerNotesAStateThatOverflows) {
     g[37] = 1e30f;
     const Tensor state = d.put(some_state(5)), parameters = d.put({100}, p);
     const Tensor first = d.put({100}, Floats(100)), second = d.put({100}, Floats(100));
-    d->run(OptimizerStep{parameters, d.put({100}, g), first, second, state, settings_for(type, 0.0f)});
+    d->run(OptimizerStep{.parameters = parameters,
+                         .gradients = d.put({100}, g),
+                         .first_moment = first,
+                         .second_moment = second,
+                         .state = state,
+                         .settings = settings_for(type, 0.0f)});
     EXPECT_EQ(d.state(state).bad_update, 5u) << static_cast<int>(type);
     EXPECT_EQ(d.get(parameters)[37], p[37]);
     EXPECT_EQ(d.get(first)[37], 0.0f);
@@ -989,7 +1038,7 @@ TEST_P(Ops, OptimizerNotesAStateThatOverflows) {
 }
 
 TEST_P(Ops, AdvanceMovesOnAndReportsFaults) {
-  const Schedule schedule{4, 0, 0.9f, 0.999f};
+  const Schedule schedule{.batches_per_epoch = 4, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f};
   Buffer page(*lab(), sizeof(std::uint64_t), Memory::pinned, "fault");
   const Tensor fault{page.data(), DType::u64, {1}};
   const auto advance_from = [&](const StepState& s) {
@@ -1027,7 +1076,7 @@ TEST_P(Ops, AdvanceMovesOnAndReportsFaults) {
 
 // All at once gives the bits of one after the other, on sizes that leave blocks with tails and without.
 TEST_P(Ops, FinishStepEqualsItsParts) {
-  const Schedule schedule{4, 0, 0.9f, 0.999f};
+  const Schedule schedule{.batches_per_epoch = 4, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f};
   Buffer page(*lab(), sizeof(std::uint64_t), Memory::pinned, "fault");
   const Tensor fault{page.data(), DType::u64, {1}};
   enum class Plant { nothing, loss, kl, gradient, an_earlier_fault };
@@ -1054,11 +1103,18 @@ TEST_P(Ops, FinishStepEqualsItsParts) {
         if (plant == Plant::gradient) g[at(n - 1)] = nan;
         if (plant == Plant::an_earlier_fault) before.bad_update = before.bad_step = 2;
         const Tensor state = d.put(before);
-        const FinishStep a{
-            {d.put({rows, 2}, nll), d.put({kl_tiles, 6}, kl), state, d.put({8}, std::vector<double>(8, 0.5)), rows},
-            {d.put({n}, normals(n, 4)), d.put({n}, g), d.put({n}, Floats(at(n), 0.25f)),
-             d.put({n}, Floats(at(n), 0.25f)), state, settings_for(OptimizerType::adam, 0.0f)},
-            {.state = state, .schedule = schedule, .fault = fault}};
+        const FinishStep a{.losses = {.nll_partial = d.put({rows, 2}, nll),
+                                      .kl_partial = d.put({kl_tiles, 6}, kl),
+                                      .state = state,
+                                      .sums = d.put({8}, std::vector<double>(8, 0.5)),
+                                      .rows = rows},
+                           .update = {.parameters = d.put({n}, normals(n, 4)),
+                                      .gradients = d.put({n}, g),
+                                      .first_moment = d.put({n}, Floats(at(n), 0.25f)),
+                                      .second_moment = d.put({n}, Floats(at(n), 0.25f)),
+                                      .state = state,
+                                      .settings = settings_for(OptimizerType::adam, 0.0f)},
+                           .advance = {.state = state, .schedule = schedule, .fault = fault}};
         *fault.as<std::uint64_t>() = StepState::none;
         if (at_once) {
           d->run(a);
@@ -1139,27 +1195,56 @@ class SmallStep {
     hidden.mask = mask_;
     if (!d->makes_mask(hidden)) hidden.mask = {};
     const Tensor flat_z = z_.reshaped({R * S, L}), flat_dz = dz_.reshaped({R * S, L});
-    d->run(GatherBatch{source_, state, Indexing::shuffled, Binarize::dynamic, input_, target_});
+    d->run(GatherBatch{.source = source_,
+                       .state = state,
+                       .indexing = Indexing::shuffled,
+                       .binarize = Binarize::dynamic,
+                       .input = input_,
+                       .target = target_});
     d->run(hidden);
     d->run(layer(1, hidden_, Activation::identity, stats_));
-    d->run(SampleLatent{stats_, state, Posterior::log_variance, LossVariant::fused, z_, kl_, {}});
+    d->run(SampleLatent{.stats = stats_,
+                        .state = state,
+                        .posterior = Posterior::log_variance,
+                        .variant = LossVariant::fused,
+                        .z = z_,
+                        .kl_partial = kl_,
+                        .scratch = {}});
     d->run(layer(2, flat_z, Activation::tanh, decoded_));
     d->run(layer(3, decoded_, Activation::identity, output_));
-    d->run(LikelihoodLoss{
-        output_, target_, Likelihood::bernoulli, LossVariant::fused, 1.0f, 1.0f / (R * S), nll_, output_, {}});
+    d->run(LikelihoodLoss{.output = output_,
+                          .target = target_,
+                          .likelihood = Likelihood::bernoulli,
+                          .variant = LossVariant::fused,
+                          .variance = 1.0f,
+                          .grad_scale = 1.0f / (R * S),
+                          .nll_partial = nll_,
+                          .grad = output_,
+                          .scratch = {}});
     backward(3, decoded_, Activation::tanh, {}, output_, ddecoded_);
     backward(2, flat_z, Activation::identity, {}, ddecoded_, flat_dz);
-    d->run(
-        SampleLatentBackward{stats_, dz_, state, Posterior::log_variance, LossVariant::fused, 1.0f / R, dstats_, {}});
+    d->run(SampleLatentBackward{.stats = stats_,
+                                .dz = dz_,
+                                .state = state,
+                                .posterior = Posterior::log_variance,
+                                .variant = LossVariant::fused,
+                                .kl_scale = 1.0f / R,
+                                .dstats = dstats_,
+                                .scratch = {}});
     backward(1, hidden_, Activation::relu, hidden.mask, dstats_, dhidden_);
     backward(0, input_, Activation::identity, {}, dhidden_, {});
-    d->run(FinishStep{{nll_, kl_, state, sums, R},
-                      {parameters, gradients, first, second, state, settings_for(OptimizerType::adam, 0.0f)},
-                      {.state = state, .schedule = schedule, .fault = {fault_.data(), DType::u64, {1}}}});
+    d->run(FinishStep{.losses = {.nll_partial = nll_, .kl_partial = kl_, .state = state, .sums = sums, .rows = R},
+                      .update = {.parameters = parameters,
+                                 .gradients = gradients,
+                                 .first_moment = first,
+                                 .second_moment = second,
+                                 .state = state,
+                                 .settings = settings_for(OptimizerType::adam, 0.0f)},
+                      .advance = {.state = state, .schedule = schedule, .fault = {fault_.data(), DType::u64, {1}}}});
   }
 
  private:
-  static constexpr Schedule schedule{4, 0, 0.9f, 0.999f};
+  static constexpr Schedule schedule{.batches_per_epoch = 4, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f};
   Lab& lab_;
   Buffer fault_;
 
@@ -1235,55 +1320,139 @@ TEST_P(Ops, WrongShapesNameTheOperation) {
   const Tensor state = d.put(some_state()), bytes = d.make({2, 3}, DType::u8), z = d.make({2, 1, 2}),
                kl = d.make({1, 2});
   const auto forward = [&](const Tensor& bias, const Tensor& y, const Tensor& mask) {
-    d->run(DenseForward{t23, t43, bias, Activation::relu, y, mask});
+    d->run(DenseForward{.x = t23, .weight = t43, .bias = bias, .activation = Activation::relu, .y = y, .mask = mask});
   };
   expect_error("dense_forward", [&] { forward(t3, t24, {}); });
   expect_error("dense_forward", [&] { forward(t4, t23, {}); });
   expect_error("dense_forward", [&] { forward(t4, t24, bytes); });
   expect_error("dense_forward", [&] { forward({nullptr, DType::f32, {4}}, t24, {}); });
   const auto backward = [&](const Tensor& dbias, const Tensor& mask, const Tensor& dx) {
-    d->run(DenseBackward{t23, t43, t24, t43, dbias, Activation::relu, mask, dx});
+    d->run(DenseBackward{.x = t23,
+                         .weight = t43,
+                         .dz = t24,
+                         .dweight = t43,
+                         .dbias = dbias,
+                         .input_activation = Activation::relu,
+                         .mask = mask,
+                         .dx = dx});
   };
   expect_error("dense_backward", [&] { backward(t3, {}, {}); });
   expect_error("dense_backward", [&] { backward(t4, {}, t24); });
   expect_error("dense_backward", [&] { backward(t4, bytes, t23); });
   expect_error("gather_batch", [&] {
-    d->run(GatherBatch{t23, state, Indexing::shuffled, Binarize::none, t23, bytes});
+    d->run(GatherBatch{.source = t23,
+                       .state = state,
+                       .indexing = Indexing::shuffled,
+                       .binarize = Binarize::none,
+                       .input = t23,
+                       .target = bytes});
   });
   expect_error("gather_batch", [&] {
-    d->run(GatherBatch{bytes, state, Indexing::shuffled, Binarize::none, t43, bytes});
+    d->run(GatherBatch{.source = bytes,
+                       .state = state,
+                       .indexing = Indexing::shuffled,
+                       .binarize = Binarize::none,
+                       .input = t43,
+                       .target = bytes});
   });
   expect_error("sample_latent", [&] {
-    d->run(SampleLatent{t24, state, Posterior::log_variance, LossVariant::fused, d.make({2, 1, 3}), kl, {}});
+    d->run(SampleLatent{.stats = t24,
+                        .state = state,
+                        .posterior = Posterior::log_variance,
+                        .variant = LossVariant::fused,
+                        .z = d.make({2, 1, 3}),
+                        .kl_partial = kl,
+                        .scratch = {}});
   });
   expect_error("sample_latent", [&] {
-    d->run(SampleLatent{t24, state, Posterior::log_variance, LossVariant::unfused, z, kl, {}});
+    d->run(SampleLatent{.stats = t24,
+                        .state = state,
+                        .posterior = Posterior::log_variance,
+                        .variant = LossVariant::unfused,
+                        .z = z,
+                        .kl_partial = kl,
+                        .scratch = {}});
   });
   expect_error("sample_latent_backward", [&] {
-    d->run(SampleLatentBackward{t24, z, state, Posterior::log_variance, LossVariant::fused, 1, t23, {}});
+    d->run(SampleLatentBackward{.stats = t24,
+                                .dz = z,
+                                .state = state,
+                                .posterior = Posterior::log_variance,
+                                .variant = LossVariant::fused,
+                                .kl_scale = 1,
+                                .dstats = t23,
+                                .scratch = {}});
   });
   expect_error("likelihood", [&] {
-    d->run(LikelihoodLoss{t43, t23, Likelihood::bernoulli, LossVariant::fused, 1, 1, d.make({4, 2}), {}, {}});
+    d->run(LikelihoodLoss{.output = t43,
+                          .target = t23,
+                          .likelihood = Likelihood::bernoulli,
+                          .variant = LossVariant::fused,
+                          .variance = 1,
+                          .grad_scale = 1,
+                          .nll_partial = d.make({4, 2}),
+                          .grad = {},
+                          .scratch = {}});
   });
   expect_error("likelihood", [&] {
-    d->run(LikelihoodLoss{t23, bytes, Likelihood::gaussian, LossVariant::fused, 0, 1, d.make({2, 1}), {}, {}});
+    d->run(LikelihoodLoss{.output = t23,
+                          .target = bytes,
+                          .likelihood = Likelihood::gaussian,
+                          .variant = LossVariant::fused,
+                          .variance = 0,
+                          .grad_scale = 1,
+                          .nll_partial = d.make({2, 1}),
+                          .grad = {},
+                          .scratch = {}});
   });
   const Tensor halves = d.make({2, 3}, DType::bf16), nll = d.make({2, 1}), scratch = d.make({6});
   expect_error("likelihood", [&] {
-    d->run(LikelihoodLoss{halves, bytes, Likelihood::bernoulli, LossVariant::fused, 1, 1, nll, t23, {}});
+    d->run(LikelihoodLoss{.output = halves,
+                          .target = bytes,
+                          .likelihood = Likelihood::bernoulli,
+                          .variant = LossVariant::fused,
+                          .variance = 1,
+                          .grad_scale = 1,
+                          .nll_partial = nll,
+                          .grad = t23,
+                          .scratch = {}});
   });
   expect_error("likelihood", [&] {
-    d->run(LikelihoodLoss{halves, bytes, Likelihood::bernoulli, LossVariant::unfused, 1, 1, nll, halves, scratch});
+    d->run(LikelihoodLoss{.output = halves,
+                          .target = bytes,
+                          .likelihood = Likelihood::bernoulli,
+                          .variant = LossVariant::unfused,
+                          .variance = 1,
+                          .grad_scale = 1,
+                          .nll_partial = nll,
+                          .grad = halves,
+                          .scratch = scratch});
   });
-  expect_error("accumulate", [&] { d->run(Accumulate{d.make({2, 1}), kl, state, t4, 2}); });
-  expect_error("optimizer_step", [&] { d->run(OptimizerStep{t4, t4, t3, t4, state, {}}); });
+  expect_error("accumulate", [&] {
+    d->run(Accumulate{.nll_partial = d.make({2, 1}), .kl_partial = kl, .state = state, .sums = t4, .rows = 2});
+  });
+  expect_error("optimizer_step", [&] {
+    d->run(OptimizerStep{
+        .parameters = t4, .gradients = t4, .first_moment = t3, .second_moment = t4, .state = state, .settings = {}});
+  });
   expect_error("advance", [&] { d->run(Advance{.state = t4, .schedule = {}, .fault = d.make({1}, DType::u64)}); });
-  const Accumulate losses{d.make({2, 1}), kl, state, d.make({4}, DType::f64), 2};
-  const OptimizerStep update{t4, t4, t4, t4, state, {}};
-  expect_error("advance", [&] { d->run(FinishStep{losses, update, {state, {}, t4}}); });
+  const Accumulate losses{
+      .nll_partial = d.make({2, 1}), .kl_partial = kl, .state = state, .sums = d.make({4}, DType::f64), .rows = 2};
+  const OptimizerStep update{
+      .parameters = t4, .gradients = t4, .first_moment = t4, .second_moment = t4, .state = state, .settings = {}};
+  expect_error("advance", [&] {
+    d->run(FinishStep{.losses = losses, .update = update, .advance = {.state = state, .schedule = {}, .fault = t4}});
+  });
   const Tensor other_state = d.put(some_state()), fault = d.make({1}, DType::u64);
   expect_error("finish_step", [&] {
-    d->run(FinishStep{losses, {t4, t4, t4, t4, other_state, {}}, {state, {}, fault}});
+    d->run(FinishStep{.losses = losses,
+                      .update = {.parameters = t4,
+                                 .gradients = t4,
+                                 .first_moment = t4,
+                                 .second_moment = t4,
+                                 .state = other_state,
+                                 .settings = {}},
+                      .advance = {.state = state, .schedule = {}, .fault = fault}});
   });
 }
 

@@ -147,9 +147,22 @@ void finish_step(const cusim::Planted& planted) {
   const Device<double> sums = upload(std::vector<double>(2 + latent, 1.0));
   const Device<std::uint64_t> fault = upload(std::vector<std::uint64_t>{StepState::none});
   const Device<StepState> state = upload(std::vector<StepState>{state_at(1, 6, schedule)});
-  const kernels::Accumulate losses{nll.get(), kl.get(), state.get(), sums.get(), 33, 33, 1, 2, latent};
-  const kernels::OptimizerStep update{parameters.get(), gradients.get(),         first.get(), second.get(),
-                                      state.get(),      {.learning_rate = 0.1f}, count};
+  const kernels::Accumulate losses{.nll_partial = nll.get(),
+                                   .kl_partial = kl.get(),
+                                   .state = state.get(),
+                                   .sums = sums.get(),
+                                   .rows = 33,
+                                   .nll_rows = 33,
+                                   .chunks = 1,
+                                   .kl_tiles = 2,
+                                   .latent = latent};
+  const kernels::OptimizerStep update{.parameters = parameters.get(),
+                                      .gradients = gradients.get(),
+                                      .first = first.get(),
+                                      .second = second.get(),
+                                      .state = state.get(),
+                                      .settings = {.learning_rate = 0.1f},
+                                      .count = count};
   kernels::finish_step(losses, update, schedule, fault.get(), 2, nullptr);  // room for 8 blocks
   const StepState got = download(state, 1)[0], wanted = state_at(1, 7, schedule);
   expect<double>({double(got.step), double(got.epoch), double(got.batch), got.correction1, got.correction2,

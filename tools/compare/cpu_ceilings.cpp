@@ -106,7 +106,13 @@ double adam_nanoseconds() {
   const elbo::StepState tenth = elbo::state_at(0, 10, {});
   cpu->upload(state, &tenth);
   const double seconds = median_seconds([&] {
-    for (int i = 0; i < 20; ++i) cpu->run(elbo::OptimizerStep{arrays[0], arrays[1], arrays[2], arrays[3], state, {}});
+    for (int i = 0; i < 20; ++i)
+      cpu->run(elbo::OptimizerStep{.parameters = arrays[0],
+                                   .gradients = arrays[1],
+                                   .first_moment = arrays[2],
+                                   .second_moment = arrays[3],
+                                   .state = state,
+                                   .settings = {}});
   });
   return 1e9 * seconds / 20 / n;
 }
