@@ -183,7 +183,10 @@ class Ops : public testing::TestWithParam<const char*> {
 INSTANTIATE_TEST_SUITE_P(Devices, Ops, testing::Values("cpu", "sim", "cuda"),
                          [](const auto& device) { return std::string(device.param); });
 
-StepState some_state(std::uint32_t step = 5) { return state_at(0x123456789abcdefull, step, {3, 0, 0.9f, 0.999f}); }
+StepState some_state(std::uint32_t step = 5) {
+  return state_at(0x123456789abcdefull, step,
+                  {.batches_per_epoch = 3, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f});
+}
 
 // ---- Memory ---------------------------------------------------------------------------------------------------
 
@@ -383,9 +386,14 @@ TEST_P(Ops, GatherBatch) {
         const std::int64_t rows = c.rows, columns = c.pixels, images = 3 * rows;
         const Bytes source = pixels(images * columns, 7);
         // Training: batch 1 of epoch 2. Evaluation: the third batch, drawn for by the row's number.
-        const StepState s = indexing == Indexing::sequential
-                                ? state_at(11, 2, {3, static_cast<std::uint32_t>(rows), 0, 0})
-                                : state_at(11, 7, {3, 0, 0.9f, 0.999f});
+        const StepState s =
+            indexing == Indexing::sequential
+                ? state_at(11, 2,
+                           {.batches_per_epoch = 3,
+                            .rows_per_batch = static_cast<std::uint32_t>(rows),
+                            .beta1 = 0,
+                            .beta2 = 0})
+                : state_at(11, 7, {.batches_per_epoch = 3, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f});
         const Tensor input = d.make({rows, columns}), target = d.make({rows, columns}, DType::u8);
         d->run(GatherBatch{.source = d.put({images, columns}, source),
                            .state = d.put(s),
