@@ -49,7 +49,7 @@ DeviceInfo CpuBackend::info() const {
 // ---- Memory ---------------------------------------------------------------------------------------------
 
 std::byte* CpuBackend::do_allocate(std::size_t bytes, Memory) {
-  if (bytes > usable_memory()) return nullptr;  // Linux would promise it all the same
+  if (bytes > usable_memory()) return nullptr;  // Linux would grant it, and end the process later
   // Large blocks are made of large pages: an optimiser step walks through four of them at once.
   constexpr std::size_t large_page = std::size_t{2} << 20;
   const std::size_t alignment = bytes < large_page ? 256 : large_page;

@@ -1,5 +1,5 @@
-// Dense layers: each part of a product gets what belongs to it, bias or gradients, by the thread that has computed it,
-// while it is in that thread's caches.
+// Dense layers. The thread that has computed a part of a product adds the bias and applies the activation, or
+// multiplies by its slope, while the part is in that thread's caches.
 #include <algorithm>
 
 #include "cpu/constant.h"

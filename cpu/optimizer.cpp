@@ -26,8 +26,8 @@ float select(std::uint32_t mask, float yes, float no) {
   return math::bits_to_float((math::float_to_bits(yes) & mask) | (math::float_to_bits(no) & ~mask));
 }
 
-// Updates n parameters. One whose gradient, updated value or updated state is not finite stays as it was, so that the
-// fault can still be found where it began; then the answer is false.
+// Updates n parameters, and returns whether all of it is finite. A parameter whose gradient, updated value or updated
+// state is not finite stays as it was, so that the fault can still be found where it began.
 template <OptimizerType type>
 bool optimizer_step(float* parameter, const float* gradient, float* first, float* second, std::int64_t n,
                     math::OptimizerSettings settings, float correction1, float correction2) {

@@ -17,11 +17,11 @@ namespace {
 
 constexpr std::int64_t blocks_a_share = 8;
 
-// How long a thread looks out before it sleeps: longer than a step's longest stretch of work that only one thread has,
-// and less than what the kernel gives a thread before it turns to another (about 3 ms).
+// How long a thread polls before it sleeps: longer than the longest stretch of a step that only one thread works on,
+// and shorter than a time slice of the kernel's scheduler (about 3 ms).
 constexpr std::chrono::microseconds patience{200};
 
-// Beside numbers of blocks.
+// What Member::left is beside a number of blocks.
 constexpr std::uint32_t asleep = 1U << 31, ended = 1U << 30, blocks_mask = ended - 1;
 
 void pause() {
@@ -32,7 +32,7 @@ void pause() {
 #endif
 }
 
-// Whether `condition` came true while the caller's patience lasted.
+// Polls `condition` for as long as `patience`; returns whether it came true.
 template <class Condition>
 bool look_out_for(Condition condition) {
   const auto end = std::chrono::steady_clock::now() + patience;
@@ -45,8 +45,8 @@ bool look_out_for(Condition condition) {
   return condition();
 }
 
-// Asks for turns of 0.2 ms, where the kernel's are 3 ms long: no more of a core that others want, too, but sooner what
-// the team waits for. Linux takes the hint from version 6.12 on.
+// Asks for time slices of 0.2 ms, where the scheduler's are 3 ms long. A thread's share of a busy core stays the same,
+// but its turn comes sooner, and the team waits for it less long. Linux takes the hint from version 6.12 on.
 void ask_for_short_turns() {
   struct {
     std::uint32_t size, policy;

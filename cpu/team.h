@@ -12,12 +12,12 @@ namespace elbo::cpu {
 // A loop's indices are shared out among the caller and the threads that the team keeps. Each thread has a consecutive
 // share, so that its caches still hold what it left there in the loop before. It takes its share block by block, then
 // blocks of the shares that others have not come to: nobody waits for a thread that the machine has given to another
-// process, unless it stopped in the middle of a block. A thread without work looks out for some for a while, since the
-// next loop comes sooner than a sleeping thread wakes, and then sleeps, since the core may be wanted.
+// process, unless it stopped in the middle of a block. A thread without work polls for a while, since the next loop
+// comes sooner than a sleeping thread wakes. Then it sleeps, since others may want the core.
 class Team {
  public:
   // threads: 0 means one for each core this process may use (limits.h). Throws Error where they cannot be had.
-  // With more threads than one the caller's turns become shorter, too (team.cpp).
+  // With more threads than one the caller's time slices become shorter, too (team.cpp).
   explicit Team(int threads);
   ~Team();
   Team(const Team&) = delete;

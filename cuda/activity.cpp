@@ -125,7 +125,7 @@ void CUPTIAPI take_buffer(CUcontext, std::uint32_t, std::uint8_t* buffer, std::s
   std::free(buffer);
 }
 
-// Has CUPTI deliver what it has, and returns when the first of it began.
+// Has CUPTI deliver its records, and returns when the first activity began.
 std::uint64_t flush() {
   check_cupti(load_cupti().flush_all(0), "cuptiActivityFlushAll");
   Collector& c = collector();

@@ -289,7 +289,7 @@ class CudaBackend : public Backend {
     kernels::advance(state_of(op.state), op.schedule, op.fault.as<std::uint64_t>(), stream());
   }
   void do_run(const FinishStep& op) override {
-    // Every block looks through all losses: for more of them the launches that this saves cost less.
+    // Every block reads all losses. With more of them that takes longer than the launches that it saves.
     constexpr std::int64_t most_losses = 8192;
     if (op.losses.nll_partial.count() + op.losses.kl_partial.count() > most_losses) return Backend::do_run(op);
     kernels::finish_step(accumulate_of(op.losses), optimizer_step_of(op.update), op.advance.schedule,

@@ -39,10 +39,10 @@ class Gemm {
   // will do it, unless the library refuses it after all. Queues nothing and reads no operand. A no is told as by
   // multiply().
   bool has_algorithm(const Product&) const;
-  // False, with nothing queued, where the library has no algorithm for a product with this epilogue, which is told on
-  // stderr the first time; a plain product that it cannot do is an Error, and so is whatever else it objects to.
-  // Deterministic: equal operands give equal bits. Legal while the stream is being captured; allocates nothing on the
-  // device.
+  // Queues a product. Returns false, with nothing queued, where the library has no algorithm for one with this
+  // epilogue; stderr is told so the first time. A plain product that it cannot do is an Error, and so is any other
+  // objection. Deterministic: equal operands give equal bits. Legal while the stream is being captured; allocates
+  // nothing on the device.
   [[nodiscard]] bool multiply(const Product&);
 
   // The library and its version; empty where it has one way for every product, and nothing below can be asked of it.

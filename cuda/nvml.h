@@ -1,5 +1,5 @@
-// The rate of a GPU's clock, by NVML: the library of nvidia-smi, which comes with the driver. It is not linked, and not
-// asked for where nobody wants the rate.
+// The rate of a GPU's clock, by NVML: the library of nvidia-smi, which comes with the driver. It is not linked, but
+// loaded when a rate is wanted.
 #pragma once
 
 namespace elbo::cuda {

@@ -42,8 +42,11 @@ __global__ void __launch_bounds__(threads) gather_batch_kernel(const GatherBatch
   if (threadIdx.x == 0) image[0] = image_of(g, row);
   __syncthreads();
   const std::uint8_t* const source = g.source + image[0] * g.pixels;
-  const math::Draw draw{g.state->seed, Purpose::binarize, g.state->noise_step,
-                        g.state->row0 + static_cast<std::uint32_t>(row), 0};
+  const math::Draw draw{.seed = g.state->seed,
+                        .purpose = Purpose::binarize,
+                        .step = g.state->noise_step,
+                        .row = g.state->row0 + static_cast<std::uint32_t>(row),
+                        .sample = 0};
 
   for (std::int64_t p = first + 4 * threadIdx.x; p < end; p += 4 * threads) {
     const std::int64_t count = aligned ? 4 : end - p;

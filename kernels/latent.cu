@@ -44,8 +44,8 @@ constexpr std::int64_t samples_per_block = 8;
 constexpr unsigned max_threads = 256;
 constexpr unsigned backward_threads = 64;  // few, so that a small batch still spreads over the GPU
 
-// How many rows a thread takes: several, so that they share what a thread sets up; one of a small batch, which several
-// would keep waiting for each other while most of the GPU idles.
+// How many rows a thread takes. Several rows share what a thread sets up. Of a small batch a thread takes one row,
+// since threads with several would be too few for the GPU.
 constexpr unsigned many_rows = 4, many_backward_rows = 2;
 constexpr std::int64_t small = 1 << 17;  // elements of mu, and again for each range of samples
 
@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n ==
   }
 }
 
-// A thread has a quad of dimensions of n rows, and walks through the samples; the next sample is on its way
-// while it draws the noise of this one.
+// A thread has a quad of dimensions of n rows, and walks through the samples. It loads the next sample while it draws
+// the noise of this one.
 template <bool aligned, Posterior posterior, unsigned n>
 __global__ void __launch_bounds__(backward_threads)
     sample_latent_backward_kernel(const SampleLatentBackward a, const Divisor of_quads, unsigned quads) {

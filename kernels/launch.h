@@ -16,7 +16,7 @@
 
 namespace elbo {
 
-// Of a kernel's blocks, how many a multiprocessor is to hold at once, for __launch_bounds__: `wanted`, or what the
+// How many blocks of a kernel a multiprocessor is to hold at once, for __launch_bounds__: `wanted`, or as many as the
 // architecture that is being compiled for has threads for.
 constexpr unsigned resident_blocks(unsigned threads, unsigned wanted) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 800 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1100)

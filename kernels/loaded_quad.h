@@ -1,5 +1,5 @@
-// A quad that is on its way from memory, as it lies there: what lets a thread have all its loads under way before it
-// uses the first. Start them, call all_under_way(), then read.
+// A quad that is being loaded, in registers as it lies in memory. With it a thread starts all its loads before it uses
+// the first: call load() on each, then all_under_way(), then read.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -11,15 +11,15 @@
 
 namespace elbo::kernels {
 
-// No load is put off beyond it: a barrier of the warp orders memory, so that neither nvcc nor ptxas moves one past it
-// to save registers. All 32 lanes must call it.
+// All loads before it are issued before it. A barrier of the warp orders memory, so neither nvcc nor ptxas moves a load
+// past it to save registers. All 32 lanes must call it.
 __device__ __forceinline__ void all_under_way() { __syncwarp(); }
 
 // aligned: p is a multiple of the quad's size, count a multiple of 4, and the quad is one access.
 template <bool aligned, class T>
 class LoadedQuad {
  public:
-  // p[0 .. count-1], as much of it as a quad holds. What is beyond is not read, and means nothing here.
+  // Loads p[0 .. count-1], as much of it as a quad holds. What lies beyond is not read; those elements are undefined.
   __device__ __forceinline__ void load(const T* p, int count) {
     if constexpr (aligned) {
       load_words(p, count > 0);
@@ -55,7 +55,7 @@ class LoadedQuad {
 #endif
   }
 
-  // Loads with a predicate, in the order of the source: no branches, and nothing to begin with in the registers.
+  // Loads with a predicate, in the order of the source, without branches and without a first value in the registers.
 #if defined(__CUDA_ARCH__)
   __device__ __forceinline__ void load_words(const T* p, bool there) {
     if constexpr (words == 4) {

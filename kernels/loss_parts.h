@@ -63,8 +63,11 @@ void check(const char* launcher, const LikelihoodLoss<Target, Output>& a) {
 
 // What epsilon of (row, sample) is drawn for.
 ELBO_HD math::Draw draw_of(const StepState& state, std::int64_t row, std::int64_t sample) {
-  return {state.seed, Purpose::latent, state.noise_step, state.row0 + static_cast<std::uint32_t>(row),
-          static_cast<std::uint32_t>(sample)};
+  return {.seed = state.seed,
+          .purpose = Purpose::latent,
+          .step = state.noise_step,
+          .row = state.row0 + static_cast<std::uint32_t>(row),
+          .sample = static_cast<std::uint32_t>(sample)};
 }
 
 // z: the samples or their gradient. Without it there are 0 samples.

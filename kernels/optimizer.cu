@@ -53,7 +53,7 @@ __device__ std::uint64_t note_bad_step(std::uint64_t* first_step, std::uint64_t 
   return atomicMin(reinterpret_cast<unsigned long long*>(first_step), static_cast<unsigned long long>(step));
 }
 
-// A quad of parameters with all that belongs to it, on its way from memory and back.
+// A quad of parameters with its gradients and moments: loads, updates and stores them.
 template <bool aligned, OptimizerType type>
 class QuadUpdate {
  public:
