@@ -106,15 +106,25 @@ std::size_t memory_of_groups(const std::string& root) {
   return bytes;
 }
 
-// What is left of a limit of this process; `column` of statm says how many pages of it are taken.
-std::size_t left_of(decltype(RLIMIT_AS) kind, const std::string& root, std::size_t column) {
-  rlimit limit{};
-  if (getrlimit(kind, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return ~std::size_t{0};
+// Bytes that this process has taken.
+struct Taken {
+  std::size_t address_space, data, own;  // own: memory that is there, and no file's
+};
+
+Taken memory_taken(const std::string& root) {
   std::array<std::size_t, 6> pages{};  // size, resident, shared, text, -, data
   std::ifstream statm(root + "/proc/self/statm");
   for (std::size_t& p : pages) statm >> p;
-  const std::size_t taken = pages[column] * static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
-  return limit.rlim_cur > taken ? limit.rlim_cur - taken : 0;
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+  return {pages[0] * page, pages[5] * page, (pages[1] - std::min(pages[1], pages[2])) * page};
+}
+
+std::size_t left_of(std::size_t limit, std::size_t taken) { return limit - std::min(limit, taken); }
+
+std::size_t left_of(decltype(RLIMIT_AS) kind, std::size_t taken) {
+  rlimit limit{};
+  if (getrlimit(kind, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return ~std::size_t{0};
+  return left_of(limit.rlim_cur, taken);
 }
 
 }  // namespace
@@ -153,7 +163,9 @@ int usable_cores(const std::string& root) {
 std::size_t usable_memory(const std::string& root) {
   static const std::size_t here = memory_of_groups("");
   const std::size_t bytes = root.empty() ? here : memory_of_groups(root);
-  return std::min({bytes, left_of(RLIMIT_AS, root, 0), left_of(RLIMIT_DATA, root, 5)});
+  const Taken taken = memory_taken(root);
+  return std::min(
+      {left_of(bytes, taken.own), left_of(RLIMIT_AS, taken.address_space), left_of(RLIMIT_DATA, taken.data)});
 }
 
 }  // namespace elbo

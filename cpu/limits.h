@@ -11,9 +11,9 @@ namespace elbo {
 std::vector<int> allowed_cores();
 // How many of them it may keep busy: fewer, where a CPU quota says so. At least 1. `root`: where /proc and /sys are.
 int usable_cores(const std::string& root = "");
-// Bytes of memory: the machine's, or the limit of a control group; where the address space or the data of a process are
-// limited (RLIMIT_AS, RLIMIT_DATA), at most what is left of that. The groups are looked at once in the life of a
-// process, what is left each time.
+// Bytes of memory that it may still take: what it has not taken of the machine's, or of the limit of a control group,
+// and no more than is left where the address space or the data of a process are limited (RLIMIT_AS, RLIMIT_DATA). What
+// others have taken is not known. The groups are looked at once in the life of a process, what is left each time.
 std::size_t usable_memory(const std::string& root = "");
 
 }  // namespace elbo

@@ -130,6 +130,17 @@ TEST_F(Limits, AContainerSeesItsOwnGroupAsTheRoot) {
   EXPECT_EQ(usable_memory(root()), 100000000u);
 }
 
+TEST_F(Limits, WhatTheProcessHasTakenOfItsGroupIsGone) {
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGE_SIZE));
+  write("proc/self/cgroup", "0::/\n");
+  write("proc/self/mountinfo", mount_2);
+  write("sys/fs/cgroup/memory.max", std::to_string(1000 * page) + "\n");
+  write("proc/self/statm", "9000 700 400 10 0 8000 0\n");  // 400 of the 700 are files'
+  EXPECT_EQ(usable_memory(root()), 700 * page);
+  write("proc/self/statm", "9000 1500 400 10 0 8000 0\n");
+  EXPECT_EQ(usable_memory(root()), 0u);
+}
+
 // ---- A shell's limits ---------------------------------------------------------------------------------
 
 TEST_F(Limits, WhatIsLeftOfTheAddressSpace) {
