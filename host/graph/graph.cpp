@@ -6,7 +6,7 @@
 namespace elbo {
 namespace {
 
-constexpr int offset_bits = 40;
+constexpr int offset_bits = 48;
 constexpr std::uintptr_t offset_mask = (std::uintptr_t{1} << offset_bits) - 1;
 
 void* address(std::size_t storage, std::size_t offset) {
@@ -41,11 +41,12 @@ void Operation::differentiate(Gradients&) const { fail(name(), " has no gradient
 
 Value Graph::make_storage(const Shape& shape, DType dtype, Storage storage) {
   const std::size_t number = storages_.size();
+  require(number < (std::size_t{1} << (64 - offset_bits)) - 1, name_, ": has too many tensors");
   const Tensor t{address(number, 0), dtype, shape};
   storage.bytes = t.bytes();
   if (storage.root == Storage::own) storage.root = number;
   require(storage.bytes <= offset_mask, name_, ": a tensor ", shape, " of ", storage.bytes,
-          " bytes; a tensor has at most 2^40");
+          " bytes; a tensor has at most 2^48");
   storages_.push_back(storage);
   return {*this, t};
 }

@@ -2,7 +2,7 @@
 // of device calls (program.h).
 //
 // A value is a tensor without memory. Its address is one of a space that the graph has for itself, where every storage
-// begins at a multiple of 2^40; when the list is given its memory, addresses are moved there, as a linker does. So an
+// begins at a multiple of 2^48; when the list is given its memory, addresses are moved there, as a linker does. So an
 // operation is the same struct (elbo/operations/) in the graph and on the device, and a part of a tensor stays that
 // part.
 #pragma once
