@@ -458,17 +458,38 @@ TEST(Dataset, LabelsAreOptional) {
   EXPECT_TRUE(load_dataset(named("mine"), {folder.path()}).train.labels.empty());
 }
 
-TEST(Dataset, ABlankOneIsForKnownSetsThatAreNotThere) {
+TEST(Dataset, KnownSetsHaveSizesWhereTheyAreNotThere) {
   const TemporaryFolder folder;
-  EXPECT_EQ(load_or_blank(named("mnist"), {folder.path()}).count, 60000);
-  EXPECT_EQ(load_or_blank(named("freyface", Split::none), {folder.path()}).count, 1965);
+  EXPECT_EQ(measure_or_look_up(named("mnist"), {folder.path()}).count, 60000);
+  EXPECT_EQ(measure_or_look_up(named("freyface", Split::none), {folder.path()}).count, 1965);
   write_set(folder, "mine");
-  EXPECT_EQ(load_or_blank(named("mine"), {folder.path()}).count, 5);
+  EXPECT_EQ(measure_or_look_up(named("mine"), {folder.path()}).count, 5);
   write_set(folder, "mnist");
-  EXPECT_EQ(load_or_blank(named("mnist"), {folder.path()}).count, 5);
+  EXPECT_EQ(measure_or_look_up(named("mnist"), {folder.path()}).count, 5);
   std::filesystem::remove(folder / "mnist/t10k-images-idx3-ubyte");
-  EXPECT_THAT(error_of([&] { load_or_blank(named("mnist"), {folder.path()}); }), HasSubstr("t10k-images-idx3-ubyte"));
-  EXPECT_THAT(error_of([&] { load_or_blank(named("yours"), {folder.path()}); }), HasSubstr("data set 'yours'"));
+  EXPECT_THAT(error_of([&] { measure_or_look_up(named("mnist"), {folder.path()}); }),
+              HasSubstr("t10k-images-idx3-ubyte"));
+  EXPECT_THAT(error_of([&] { measure_or_look_up(named("yours"), {folder.path()}); }), HasSubstr("data set 'yours'"));
+}
+
+TEST(Dataset, IsMeasuredByItsHeaders) {
+  const TemporaryFolder folder;
+  write_set(folder, "mine");
+  for (const Split split : {Split::holdout, Split::none}) {
+    const Dataset loaded = load_dataset(named("mine", split), {folder.path()});
+    const Dataset measured = measure_dataset(named("mine", split), {folder.path()});
+    for (const auto& [there, sizes] :
+         {std::pair{loaded.train, measured.train}, std::pair{loaded.test, measured.test}}) {
+      EXPECT_EQ(sizes.count, there.count);
+      EXPECT_EQ(sizes.image_shape(), there.image_shape());
+      EXPECT_EQ(sizes.bytes(), there.pixels.size());
+      EXPECT_EQ(sizes.pixels.capacity() + sizes.labels.capacity(), 0u);
+    }
+  }
+  // A header that claims more than the file can hold.
+  const std::string path = folder.write("mine/train-images-idx3-ubyte", idx_header({1 << 20, 1 << 10, 1 << 10}));
+  EXPECT_THAT(error_of([&] { measure_dataset(named("mine"), {folder.path()}); }),
+              AllOf(HasSubstr(path), HasSubstr("is cut short"), HasSubstr("1099511627776 bytes")));
 }
 
 TEST(Dataset, RefusesByName) {
@@ -640,14 +661,13 @@ TEST(Catalog, InstalledSetsAreRight) {
     EXPECT_EQ(data.train.width, frey ? 20 : 28);
     EXPECT_EQ(data.train.channels, 1);
     for (const Split split : {Split::holdout, Split::none}) {
-      const ImageSet there = load_or_blank(named(set.name, split), directories);
-      const ImageSet blank = load_or_blank(named(set.name, split), {"/nowhere"});
-      EXPECT_EQ(there.pixels, load_dataset(named(set.name, split), directories).train.pixels);
-      EXPECT_EQ(blank.count, there.count);
-      EXPECT_EQ(blank.height, there.height);
-      EXPECT_EQ(blank.width, there.width);
-      EXPECT_EQ(blank.channels, there.channels);
-      EXPECT_EQ(blank.pixels, std::vector<std::uint8_t>(there.pixels.size()));
+      const ImageSet there = measure_or_look_up(named(set.name, split), directories);
+      const ImageSet known = measure_or_look_up(named(set.name, split), {"/nowhere"});
+      EXPECT_EQ(there.bytes(), load_dataset(named(set.name, split), directories).train.pixels.size());
+      EXPECT_EQ(known.count, there.count);
+      EXPECT_EQ(known.height, there.height);
+      EXPECT_EQ(known.width, there.width);
+      EXPECT_EQ(known.channels, there.channels);
     }
     EXPECT_EQ(std::set<int>(data.train.labels.begin(), data.train.labels.end()).size(), set.classes.size());
   }

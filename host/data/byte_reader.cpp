@@ -132,9 +132,13 @@ void ByteReader::read_all(void* to, std::size_t n, const std::string& what) {
   require(got == n, name_, ": is cut short: ", what, " should be ", n, " bytes, there are ", got);
 }
 
-std::vector<std::uint8_t> ByteReader::take(std::uint64_t n, const std::string& what) {
+void ByteReader::expect(std::uint64_t n, const std::string& what) const {
   const std::uint64_t most = most_left();
   require(n <= most, name_, ": is cut short: ", what, " should be ", n, " bytes, there are at most ", most);
+}
+
+std::vector<std::uint8_t> ByteReader::take(std::uint64_t n, const std::string& what) {
+  expect(n, what);
   std::vector<std::uint8_t> bytes;
   reserve_memory(bytes, n, cat(name_, ": ", what));
   while (bytes.size() < n) {  // so memory is touched only as bytes arrive

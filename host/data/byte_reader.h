@@ -49,6 +49,8 @@ class ByteReader {
   std::vector<std::uint8_t> take(std::uint64_t n, const std::string& what);
   // The same, where they should be all that is left: then as finish().
   std::vector<std::uint8_t> take_rest(std::uint64_t n, const std::string& what);
+  // An Error where the source cannot have n more bytes, by its size.
+  void expect(std::uint64_t n, const std::string& what) const;
   // An Error unless everything has been read and, where the content is compressed, its checksum is right.
   void finish();
 

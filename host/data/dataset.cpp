@@ -21,6 +21,8 @@ std::string need_file(const std::string& set, const std::string& folder, const s
   return path;
 }
 
+enum class Content { all, sizes };
+
 void append(ImageSet& all, const ImageSet& more, const std::string& name) {
   reserve_memory(all.pixels, all.pixels.size() + more.pixels.size(), name);
   all.count += more.count;
@@ -28,15 +30,35 @@ void append(ImageSet& all, const ImageSet& more, const std::string& name) {
   all.labels.insert(all.labels.end(), more.labels.begin(), more.labels.end());
 }
 
-Dataset load_idx(const std::string& name, Split split, const std::string& folder) {
+Dataset open_idx(const std::string& name, const std::string& folder, Content content) {
   need_file(name, folder, "train-images-idx3-ubyte");
   need_file(name, folder, "t10k-images-idx3-ubyte");
   const IdxSet set = find_idx_set(folder);
   check_labels(set);
-  Dataset data{name, read_idx_images(set.train.images, set.train.labels),
-               read_idx_images(set.test.images, set.test.labels)};
+  const auto read = [content](const IdxPart& part) {
+    return content == Content::all ? read_idx_images(part.images, part.labels) : measure_idx_images(part.images);
+  };
+  Dataset data{name, read(set.train), read(set.test)};
   check_sizes(set, data.train, data.test);
-  if (split == Split::none) {
+  return data;
+}
+
+Dataset open_dataset(const Spec& spec, const std::vector<std::string>& directories, Content content) {
+  const std::string& name = spec.data.dataset;
+  if (name.empty() || name[0] == '.' || name.find('/') != std::string::npos)
+    fail(spec.where("data.dataset"), ": data set '", name,
+         "': expected the name of a folder below the data directories");
+  const std::string folder = find_set(name, directories);
+  if (folder.empty())
+    fail(spec.where("data.dataset"), ": data set '", name, "': there is no folder of that name in ",
+         places(directories), "\n", where_to_get(name));
+  if (name == "freyface") {
+    Dataset data = load_freyface(need_file(name, folder, "frey_rawface.mat"), spec.data.split, spec.seed);
+    if (content == Content::sizes) data.train.pixels = data.test.pixels = {};
+    return data;
+  }
+  Dataset data = open_idx(name, folder, content);
+  if (spec.data.split == Split::none) {
     append(data.train, data.test, folder + ": the images for training and test together (data.split \"none\")");
     data.test = data.train;
   }
@@ -69,25 +91,18 @@ std::vector<std::string> data_directories(const std::string& given) {
 }
 
 Dataset load_dataset(const Spec& spec, const std::vector<std::string>& directories) {
-  const std::string& name = spec.data.dataset;
-  if (name.empty() || name[0] == '.' || name.find('/') != std::string::npos)
-    fail(spec.where("data.dataset"), ": data set '", name,
-         "': expected the name of a folder below the data directories");
-  const std::string folder = find_set(name, directories);
-  if (folder.empty())
-    fail(spec.where("data.dataset"), ": data set '", name, "': there is no folder of that name in ",
-         places(directories), "\n", where_to_get(name));
-  if (name == "freyface") return load_freyface(need_file(name, folder, "frey_rawface.mat"), spec.data.split, spec.seed);
-  return load_idx(name, spec.data.split, folder);
+  return open_dataset(spec, directories, Content::all);
 }
 
-ImageSet load_or_blank(const Spec& spec, const std::vector<std::string>& directories) {
+Dataset measure_dataset(const Spec& spec, const std::vector<std::string>& directories) {
+  return open_dataset(spec, directories, Content::sizes);
+}
+
+ImageSet measure_or_look_up(const Spec& spec, const std::vector<std::string>& directories) {
   const KnownSet* known = find_known(spec.data.dataset);
-  if (!known || !find_set(spec.data.dataset, directories).empty()) return load_dataset(spec, directories).train;
+  if (!known || !find_set(spec.data.dataset, directories).empty()) return measure_dataset(spec, directories).train;
   const std::int64_t count = known->train + (spec.data.split == Split::none ? known->test : 0);
-  ImageSet blank{count, known->height, known->width, 1, {}, {}};
-  blank.pixels.resize(static_cast<std::size_t>(blank.count * blank.image_size()));
-  return blank;
+  return {count, known->height, known->width, 1, {}, {}};
 }
 
 }  // namespace elbo

@@ -15,6 +15,7 @@ struct ImageSet {
   std::vector<std::uint8_t> labels;  // [count], or empty where the set has none
 
   std::int64_t image_size() const { return height * width * channels; }
+  std::size_t bytes() const { return static_cast<std::size_t>(count * image_size()); }  // of the pixels
   Shape image_shape() const { return {height, width, channels}; }
   const std::uint8_t* image(std::int64_t i) const { return pixels.data() + i * image_size(); }
 };
@@ -38,8 +39,11 @@ std::string describe_images(const Dataset&);
 // and where the set comes from.
 Dataset load_dataset(const Spec&, const std::vector<std::string>& directories);
 
-// For what depends on the shape of the images alone: the training images of load_dataset(), or, where a known set is in
-// none of the directories, as many black ones of its size.
-ImageSet load_or_blank(const Spec&, const std::vector<std::string>& directories);
+// How many images there are, and how large: the same without pixels and labels. It reads no more than headers, and
+// freyface, which is small.
+Dataset measure_dataset(const Spec&, const std::vector<std::string>& directories);
+
+// The same of the training images, where a known set is in none of the directories, too.
+ImageSet measure_or_look_up(const Spec&, const std::vector<std::string>& directories);
 
 }  // namespace elbo

@@ -29,7 +29,13 @@ const char* element_type(std::uint8_t code) {
   }
 }
 
-IdxArray parse(ByteReader reader, int rank, const std::string& name) {
+struct Header {
+  std::vector<std::int64_t> shape;
+  std::uint64_t count = 1;  // of elements
+  std::string content;      // what they are called in an error
+};
+
+Header parse_header(ByteReader& reader, int rank, const std::string& name) {
   std::uint8_t magic[4];
   reader.read_all(magic, sizeof magic, "the header's first part");
   require(!(magic[0] == 0x1f && magic[1] == 0x8b), name, ": is compressed; add .gz to its name");
@@ -41,21 +47,25 @@ IdxArray parse(ByteReader reader, int rank, const std::string& name) {
   require(magic[3] == rank, name, ": has ", int{magic[3]}, " dimensions, expected ", rank,
           rank == 3 ? " (images, rows, columns)" : " (labels)");
 
-  IdxArray array;
-  std::uint64_t count = 1;
+  Header header;
   std::string shape;
   for (int i = 0; i < rank; ++i) {
     std::uint8_t b[4];
     reader.read_all(b, sizeof b, cat("the size of dimension ", i));
     const std::uint32_t size = std::uint32_t{b[0]} << 24 | std::uint32_t{b[1]} << 16 | std::uint32_t{b[2]} << 8 | b[3];
     require(size > 0, name, ": its header says that dimension ", i, " is 0");
-    require(!__builtin_mul_overflow(count, std::uint64_t{size}, &count), name,
+    require(!__builtin_mul_overflow(header.count, std::uint64_t{size}, &header.count), name,
             ": its header claims more elements than any file can hold");
-    array.shape.push_back(size);
+    header.shape.push_back(size);
     shape += (i ? " x " : "") + std::to_string(size);
   }
-  array.values = reader.take_rest(count, "the content (" + shape + " by the header)");
-  return array;
+  header.content = "the content (" + shape + " by the header)";
+  return header;
+}
+
+IdxArray parse(ByteReader reader, int rank, const std::string& name) {
+  Header header = parse_header(reader, rank, name);
+  return {std::move(header.shape), reader.take_rest(header.count, header.content)};
 }
 
 IdxArray read_idx(const std::string& path, int rank) {
@@ -78,6 +88,14 @@ ImageSet read_idx_images(const std::string& image_path, const std::string& label
           set.count, " images");
   set.labels = std::move(labels.values);
   return set;
+}
+
+ImageSet measure_idx_images(const std::string& path) {
+  const InputFile file(path);
+  ByteReader reader(ByteSource(file), encoding_of(path), path);
+  const Header header = parse_header(reader, 3, path);
+  reader.expect(header.count, header.content);
+  return {header.shape[0], header.shape[1], header.shape[2], 1, {}, {}};
 }
 
 }  // namespace elbo

@@ -24,4 +24,7 @@ IdxArray parse_idx(std::span<const std::byte> file, Encoding, int rank, const st
 // .gz are decompressed.
 ImageSet read_idx_images(const std::string& image_path, const std::string& label_path);
 
+// The same without pixels and labels: reads the header of the images, and holds it against the size of the file.
+ImageSet measure_idx_images(const std::string& image_path);
+
 }  // namespace elbo

@@ -79,7 +79,7 @@ int print_plan(const PlanOptions& options) {
   if (options.bandwidth > 0) gpu.bandwidth = 1e9 * options.bandwidth;
   if (options.tflops > 0) gpu.fp32 = gpu.tf32 = gpu.bf16 = 1e12 * options.tflops;
   const Precision precision = spec.train.precision;
-  const ImageSet images = load_or_blank(spec, data_directories(options.data));
+  const ImageSet images = measure_or_look_up(spec, data_directories(options.data));
   const std::vector<PlannedOperation> plan = plan_step(spec, images);
 
   const double floor = floor_us(plan, gpu, precision);
