@@ -46,16 +46,11 @@ std::vector<std::byte> read_back(Backend& device, const Tensor& t) {
   return bytes;
 }
 
-// The parameters' pieces of a flat buffer, read in one go.
+// The parameters' pieces of a flat buffer.
 void add_pieces(TensorFile& file, const Vae& vae, const std::string& prefix, const Tensor& flat) {
-  const std::vector<std::byte> bytes = read_back(vae.device(), flat);
-  for (const Parameter& p : vae.parameters.layout()) {
-    const std::byte* piece = bytes.data() + static_cast<std::size_t>(p.offset) * sizeof(float);
-    file.tensors.push_back({prefix + p.name,
-                            DType::f32,
-                            p.shape,
-                            {piece, piece + static_cast<std::size_t>(p.shape.count()) * sizeof(float)}});
-  }
+  for (const Parameter& p : vae.parameters.layout())
+    file.tensors.push_back(
+        {prefix + p.name, DType::f32, p.shape, read_back(vae.device(), vae.parameters.view(flat, p))});
 }
 
 // The state of training, as it lies in a trainer or a snapshot.

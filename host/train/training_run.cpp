@@ -74,7 +74,7 @@ bool TrainingRun::restore(const std::string& folder, const std::string& name) {
     fmt::print("{}: no checkpoint yet, so the run starts from the beginning\n", folder);
     return false;
   }
-  const TensorFile file = checkpoints_.read(name, "--resume");
+  TensorFile file = checkpoints_.read(name, "--resume");
   const std::string path = checkpoints_.file(name);
   check_same_experiment(spec_, stored_spec(file, path), path);
   progress_ = elbo::restore(trainer_, file, path);
@@ -87,6 +87,7 @@ bool TrainingRun::restore(const std::string& folder, const std::string& name) {
   // What can be wrong has been found; from here on, `last` is where the run stands, and only then are the metrics
   // cut. `previous` stays: it may be the only other one that is whole.
   if (name != "last") checkpoints_.replace_last(file);
+  file = {};  // its memory is wanted: to settle names, others are read
   std::string text;
   for (const EpochMetrics& m : epochs_) text += to_json_line(m) + "\n";
   replace_file(metrics_path(folder_), text);
