@@ -9,6 +9,11 @@
 
 namespace elbo {
 
+// Bytes that this process may still take.
+std::uint64_t usable_host_memory();
+// "12.3 GB (12345678901 bytes)"
+std::string bytes_text(std::uint64_t bytes);
+
 // An Error that names `what` and both numbers where `bytes` are more than this process may use.
 void require_memory(std::uint64_t bytes, const std::string& what);
 

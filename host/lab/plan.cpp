@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "host/base/memory.h"
+#include "host/graph/program.h"
 #include "host/train/output.h"
 #include "host/train/trainer.h"
 
@@ -19,6 +21,20 @@ std::string lower(std::string text) {
   return text;
 }
 
+// A training step on images like these, and what it refers to.
+struct StepWithoutMemory {
+  StepWithoutMemory(const Spec& spec, const ImageSet& images)
+      : vae(spec, images.image_shape()),
+        optimizer(spec, vae.parameters, images.count),
+        blocks(vae, {images.count, images.height, images.width, images.channels}),
+        step(spec, vae, optimizer, blocks, Indexing::shuffled, {}) {}
+
+  Vae vae;
+  Optimizer optimizer;
+  StepBlocks blocks;
+  TrainingStep step;
+};
+
 }  // namespace
 
 std::vector<PlannedOperation> plan_of(const std::vector<Graph::Call>& calls) {
@@ -29,10 +45,14 @@ std::vector<PlannedOperation> plan_of(const std::vector<Graph::Call>& calls) {
 }
 
 std::vector<PlannedOperation> plan_step(const Spec& spec, const ImageSet& images) {
-  const Vae vae(spec, images.image_shape());
-  const Optimizer optimizer(spec, vae.parameters, images.count);
-  const StepBlocks blocks(vae, {images.count, images.height, images.width, images.channels});
-  return plan_of(TrainingStep(spec, vae, optimizer, blocks, Indexing::shuffled, {}).graph->calls());
+  return plan_of(StepWithoutMemory(spec, images).step.graph->calls());
+}
+
+// The gradients and the optimiser's two moments are each as large as the weights.
+StepMemory memory_of_step(const Spec& spec, const ImageSet& images) {
+  const StepWithoutMemory planned(spec, images);
+  const std::uint64_t weights = static_cast<std::uint64_t>(planned.vae.parameters.count()) * sizeof(float);
+  return {MemoryPlan(*planned.step.graph).bytes, weights, weights, 2 * weights};
 }
 
 // Datasheets of NVIDIA: H100 SXM5 80 GB, H200 SXM 141 GB, A100 SXM4 80 GB, GeForce RTX 4090 (Ada GPU architecture
@@ -106,12 +126,24 @@ int print_plan(const PlanOptions& options) {
         o.bytes / gpu.bandwidth >= o.flops / gpu.rate(precision) ? "memory" : "products");
   row(total, floor, fmt::format("memory {:.0f}%, products {:.0f}%", 100 * memory / floor, 100 - 100 * memory / floor));
   fmt::print("\n{} operations, each at its floor, one after the other; launching them comes on top.\n", plan.size());
+  const StepMemory taken = memory_of_step(spec, images);
+  fmt::print("Memory on the device: activations {}, weights {}, gradients {}, optimiser {}.\n",
+             bytes_text(taken.activations), bytes_text(taken.weights), bytes_text(taken.gradients),
+             bytes_text(taken.optimizer));
 
   if (!options.json.empty()) {
-    nlohmann::ordered_json j = {
-        {"spec", spec.name}, {"batch_size", spec.train.batch_size}, {"precision", name_of(precision)},
-        {"gpu", gpu.name},   {"bytes_per_second", gpu.bandwidth},   {"flops_per_second", gpu.rate(precision)},
-        {"floor_us", floor}};
+    nlohmann::ordered_json j = {{"spec", spec.name},
+                                {"batch_size", spec.train.batch_size},
+                                {"precision", name_of(precision)},
+                                {"gpu", gpu.name},
+                                {"bytes_per_second", gpu.bandwidth},
+                                {"flops_per_second", gpu.rate(precision)},
+                                {"floor_us", floor},
+                                {"memory",
+                                 {{"activations", taken.activations},
+                                  {"weights", taken.weights},
+                                  {"gradients", taken.gradients},
+                                  {"optimizer", taken.optimizer}}}};
     for (const PlannedOperation& o : plan)
       j["operations"].push_back({{"name", o.name},
                                  {"shapes", o.shapes},

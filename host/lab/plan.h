@@ -1,6 +1,7 @@
 // A training step as a table: what each operation reads, writes and computes, and the time that a given GPU takes for
 // that at its peak rates.
 #pragma once
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,8 +21,14 @@ struct PlannedOperation {
 };
 
 std::vector<PlannedOperation> plan_of(const std::vector<Graph::Call>&);
-// Of a training step on images like these. It takes no memory for the network, and computes nothing.
+// Of a training step on images like these, of which no pixels are wanted. It takes no memory for the network, and
+// computes nothing.
 std::vector<PlannedOperation> plan_step(const Spec&, const ImageSet&);
+// Bytes that the step takes on a device; the images come on top.
+struct StepMemory {
+  std::uint64_t activations = 0, weights = 0, gradients = 0, optimizer = 0;
+};
+StepMemory memory_of_step(const Spec&, const ImageSet&);
 
 // Peak rates: bytes a second, and FLOP a second of dense matrix products.
 struct Gpu {
