@@ -354,7 +354,7 @@ TEST_P(Training, ABatchOfTheEvaluationTakesLittleMemory) {
   const OpenedDevice opened = open_device(GetParam());
   const auto rows = [&](std::int64_t pixels, const std::vector<std::string>& overrides, std::int64_t count) {
     const Spec spec = small_spec(overrides);
-    return Evaluator::choose_batch(Vae(*opened.backend, spec, {pixels, 1, 1}), spec, count);
+    return Evaluator::choose_batch(Vae(*opened.backend, spec, {pixels, 1, 1}), spec, count, opened.backend->info());
   };
   const bool is_cpu = std::string(GetParam()) == "cpu";
   EXPECT_EQ(rows(63, {}, 10000), is_cpu ? 32 : 2048);

@@ -10,7 +10,9 @@ namespace elbo {
 namespace {
 
 int evaluate(const RunQuery& query) {
-  const OpenedRun run(query);
+  const OpenedRun run(query, [](const MemoryNeeds& needs) {
+    return std::vector<Needs>{needs.evaluation(needs.data().train), needs.evaluation(needs.data().test)};
+  });
   EpochMetrics m;
   m.step = run.progress.step;
   m.seconds = run.progress.seconds;

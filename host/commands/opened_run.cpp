@@ -20,13 +20,21 @@ void add_query(Options& options, RunQuery& query) {
   add_data(options, query.data);
 }
 
-OpenedRun::OpenedRun(const RunQuery& query, const std::string& option)
-    : spec(parse_spec(read_text(spec_path(query.folder)), spec_path(query.folder))),
-      data(load_dataset(spec, data_directories(query.data))) {
+OpenedRun::OpenedRun(const RunQuery& query, const MomentsOf& moments_of, const std::string& option)
+    : spec(parse_spec(read_text(spec_path(query.folder)), spec_path(query.folder))) {
+  const std::vector<std::string> directories = data_directories(query.data);
+  const Dataset sizes = measure_dataset(spec, directories);
   BackendOptions options = query.backend;
   options.precision = spec.train.precision;
   device = open_device(query.device, options);
   use_tuning_of_run(*device.backend, query.folder, "");
+  const DeviceInfo info = device.backend->info();
+  const MemoryNeeds needs(spec, sizes, info);
+  std::vector<Needs> moments = moments_of(needs);
+  moments.push_back(needs.checkpoint());
+  for (const Needs& moment : moments)
+    require_memory(needs.model() + moment, info, query.folder + ": what is asked for");
+  data = load_dataset(spec, directories);
   vae = std::make_unique<Vae>(*device.backend, spec, data.train.image_shape());
   const CheckpointFolder checkpoints(query.folder);
   const TensorFile file = checkpoints.read(query.checkpoint, option);

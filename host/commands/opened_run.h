@@ -1,7 +1,9 @@
 // A run that is finished, or was interrupted: what eval, sample and report look at.
 #pragma once
+#include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "host/base/devices.h"
 #include "host/commands/command_line.h"
@@ -9,6 +11,7 @@
 #include "host/model/vae.h"
 #include "host/spec/spec.h"
 #include "host/train/checkpoint.h"
+#include "host/train/memory_needs.h"
 #include "host/train/metrics.h"
 #include "host/train/run_folder.h"
 
@@ -25,10 +28,13 @@ struct RunQuery {
 
 void add_query(Options&, RunQuery&);
 
+// What a command takes of memory beside the model: at one moment, at the next, and so on.
+using MomentsOf = std::function<std::vector<Needs>(const MemoryNeeds&)>;
+
 struct OpenedRun {
-  // `option`: by which another checkpoint is asked for, should this one be damaged. A note says so where the images are
-  // not those that the run was trained on.
-  explicit OpenedRun(const RunQuery&, const std::string& option = "--checkpoint");
+  // Throws Error where there is less memory than that. `option`: by which another checkpoint is asked for, should this
+  // one be damaged. A note says so where the images are not those that the run was trained on.
+  explicit OpenedRun(const RunQuery&, const MomentsOf&, const std::string& option = "--checkpoint");
 
   // Throws Error where the figures are not finite.
   Figures evaluate(const ImageSet&) const;

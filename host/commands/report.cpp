@@ -44,7 +44,10 @@ int report(const RunQuery& query, const std::string& out) {
   if (!out.empty()) check_report_folder(out);
   require(!out.empty() || query.checkpoint == "last", query.folder,
           ": its own report is that of its last checkpoint; --out FOLDER takes one of another");
-  OpenedRun run(query, out.empty() ? "--out FOLDER --checkpoint" : "--checkpoint");
+  const auto moments = [](const MemoryNeeds& needs) {
+    return std::vector<Needs>{needs.evaluation(needs.data().test), picture_needs(needs)};
+  };
+  OpenedRun run(query, moments, out.empty() ? "--out FOLDER --checkpoint" : "--checkpoint");
   require(!out.empty() || run.on_its_images, query.folder,
           ": its own report is on the images that it was trained on; --out FOLDER takes one on others");
   run.evaluate(run.data.test);

@@ -22,8 +22,10 @@
 #include "host/data/dataset.h"
 #include "host/lab/plan.h"
 #include "host/lab/tuning.h"
+#include "host/report/collect.h"
 #include "host/spec/spec.h"
 #include "host/train/checkpoint.h"
+#include "host/train/memory_needs.h"
 #include "host/train/output.h"
 #include "host/train/run_folder.h"
 #include "host/train/training_run.h"
@@ -60,6 +62,14 @@ void record_session(const std::string& folder, const std::string& command, const
   replace_file(machine_path(folder), to_json(machine));
 }
 
+// The report is made when no checkpoint is on its way any more.
+void check_memory(const MemoryNeeds& needs, const DeviceInfo& device) {
+  const Needs trained =
+      needs.model() + needs.optimizer() + needs.step() + needs.evaluation(needs.data().test) + needs.best_state();
+  require_memory(trained + needs.checkpoints(), device, "a run of " + needs.spec().name);
+  require_memory(trained + picture_needs(needs), device, "a run of " + needs.spec().name);
+}
+
 void print_result(TrainingRun& run, const Spec& spec, const DeviceInfo& device) {
   fmt::print("weights    sha256 {}\n", hash_weights(run.trainer().vae));
   if (run.epochs().empty()) return;
@@ -83,13 +93,16 @@ int run_experiment(const RunOptions& options) {
   if (!folder.empty()) check_run_folder(folder, resume, spec);
   require_output_folder(folder.empty() ? "runs" : folder);
 
-  const Dataset data = load_dataset(spec, data_directories(options.data));
+  const std::vector<std::string> directories = data_directories(options.data);
+  const Dataset sizes = measure_dataset(spec, directories);
   BackendOptions backend_options = options.backend;
   backend_options.precision = spec.train.precision;
   backend_options.tuning.clear();  // the folder may keep one: use_tuning_of_run() decides
   const OpenedDevice device = open_device(options.device, backend_options);
   const std::string tuning = use_tuning_of_run(*device.backend, folder, options.backend.tuning);
   const DeviceInfo info = device.backend->info();
+  check_memory(MemoryNeeds(spec, sizes, info), info);
+  const Dataset data = load_dataset(spec, directories);
   fmt::print("{}: {} on {}{}\n", spec.name, spec.data.dataset, info.description,
              device.reason.empty() ? "" : " (" + device.reason + ")");
   fmt::print("{} training images, {} test images; effective beta {}\n", data.train.count, data.test.count,

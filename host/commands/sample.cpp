@@ -27,12 +27,15 @@ struct SampleOptions {
 
 int sample(const SampleOptions& options) {
   require_output(options.out, png_output);
-  const OpenedRun run(options.query);
   const std::int64_t count = options.count;
   constexpr std::int64_t longest_side = 8192, gap = 2;  // pixels of the picture; between images
   const auto columns = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(count))));
+  const std::int64_t side = longest_side / columns - gap;
+  const OpenedRun run(options.query, [count, side](const MemoryNeeds& needs) {
+    return std::vector<Needs>{sample_needs(needs, count, side)};
+  });
   ProgressLine line(ProgressLine::parts, "decoding the samples");
-  const ImageStrip samples = draw_samples(*run.vae, run.data.test, count, options.seed, longest_side / columns - gap,
+  const ImageStrip samples = draw_samples(*run.vae, run.data.test, count, options.seed, side,
                                           [&line](double done) { line.show_part(done, "samples"); });
   line.clear();
   require(std::ranges::all_of(samples.pixels, [](float x) { return std::isfinite(x); }), run.checkpoint,

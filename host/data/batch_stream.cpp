@@ -5,11 +5,6 @@
 #include "elbo/math/random.h"
 
 namespace elbo {
-namespace {
-
-constexpr std::int64_t ring_slots = 4;
-
-}  // namespace
 
 bool keep_on_device(Residency residency, const DeviceInfo& device, std::size_t bytes) {
   if (residency == Residency::automatic) return bytes <= device.memory / 4;

@@ -14,6 +14,8 @@ bool keep_on_device(Residency, const DeviceInfo&, std::size_t bytes);
 
 class BatchStream {
  public:
+  static constexpr std::int64_t ring_slots = 4;
+
   // Keeps a reference to `images`. Throws Error where there is not one full batch.
   BatchStream(Backend&, const ImageSet& images, std::int64_t batch_size, Residency, std::uint64_t seed);
 

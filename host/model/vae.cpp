@@ -16,28 +16,44 @@ std::int64_t host_rows(const Spec& spec, std::int64_t pixels) {
   return std::clamp<std::int64_t>(most_bytes / bytes, 1, batch_outside_training(spec, 256));
 }
 
-// A program from a value that the host writes to one that it reads.
+// A graph from a value that the host writes to one that it reads.
+struct MappingGraph {
+  template <class Forward>
+  MappingGraph(const char* name, const Shape& shape, const Forward& forward) : graph(std::make_unique<Graph>(name)) {
+    from = graph->input(shape);
+    to = forward(from);
+    graph->keep(to);
+  }
+
+  std::unique_ptr<Graph> graph;
+  Value from, to;
+};
+
+MappingGraph encoding(const Vae& vae, std::int64_t rows) {
+  const Shape& image = vae.image();
+  return {"encode_images", {rows, image[0], image[1], image[2]}, [&](const Value& x) { return vae.encode(x); }};
+}
+
+MappingGraph decoding(const Vae& vae, std::int64_t rows) {
+  return {"decode_latents", {rows, 1, vae.latent()}, [&](const Value& z) { return vae.decode(z); }};
+}
+
 class Mapping {
  public:
-  template <class Forward>
-  Mapping(Backend& device, const char* name, const Shape& from, const Forward& forward) {
-    auto graph = std::make_unique<Graph>(name);
-    const Value x = graph->input(from), y = forward(x);
-    graph->keep(y);
-    program_.emplace(std::move(graph), device, "activations (a smaller train.batch_size needs less)");
-    from_ = program_->tensor(x);
-    to_ = program_->tensor(y);
-  }
+  Mapping(Backend& device, MappingGraph mapping)
+      : program_(std::move(mapping.graph), device, "activations (a smaller train.batch_size needs less)"),
+        from_(program_.tensor(mapping.from)),
+        to_(program_.tensor(mapping.to)) {}
 
   std::int64_t rows() const { return from_.rows(); }
   void run(const float* from, float* to) const {
-    program_->device().upload(from_, from);
-    program_->run();
-    program_->device().download(to, to_);
+    program_.device().upload(from_, from);
+    program_.run();
+    program_.device().download(to, to_);
   }
 
  private:
-  std::optional<Program> program_;
+  Program program_;
   Tensor from_, to_;
 };
 
@@ -69,9 +85,7 @@ std::vector<float> Vae::encode(std::int64_t n, const std::function<const std::ui
   std::optional<Mapping> mapping;
   for (std::int64_t first = 0; first < n; first += mapping->rows()) {
     const std::int64_t rows = std::min(host_batch_, n - first);
-    if (!mapping || mapping->rows() != rows)
-      mapping.emplace(device(), "encode_images", Shape{rows, image_[0], image_[1], image_[2]},
-                      [&](const Value& x) { return encode(x); });
+    if (!mapping || mapping->rows() != rows) mapping.emplace(device(), encoding(*this, rows));
     for (std::int64_t row = 0; row < rows; ++row) {
       const std::uint8_t* const from = image(first + row);
       std::transform(from, from + d, input.begin() + row * d,
@@ -88,8 +102,7 @@ void Vae::decode(const float* z, std::int64_t n, const std::function<void(const 
   std::optional<Mapping> mapping;
   for (std::int64_t first = 0; first < n; first += mapping->rows()) {
     const std::int64_t rows = std::min(host_batch_, n - first);
-    if (!mapping || mapping->rows() != rows)
-      mapping.emplace(device(), "decode_latents", Shape{rows, 1, latent_}, [&](const Value& x) { return decode(x); });
+    if (!mapping || mapping->rows() != rows) mapping.emplace(device(), decoding(*this, rows));
     mapping->run(z + first * latent_, means.data());
     parallel_for(rows * d, [&](std::int64_t begin, std::int64_t end) {
       std::transform(means.begin() + begin, means.begin() + end, means.begin() + begin,
@@ -97,6 +110,12 @@ void Vae::decode(const float* z, std::int64_t n, const std::function<void(const 
     });
     for (std::int64_t row = 0; row < rows; ++row) take(means.data() + row * d);
   }
+}
+
+Vae::Bytes Vae::bytes_to_map(std::int64_t n) const {
+  const std::int64_t rows = std::min(n, host_batch_);
+  return {std::max(MemoryPlan(*encoding(*this, rows).graph).bytes, MemoryPlan(*decoding(*this, rows).graph).bytes),
+          static_cast<std::uint64_t>(rows * pixels()) * sizeof(float)};
 }
 
 }  // namespace elbo

@@ -45,6 +45,11 @@ class Vae {
   // Gives `take` the pixel means [D] in [0, 1] (Bernoulli: probabilities; Gaussian: means, not clipped) of each of n
   // latent vectors [n, L], in their order.
   void decode(const float* z, std::int64_t n, const std::function<void(const float* means)>& take) const;
+  // What the two take for n images beside their arguments and result: bytes on the device, and on the host.
+  struct Bytes {
+    std::uint64_t device = 0, host = 0;
+  };
+  Bytes bytes_to_map(std::int64_t n) const;
 
  private:
   Backend* device_ = nullptr;

@@ -92,6 +92,15 @@ class Shrunk {
   ImageStrip images_;
 };
 
+// Bytes of images that are kept shrunk, and of the picture made of them: floats, in a vector that has grown, a raster
+// and its copy in cairo, the PNG and its text.
+std::uint64_t bytes_kept(const ImageSet& like, std::int64_t count, std::int64_t most) {
+  constexpr std::int64_t bytes_a_number = 24;
+  const std::int64_t factor = ceil_div(std::max(like.height, like.width), most);
+  return static_cast<std::uint64_t>(count * ceil_div(like.height, factor) * ceil_div(like.width, factor) *
+                                    like.channels * bytes_a_number);
+}
+
 // Counts images that have been through the model, and tells.
 class WorkDone {
  public:
@@ -191,6 +200,7 @@ std::vector<float> manifold_grid(std::int64_t side) {
 
 std::vector<float> prior_draws(std::uint64_t seed, std::int64_t count, std::int64_t latent) {
   std::vector<float> z;
+  z.reserve(static_cast<std::size_t>(count * latent));
   for (std::int64_t row = 0; row < count; ++row)
     for (std::int64_t k = 0; k < latent; ++k) {
       const math::Draw draw{seed, Purpose::prior, 0, static_cast<std::uint32_t>(row), 0};
@@ -207,6 +217,17 @@ PictureCounts picture_counts(std::int64_t image_size) {
   std::int64_t side = 20;
   while (side * side > most) --side;
   return {std::min<std::int64_t>(10, most), std::min<std::int64_t>(100, most), side};
+}
+
+Needs picture_needs(const MemoryNeeds& needs) {
+  const ImageSet& images = needs.data().test;
+  const PictureCounts counts = picture_counts(images.image_size());
+  std::uint64_t bytes =
+      2 * bytes_kept(images, counts.originals, original_side) + bytes_kept(images, counts.samples, sample_side);
+  if (needs.vae().latent() == 2)
+    bytes +=
+        bytes_kept(images, counts.manifold_side * counts.manifold_side, manifold_sheet_side / counts.manifold_side);
+  return needs.mapping(std::max(images.count, counts.samples)) + Needs{{"the report", bytes, Place::host}};
 }
 
 ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data, const Told& told) {
@@ -239,6 +260,12 @@ ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data, con
       for (const std::int64_t i : shown) report.labels.push_back(images.labels[static_cast<std::size_t>(i)]);
   }
   return report;
+}
+
+Needs sample_needs(const MemoryNeeds& needs, std::int64_t count, std::int64_t longest_side) {
+  const std::uint64_t z = static_cast<std::uint64_t>(count * needs.vae().latent()) * sizeof(float);
+  return needs.mapping(count) + Needs{{"the samples", bytes_kept(needs.data().test, count, longest_side) + z,
+                                       Place::host, "a smaller --count needs less"}};
 }
 
 ImageStrip draw_samples(Vae& vae, const ImageSet& like, std::int64_t count, std::uint64_t seed,

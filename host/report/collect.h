@@ -7,6 +7,7 @@
 #include "host/model/vae.h"
 #include "host/report/report.h"
 #include "host/spec/spec.h"
+#include "host/train/memory_needs.h"
 
 namespace elbo {
 
@@ -26,9 +27,14 @@ PictureCounts picture_counts(std::int64_t image_size);
 // same weights, on every device up to rounding. The run's own facts (name, epochs, device, ...) are left to the caller.
 ReportData collect_pictures(Vae&, const Spec&, const Dataset&, const Told& = {});
 
+// What collect_pictures() takes of memory, and the report made of it.
+Needs picture_needs(const MemoryNeeds&);
+
 // Pixel means of `count` latent vectors from N(0, I), as images of the kind of `like`, shrunk until no side is longer
 // than `longest_side`. The first of them do not depend on how many there are.
 ImageStrip draw_samples(Vae&, const ImageSet& like, std::int64_t count, std::uint64_t seed, std::int64_t longest_side,
                         const Told& = {});
+// What it takes of memory, and a sheet of the samples.
+Needs sample_needs(const MemoryNeeds&, std::int64_t count, std::int64_t longest_side);
 
 }  // namespace elbo

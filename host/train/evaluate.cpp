@@ -8,10 +8,10 @@
 
 namespace elbo {
 
-std::int64_t Evaluator::choose_batch(const Vae& vae, const Spec& spec, std::int64_t images) {
+std::int64_t Evaluator::choose_batch(const Vae& vae, const Spec& spec, std::int64_t images, const DeviceInfo& device) {
   constexpr std::int64_t most = 2048, most_bytes = std::int64_t{256} << 20;
   std::int64_t rows = batch_outside_training(spec, 512);
-  if (vae.device().info().launches) {
+  if (device.launches) {
     std::int64_t floats =
         vae.pixels() + vae.latent() + (spec.objective.kernels == LossVariant::unfused ? vae.pixels() : 0);
     floats += vae.layer_outputs();
@@ -25,7 +25,7 @@ Evaluator::Evaluator(Vae& vae, const Spec& spec, const ImageSet& images)
     : vae_(vae),
       spec_(spec),
       images_(images),
-      batch_(choose_batch(vae, spec, images.count)),
+      batch_(choose_batch(vae, spec, images.count, vae.device().info())),
       resident_(keep_on_device(spec.data.residency, vae.device().info(), images.pixels.size())),
       blocks_(vae, {resident_ ? images.count : batch_, images.height, images.width, images.channels}),
       fault_memory_(vae.device(), sizeof(std::uint64_t), Memory::pinned, "the fault flag") {

@@ -31,7 +31,7 @@ class Evaluator {
   // Images of a whole batch. Where calls are launches, so many that the launches take little of the time; beyond 256
   // MiB of activations they take next to none, and the memory is better left to training. Elsewhere about as many as in
   // a training batch, whose activations the caches hold.
-  static std::int64_t choose_batch(const Vae&, const Spec&, std::int64_t images);
+  static std::int64_t choose_batch(const Vae&, const Spec&, std::int64_t images, const DeviceInfo&);
 
  private:
   // The calls for a batch, and their recording.
