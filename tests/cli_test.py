@@ -1278,7 +1278,7 @@ class CommandLine(unittest.TestCase):
         self.assertAlmostEqual(plan["floor_us"], sum(o["floor_us"] for o in plan["operations"]))
 
         slow = program.run("plan", self.spec, "--data", self.data, "--bandwidth", "1", "--tflops", "0.001", cwd=self.cwd)
-        self.assertRegex(slow.stdout, r"finish_step +\[13416\] +375.8 +0.00 +375.800  memory")
+        self.assertRegex(slow.stdout, r"finish_step +\[13416\] +375.9 +0.00 +375.944  memory")
         self.assertRegex(slow.stdout, r"encode/dense0/dense_forward .* 256.000  products")
 
     def test_plan_without_the_data(self):

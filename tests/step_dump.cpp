@@ -13,8 +13,8 @@
 // Without DATA the images are made up, so that the test needs none.
 #include <algorithm>
 #include <cstdio>
-#include <iterator>
 #include <exception>
+#include <iterator>
 #include <string>
 #include <vector>
 
