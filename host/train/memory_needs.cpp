@@ -60,22 +60,22 @@ MemoryNeeds::MemoryNeeds(const Spec& spec, const Dataset& sizes, const DeviceInf
 Needs MemoryNeeds::model() const {
   const auto labels = static_cast<std::uint64_t>(data_.train.count + data_.test.count);
   const std::uint64_t images = data_.train.bytes() + data_.test.bytes() + labels;
-  Needs needs = {{"the program itself", program_bytes, Place::host},
-                 {"the images of " + data_.name, images, Place::host},
-                 {"the weights", weight_bytes(), Place::device, fewer_units}};
+  Needs needs = {{"the program itself", program_bytes, MemorySide::host},
+                 {"the images of " + data_.name, images, MemorySide::host},
+                 {"the weights", weight_bytes(), MemorySide::device, fewer_units}};
   // A CPU keeps the operands of each product as it has rounded them: weights forward, and backward.
   if (device_.gpu.empty() && spec_.train.precision == Precision::bf16)
     needs.push_back(
-        {"the weights rounded to bf16", weight_bytes(), Place::host, "train.precision \"fp32\" needs less"});
+        {"the weights rounded to bf16", weight_bytes(), MemorySide::host, "train.precision \"fp32\" needs less"});
   return needs;
 }
 
 Needs MemoryNeeds::checkpoint() const {
-  return {{"the checkpoint on its way to the device", 3 * weight_bytes(), Place::host, fewer_units}};
+  return {{"the checkpoint on its way to the device", 3 * weight_bytes(), MemorySide::host, fewer_units}};
 }
 
 Needs MemoryNeeds::optimizer() const {
-  return {{"gradients and optimiser state", 3 * weight_bytes(), Place::device, fewer_units}};
+  return {{"gradients and optimiser state", 3 * weight_bytes(), MemorySide::device, fewer_units}};
 }
 
 Needs MemoryNeeds::step() const {
@@ -86,13 +86,14 @@ Needs MemoryNeeds::step() const {
   const StepBlocks blocks(vae_, shape_of(images, resident ? images.count : ring_images));
   const TrainingStep step(spec_, vae_, optimizer_, blocks, resident ? Indexing::shuffled : Indexing::ring, {});
   Needs needs = {
-      {"the activations of a training step", MemoryPlan(*step.graph).bytes, Place::device,
+      {"the activations of a training step", MemoryPlan(*step.graph).bytes, MemorySide::device,
        spec_.objective.samples > 1 ? "a smaller train.batch_size or objective.samples needs less" : smaller_batch}};
   if (resident) {
-    needs.push_back({"the training images on the device", images.bytes(), Place::device, stream});
+    needs.push_back({"the training images on the device", images.bytes(), MemorySide::device, stream});
   } else {
-    needs.push_back({"the ring of batches", ring_bytes, Place::device, smaller_batch});
-    if (!device_.gpu.empty()) needs.push_back({"the host's side of the ring", ring_bytes, Place::host, smaller_batch});
+    needs.push_back({"the ring of batches", ring_bytes, MemorySide::device, smaller_batch});
+    if (!device_.gpu.empty())
+      needs.push_back({"the host's side of the ring", ring_bytes, MemorySide::host, smaller_batch});
   }
   return needs;
 }
@@ -102,33 +103,34 @@ Needs MemoryNeeds::evaluation(const ImageSet& images) const {
   const bool resident = keep_on_device(spec_.data.residency, device_, images.bytes());
   const StepBlocks blocks(vae_, shape_of(images, resident ? images.count : rows));
   const auto graph = evaluation_step(spec_, vae_, blocks, rows, resident ? Indexing::sequential : Indexing::ring, {});
-  return {{"the activations of an evaluation", MemoryPlan(*graph).bytes, Place::device, smaller_batch},
-          {resident ? "the images to evaluate on, on the device" : "a batch of images to evaluate on",
-           static_cast<std::uint64_t>(blocks.source.shape.count()), Place::device, resident ? stream : smaller_batch}};
+  return {
+      {"the activations of an evaluation", MemoryPlan(*graph).bytes, MemorySide::device, smaller_batch},
+      {resident ? "the images to evaluate on, on the device" : "a batch of images to evaluate on",
+       static_cast<std::uint64_t>(blocks.source.shape.count()), MemorySide::device, resident ? stream : smaller_batch}};
 }
 
 Needs MemoryNeeds::best_state() const {
-  return {{"the best state so far", 3 * weight_bytes(), Place::device, fewer_units}};
+  return {{"the best state so far", 3 * weight_bytes(), MemorySide::device, fewer_units}};
 }
 
 // Two where the best waits for the next checkpoint, which it does not where every epoch has one.
 Needs MemoryNeeds::checkpoints() const {
   const bool two = spec_.train.epochs > 1 && spec_.train.checkpoint_epochs != 1;
   return {{two ? "two checkpoints on their way to the disk" : "a checkpoint on its way to the disk",
-           (two ? 6 : 3) * weight_bytes(), Place::host,
+           (two ? 6 : 3) * weight_bytes(), MemorySide::host,
            two ? "fewer model.*.units, or train.checkpoint_epochs 1, need less" : fewer_units}};
 }
 
 Needs MemoryNeeds::mapping(std::int64_t n) const {
   const Vae::Bytes bytes = vae_.bytes_to_map(n);
-  return {{"the activations of the pictures", bytes.device, Place::device, smaller_batch},
-          {"the pictures' pixels", bytes.host, Place::host, smaller_batch}};
+  return {{"the activations of the pictures", bytes.device, MemorySide::device, smaller_batch},
+          {"the pictures' pixels", bytes.host, MemorySide::host, smaller_batch}};
 }
 
 void require_memory(const Needs& needs, const DeviceInfo& device, const std::string& what) {
   const bool shared = device.gpu.empty();
   Needs of_host, of_device;
-  for (const Need& n : needs) (shared || n.place == Place::host ? of_host : of_device).push_back(n);
+  for (const Need& n : needs) (shared || n.side == MemorySide::host ? of_host : of_device).push_back(n);
   require_room(of_host, usable_host_memory(), what, "this process may take");
   require_room(of_device, device.memory, what, device.gpu + " has");
 }

@@ -13,12 +13,12 @@
 
 namespace elbo {
 
-enum class Place : std::uint8_t { device, host };
+enum class MemorySide : std::uint8_t { device, host };
 
 struct Need {
   std::string what;
   std::uint64_t bytes = 0;
-  Place place = Place::device;
+  MemorySide side = MemorySide::device;
   std::string less{};  // "fewer model.*.units need less"; empty where nothing would help
 };
 // What is there at the same time.
