@@ -31,7 +31,8 @@ struct SampleLatentBackward {
 void sample_latent_fused(const SampleLatent&, cudaStream_t);
 void sample_latent_backward_fused(const SampleLatentBackward&, cudaStream_t);
 
-// A Thrust call for each operation (unfused.cu). scratch: rows * samples * latent elements.
+// A Thrust call for each operation (unfused.cu). scratch: rows * samples * latent elements (rows * latent
+// without z; none without dz).
 void sample_latent_unfused(const SampleLatent&, float* scratch, cudaStream_t);
 void sample_latent_backward_unfused(const SampleLatentBackward&, float* scratch, cudaStream_t);
 

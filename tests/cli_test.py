@@ -1276,6 +1276,8 @@ class CommandLine(unittest.TestCase):
                          4 * (20 * 100 + 20 * 64 + 64 * 100 + 64))  # no gradient of the images
         self.assertEqual(operations["likelihood"]["bytes"], 20 * 100 * (4 + 1 + 4) + 20 * 4)
         self.assertAlmostEqual(plan["floor_us"], sum(o["floor_us"] for o in plan["operations"]))
+        self.failed(program.run("plan", self.spec, "--data", self.data, "--set", "train.batch_size=401", cwd=self.cwd),
+                    "train.batch_size", "401", "400 training images")
 
         slow = program.run("plan", self.spec, "--data", self.data, "--bandwidth", "1", "--tflops", "0.001", cwd=self.cwd)
         self.assertRegex(slow.stdout, r"finish_step +\[13416\] +375.9 +0.00 +375.944  memory")

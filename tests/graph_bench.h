@@ -40,6 +40,11 @@ struct Bench {
     if (!values.empty()) device.upload(block.memory, values.data());
     return block;
   }
+  Block make_bytes(const char* name, const Shape& shape) {
+    Block block{name, shape, DType::u8};
+    allocate(block);
+    return block;
+  }
   Block make_state(std::uint32_t step) {
     Block block{"state", {sizeof(StepState)}, DType::u8};
     allocate(block);

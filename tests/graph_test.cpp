@@ -15,6 +15,7 @@
 #include "host/graph/likelihood.h"
 #include "host/graph/program.h"
 #include "host/train/step.h"
+#include "tests/errors.h"
 #include "tests/graph_bench.h"
 #include "tests/synthetic.h"
 
@@ -190,18 +191,133 @@ TEST(Gradient, EndsWhereItIsStoppedAndAtOtherParameters) {
   EXPECT_NE(bench.get(into.memory), Floats(16, 7.0f));
 }
 
-TEST(Gradient, OfAnOperationWithoutOneIsAnError) {
+// A graph over x [2, 4], a layer of [4, 4] and places for gradients.
+struct Pieces {
   Bench bench;
-  Block x = bench.make("x", {2, 4});
-  Graph graph("odd");
-  const RowLoss loss = quartics(axpy(graph.of(x), graph.of(x), 1.0f));
-  Block dx = bench.make("dx", {2, 4});
-  try {
-    graph.differentiate(mean(loss), {{graph.of(x), graph.of(dx)}});
-    FAIL();
-  } catch (const Error& e) {
-    EXPECT_NE(std::string(e.what()).find("axpy has no gradient"), std::string::npos) << e.what();
+  Block x = bench.make("x", {2, 4}, normals(8, 1)), weight = bench.make("weight", {4, 4}, normals(16, 2));
+  Block bias = bench.make("bias", {4}, normals(4, 3)), state = bench.make_state(1);
+  Block target = bench.make_bytes("target", {2, 4}), fault = bench.make_bytes("fault", {8});
+  Block dx = bench.make("dx", {2, 4}), dweight = bench.make("dweight", {4, 4}), dbias = bench.make("dbias", {4});
+  std::unique_ptr<Graph> graph = std::make_unique<Graph>("pieces");
+  Graph& g = *graph;
+
+  Value layer(const Value& from, Activation activation = Activation::identity) {
+    return dense(from, g.of(weight), g.of(bias), activation);
   }
+  // Runs what there is; the gradient of x.
+  Floats run(bool fused = true) {
+    if (fused) fuse(g);
+    Program(std::move(graph), bench.device, "a test").run();
+    return bench.get(dx.memory);
+  }
+};
+
+TEST(Gradient, WhatCannotBeDifferentiatedIsAnError) {
+  const auto error = [](const std::function<void(Pieces&)>& build) {
+    Pieces p;
+    return error_of([&] { build(p); });
+  };
+  expect_words(error([](Pieces& p) {
+                 p.g.differentiate(mean(quartics(axpy(p.g.of(p.x), p.g.of(p.x), 1.0f))), {{p.g.of(p.x), p.g.of(p.dx)}});
+               }),
+               {"axpy has no gradient"});
+  expect_words(error([](Pieces& p) {
+                 p.g.differentiate(mean(quartics(p.layer(p.g.of(p.x)).part(4, {1, 4}))), {{p.g.of(p.x), p.g.of(p.dx)}});
+               }),
+               {"only a part of [2, 4] has a gradient"});
+  expect_words(error([](Pieces& p) {
+                 const Value x = p.g.of(p.x);
+                 p.g.differentiate(mean(quartics(x)) + mean(quartics(x.part(0, {1, 4}))), {{x, p.g.of(p.dx)}});
+               }),
+               {"[1, 4]", "[2, 4]", "overlap"});
+  expect_words(error([](Pieces& p) {
+                 p.g.differentiate(mean(quartics(p.g.of(p.x))),
+                                   {{p.g.of(p.x).part(0, {1, 4}), p.g.of(p.dx).part(0, {1, 4})},
+                                    {p.g.of(p.x).part(4, {1, 4}), p.g.of(p.dx).part(4, {1, 4})}});
+               }),
+               {"a part of [2, 4] is wanted", "quartics takes all of it"});
+  expect_words(error([](Pieces& p) {  // a later call has changed what the layer has read
+                 const RowLoss loss = quartics(p.layer(p.g.of(p.x)));
+                 p.g.add(Axpy{p.g.of(p.weight), p.g.of(p.weight), 1.0f, p.g.of(p.weight)});
+                 p.g.differentiate(mean(loss), {{p.g.of(p.x), p.g.of(p.dx)}});
+               }),
+               {"dense_forward", "changed its weight"});
+  expect_words(error([](Pieces& p) {  // the weight of an output that is no loss
+                 p.g.differentiate({p.layer(p.g.of(p.x)), 1.0f}, {{p.g.of(p.x), p.g.of(p.dx)}});
+               }),
+               {"dense_forward leaves out its y"});
+  expect_words(error([](Pieces& p) {
+                 const RowLoss loss = quartics(p.g.of(p.x));
+                 fuse(p.g);
+                 p.g.keep(loss.partial);
+               }),
+               {"kept after calls were fused"});
+}
+
+TEST(Gradient, GoesToAStoppedValueThatIsWantedItself) {
+  Pieces p;
+  const Value h = p.g.stop_gradient(p.layer(p.g.of(p.x)));
+  p.g.differentiate(mean(quartics(h)), {{h, p.g.of(p.dx)}});
+  EXPECT_NE(p.run(), Floats(8, 0.0f));
+}
+
+TEST(Gradient, OfAWeightWithoutItsBias) {
+  Pieces one, both;
+  one.g.differentiate(mean(quartics(one.layer(one.g.of(one.x)))), {{one.g.of(one.weight), one.g.of(one.dweight)}});
+  both.g.differentiate(
+      mean(quartics(both.layer(both.g.of(both.x)))),
+      {{both.g.of(both.weight), both.g.of(both.dweight)}, {both.g.of(both.bias), both.g.of(both.dbias)}});
+  one.run();
+  both.run();
+  EXPECT_EQ(one.bench.get(one.dweight.memory), both.bench.get(both.dweight.memory));
+  EXPECT_EQ(one.bench.get(one.dbias.memory), Floats(4, 0.0f));
+}
+
+// ---- Rules that do not fit ------------------------------------------------------------------------------------------
+
+// The gradient of x, with the rules and without: they change what is done, and not what comes out.
+void expect_same_gradient(const std::function<void(Pieces&)>& build) {
+  Pieces fused, plain;
+  build(fused);
+  build(plain);
+  const Floats gradient = plain.run(false);
+  EXPECT_NE(gradient, Floats(8, 0.0f));
+  EXPECT_EQ(fused.run(true), gradient);
+}
+
+TEST(Rules, LeaveAGradientThatSomebodyWants) {
+  expect_same_gradient([](Pieces& p) {
+    const Value y = p.layer(p.g.of(p.x), Activation::relu);
+    p.g.differentiate(mean(quartics(p.layer(y))), {{y, p.g.of(p.dx)}, {p.g.of(p.weight), p.g.of(p.dweight)}});
+  });
+}
+
+TEST(Rules, LeaveSumsOfMoreThanASampleAndItsDivergence) {
+  expect_same_gradient([](Pieces& p) {  // three parts: divergence, quartics, sample
+    const Value stats = p.g.of(p.x), z = sample_latent(stats, p.g.of(p.state), 1, {});
+    const RowLoss direct = quartics(stats), sampled = quartics(z);
+    p.g.differentiate(mean(latent_kl(stats, p.g.of(p.state), {})) + mean(direct) + mean(sampled),
+                      {{stats, p.g.of(p.dx)}});
+  });
+}
+
+TEST(Rules, LeaveLossesOfDifferentLikelihoods) {
+  expect_same_gradient([](Pieces& p) {
+    const Value x = p.g.of(p.x), t = p.g.of(p.target);
+    const RowLoss one = likelihood_loss(x, t, {.likelihood = Likelihood::bernoulli}),
+                  two = likelihood_loss(x, t, {.likelihood = Likelihood::gaussian});
+    p.g.differentiate(0.3f * mean(one) + 0.7f * mean(two), {{x, p.g.of(p.dx)}});
+  });
+}
+
+TEST(Rules, LeaveADrawBehindAStepOfTheState) {
+  Pieces p;
+  const Value stats = p.g.of(p.x), state = p.g.of(p.state);
+  p.g.keep(latent_kl(stats, state, {}).partial);
+  p.g.add(Advance{.state = state, .schedule = {}, .fault = p.g.of(p.fault)});
+  p.g.keep(sample_latent(stats, state, 1, {}));
+  fuse(p.g);
+  EXPECT_EQ(p.g.calls().size(), 3u);
 }
 
 // ---- Memory --------------------------------------------------------------------------------------------------------
@@ -302,10 +418,7 @@ TEST(Calls, SayWhichMayRunSideBySide) {
   graph->add(Axpy{from, from, 0.0f, from});  // overwrites what both have read
   const Program program(std::move(graph), bench.device, "a test");
   using Numbers = std::vector<std::size_t>;
-  EXPECT_EQ(program.waits_for(0), Numbers{});
-  EXPECT_EQ(program.waits_for(1), Numbers{});
-  EXPECT_EQ(program.waits_for(2), (Numbers{0, 1}));
-  EXPECT_EQ(program.waits_for(3), (Numbers{0, 1}));
+  EXPECT_EQ(program.dependencies(), (std::vector<Numbers>{{}, {}, {0, 1}, {0, 1}}));
 }
 
 }  // namespace

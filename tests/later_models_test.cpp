@@ -289,7 +289,7 @@ TEST(LaterModels, DoublyReparameterisedGradients) {
     const Value w = log_weight(output, g.of(x), z, g.stop_gradient(s));
     const Value squares = g.make({rows, samples});
     g.add(SquaredWeights{w, squares});
-    g.differentiate({dot(w, squares), -1.0f}, {{s, g.of(dstats)}});
+    g.differentiate({dot(w, g.stop_gradient(squares)), -1.0f}, {{s, g.of(dstats)}});
     fuse(g);
   }
   Program(std::move(graph), bench.device, "a test").run();
@@ -372,9 +372,9 @@ TEST(LaterModels, TwoUpdatesOfTheirOwnParameters) {
     const RowLoss sleep = normal_loss(g.of(dream_z), encoder(dream));
     g.differentiate(mean(sleep), encoders);
     update(encoder.weight, encoder.dweight);
-    fuse(g);
     g.keep(losses[0] = wake.partial);
     g.keep(losses[1] = sleep.partial);
+    fuse(g);
   }
   const Program program(std::move(graph), bench.device, "a test");
   const auto loss = [&](int k) {

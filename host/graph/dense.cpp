@@ -15,11 +15,14 @@ class Dense final : public OperationOf<DenseForward> {
       dz = graph.make(op.y.shape);
       graph.add(ActivationBackward{.y = op.y, .dy = dy, .activation = op.activation, .dx = dz});
     }
+    Tensor dweight = gradients.into(op.weight), dbias = gradients.into(op.bias);
+    if (dweight && !dbias) dbias = graph.make(op.bias.shape);  // they come together
+    if (dbias && !dweight) dweight = graph.make(op.weight.shape);
     graph.add(DenseBackward{.x = op.x,
                             .weight = op.weight,
                             .dz = dz,
-                            .dweight = gradients.into(op.weight),
-                            .dbias = gradients.into(op.bias),
+                            .dweight = dweight,
+                            .dbias = dbias,
                             .mask = {},
                             .dx = gradients.into(op.x)});
   }
@@ -39,7 +42,7 @@ bool fuse_activation_backward(Graph& graph, std::size_t call) {
   const auto* const slope = graph.calls()[call].operation->as<ActivationBackward>();
   if (!slope) return false;
   const std::vector<std::size_t> writers = graph.writers(slope->dy);
-  if (writers.size() != 1 || graph.readers(slope->dy).size() != 1) return false;
+  if (writers.size() != 1 || graph.readers(slope->dy).size() != 1 || graph.is_wanted(slope->dy)) return false;
   auto* const product = graph.calls()[writers[0]].operation->as<DenseBackward>();
   if (!product || product->dx.data != slope->dy.data || product->x.data != slope->y.data ||
       product->x.shape != slope->y.shape)

@@ -61,7 +61,10 @@ Value Graph::make(const Shape& shape, DType dtype) { return make_storage(shape, 
 
 Value Graph::input(const Shape& shape, DType dtype) { return make_storage(shape, dtype, {.given = true}); }
 
-void Graph::keep(const Value& v) { storages_[location(v).storage].kept = true; }
+void Graph::keep(const Value& v) {
+  require(!fused_, name_, ": a value is kept after calls were fused, which may have done without it");
+  storages_[location(v).storage].kept = true;
+}
 
 Value Graph::stop_gradient(const Value& v) {
   const Location at = location(v);
@@ -113,12 +116,17 @@ std::vector<std::size_t> Graph::writers(const Tensor& t) const {
   return {found.begin(), found.end()};
 }
 
+bool Graph::stays(const Tensor& t, std::size_t first, std::size_t last) const {
+  return std::ranges::none_of(writers(t), [=](std::size_t i) { return first < i && i < last; });
+}
+
 void Graph::replace(std::size_t call, std::size_t count, std::unique_ptr<Operation> operation) {
   calls_[call].operation = std::move(operation);
   for (; count > 1; --count) remove(call + 1);
 }
 
 void Graph::fuse(const std::vector<Rule>& rules) {
+  fused_ = true;
   for (std::size_t i = 0; i < calls_.size();) {
     const bool changed = std::ranges::any_of(rules, [&](Rule rule) { return rule(*this, i); });
     i = changed ? 0 : i + 1;  // what has changed may fit a rule that did not fit before
@@ -148,75 +156,124 @@ Gradients::Gradients(Graph& graph, const std::vector<std::pair<Value, Value>>& w
   }
 }
 
-bool Gradients::wants(const Tensor& t) const {
-  if (!t) return false;
-  const std::size_t storage = graph_.storage_of(t);
-  if (storage < depends_.size() && depends_[storage]) return true;
-  if (graph_.storages()[storage].root != storage) return false;  // a stopped gradient
-  const Graph::Location at = graph_.location(t);
-  return std::ranges::any_of(wanted_, [&](const auto& pair) {
-    const Tensor& w = pair.first;
-    const Graph::Location begin = graph_.location(w);
-    return begin.storage == at.storage && begin.offset <= at.offset &&
-           at.offset + t.bytes() <= begin.offset + w.bytes();
-  });
+Gradients::Piece Gradients::piece(const Tensor& t) const {
+  const std::size_t begin = graph_.location(t).offset;
+  return {graph_.storage_of(t), begin, begin + t.bytes()};
 }
 
-Tensor Gradients::of(const Tensor& t) const {
-  const auto found = tensors_.find(graph_.location(t));
-  if (found == tensors_.end()) return {};
-  require(found->second.bytes() == t.bytes(), graph_.name_, ": the gradient of a part of ", found->second.shape,
-          " is not that of ", t.shape);
+bool Gradients::wants(const Tensor& t) const {
+  if (!t) return false;
+  const Piece it = piece(t);
+  if (it.storage < depends_.size() && depends_[it.storage]) return true;
+  return std::ranges::any_of(wanted_, [&](const auto& pair) { return it.is_within(piece(pair.first)); });
+}
+
+Tensor Gradients::of(const Tensor& t) {
+  const Piece it = piece(t);
+  told_.insert(it);
+  const auto found = tensors_.find(it);
+  if (found == tensors_.end()) {
+    for (const auto& [other, gradient] : tensors_)
+      if (other.overlaps(it)) fail(graph_.name_, ": only a part of ", t.shape, " has a gradient, ", gradient.shape);
+    return {};
+  }
   Tensor gradient = found->second;
   gradient.shape = t.shape;
   return gradient;
 }
 
-float Gradients::weight_of(const Tensor& t) const {
-  const auto found = weights_.find(graph_.location(t));
+float Gradients::weight_of(const Tensor& t) {
+  const Piece it = piece(t);
+  told_weights_.insert(it);
+  const auto found = weights_.find(it);
   return found == weights_.end() ? 0.0f : found->second;
 }
 
 Tensor Gradients::into(const Tensor& t) {
   if (!wants(t)) return {};
-  const Graph::Location at = graph_.location(t);
-  const auto found = tensors_.find(at);
+  const Piece it = piece(t);
+  asked_.insert(it);
+  const auto found = tensors_.find(it);
   if (found != tensors_.end()) {
     const Tensor more = graph_.make(t.shape);
     to_add_.emplace_back(found->second, more);
     return more;
   }
+  for (const auto& [other, gradient] : tensors_)
+    if (other.overlaps(it))
+      fail(graph_.name_, ": the gradients of ", t.shape, " and of ", gradient.shape, " overlap, and are not the same");
   for (const auto& [value, gradient] : wanted_) {
-    const Graph::Location begin = graph_.location(value);
-    if (begin.storage != at.storage || at.offset < begin.offset ||
-        at.offset + t.bytes() > begin.offset + static_cast<const Tensor&>(value).bytes())
-      continue;
-    const auto first = static_cast<std::int64_t>((at.offset - begin.offset) / size_of(t.dtype));
-    return tensors_[at] = gradient.part(first, t.shape);
+    const Piece all = piece(value);
+    if (!it.is_within(all)) continue;
+    return tensors_[it] = gradient.part(static_cast<std::int64_t>((it.begin - all.begin) / size_of(t.dtype)), t.shape);
   }
-  return tensors_[at] = graph_.make(t.shape);
+  return tensors_[it] = graph_.make(t.shape);
+}
+
+// Whether the objective depends on what a call writes, and that on what is wanted.
+bool Gradients::matters(std::size_t call) {
+  bool has_gradient = false, depends = false;
+  graph_.calls_[call].operation->each_tensor([&](const char*, Tensor& t, Access access) {
+    if (!t) return;
+    if (is_written(access) && !graph_.is_block(t)) {
+      const Piece it = piece(t);
+      for (const auto& [other, weight] : weights_) has_gradient |= other.overlaps(it);
+      for (const auto& [other, gradient] : tensors_) has_gradient |= other.overlaps(it);
+    }
+    if (is_read(access)) depends |= wants(t);
+  });
+  if (!has_gradient) return false;
+  graph_.calls_[call].operation->each_tensor([&](const char* field, Tensor& t, Access access) {
+    if (!t || !is_read(access) || wants(t)) return;
+    for (const auto& [value, gradient] : wanted_)
+      if (piece(value).overlaps(piece(t)))
+        fail(graph_.name_, ": the gradient of a part of ", t.shape, " is wanted, and ",
+             graph_.calls_[call].operation->name(), " takes all of it as its ", field);
+  });
+  return depends;
+}
+
+// What the rule of a call reads once more must be what the call has read.
+void Gradients::check_unchanged(std::size_t call) const {
+  graph_.calls_[call].operation->each_tensor([&](const char* field, Tensor& t, Access access) {
+    if (!t || !is_read(access) || graph_.stays(t, call, forward_calls_)) return;
+    fail(graph_.name_, ": ", graph_.calls_[call].operation->name(),
+         " is to be differentiated, and a call behind it has "
+         "changed its ",
+         field);
+  });
+}
+
+void Gradients::differentiate(std::size_t call) {
+  check_unchanged(call);
+  told_.clear();
+  told_weights_.clear();
+  asked_.clear();
+  const std::string outer = std::exchange(graph_.scope_, backward(graph_.calls_[call].scope));
+  const Operation& operation = *graph_.calls_[call].operation;  // where it is, also when calls are added
+  operation.differentiate(*this);
+  for (auto [sum, more] : to_add_) {
+    more.shape = sum.shape;  // the parts may have seen it in other shapes
+    graph_.add(Add{.a = sum, .b = more, .sum = sum});
+  }
+  to_add_.clear();
+  graph_.scope_ = outer;
+  graph_.calls_[call].operation->each_tensor([&](const char* field, Tensor& t, Access access) {
+    if (!t) return;
+    const Piece it = piece(t);
+    const bool written = is_written(access) && !graph_.is_block(t);
+    if ((written && tensors_.contains(it) && !told_.contains(it)) ||
+        (written && weights_.contains(it) && !told_weights_.contains(it)) ||
+        (is_read(access) && wants(t) && !asked_.contains(it)))
+      fail(graph_.name_, ": the gradient of ", operation.name(), " leaves out its ", field);
+  });
 }
 
 void Gradients::run(const Objective& objective) {
-  for (const auto& [value, weight] : objective.terms()) weights_[graph_.location(value)] += weight;
-  for (std::size_t i = graph_.calls().size(); i-- > 0;) {
-    const Operation& operation = *graph_.calls_[i].operation;
-    bool matters = false, depends = false;
-    graph_.calls_[i].operation->each_tensor([&](const char*, Tensor& t, Access access) {
-      if (!t) return;
-      if (is_written(access) && !graph_.is_block(t) && (of(t) || weight_of(t) != 0)) matters = true;
-      if (is_read(access) && wants(t)) depends = true;
-    });
-    if (!matters || !depends) continue;
-    const std::string outer = std::exchange(graph_.scope_, backward(graph_.calls_[i].scope));
-    operation.differentiate(*this);
-    for (auto [sum, more] : to_add_) {
-      more.shape = sum.shape;  // the parts may have seen it in other shapes
-      graph_.add(Add{.a = sum, .b = more, .sum = sum});
-    }
-    to_add_.clear();
-    graph_.scope_ = outer;
-  }
+  for (const auto& [value, weight] : objective.terms()) weights_[piece(value)] += weight;
+  forward_calls_ = graph_.calls().size();
+  for (std::size_t i = forward_calls_; i-- > 0;)
+    if (matters(i)) differentiate(i);
 }
 
 }  // namespace elbo

@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -153,7 +154,7 @@ class Graph {
   Value make(const Shape&, DType = DType::f32);
   // One that the host writes before the calls run; one that is still there when they are done.
   Value input(const Shape&, DType = DType::f32);
-  void keep(const Value&);
+  void keep(const Value&);  // before fuse(), which may do without a value
   // The same tensor, of which no gradient goes further back.
   Value stop_gradient(const Value&);
   // What it is, for a message about it: "the output of encoder.0".
@@ -183,8 +184,8 @@ class Graph {
   void append(std::unique_ptr<Operation>);
 
   // Adds the operations that give the gradient of `objective` with respect to each first value, in the place of the
-  // second, which has its shape. Either may be a part of a block; a first value that the objective does not depend on
-  // leaves its second as it is. A block is where a gradient ends, also if a call before has changed it.
+  // second, which has its shape. Either may be a part of a block. Nothing is written to the second where the objective
+  // does not depend on the first. A block is where a gradient ends, also if a call before has changed it.
   void differentiate(const Objective&, const std::vector<std::pair<Value, Value>>& wanted);
 
   // Makes one call of several neighbours where a device has one for them. `rule(graph, i)` may change call i and
@@ -209,6 +210,10 @@ class Graph {
   // The calls that read, or write, any of its storage, in their order.
   std::vector<std::size_t> readers(const Tensor&) const;
   std::vector<std::size_t> writers(const Tensor&) const;
+  // Whether no call behind `first` and before `last` writes any of its storage.
+  bool stays(const Tensor&, std::size_t first, std::size_t last) const;
+  // Whether somebody wants it beside the calls: the host, or what outlives the graph.
+  bool is_wanted(const Tensor& t) const { return is_block(t) || storages_[location(t).storage].kept; }
   // The description of a tensor, empty where it has none.
   std::string description(const Tensor&) const;
 
@@ -231,7 +236,6 @@ class Graph {
   Location location(const Tensor&) const;
   std::size_t storage_of(const Tensor&) const;  // its number, be it an alias or not
   bool is_block(const Tensor& t) const { return storages_[location(t).storage].block != nullptr; }
-  Value view(const Tensor& t) { return {*this, t}; }
 
  private:
   friend class Gradients;
@@ -242,9 +246,12 @@ class Graph {
   std::vector<Storage> storages_;
   std::map<const Block*, Value> blocks_;
   std::map<Location, std::string> descriptions_;
+  bool fused_ = false;
 };
 
-// The gradients of a graph's values while it is being differentiated.
+// The gradients of a graph's values while it is being differentiated. What cannot be differentiated is an Error: a part
+// of a value beside another part that overlaps it, a value that a later call has changed, a rule that leaves out an
+// input or an output which matters.
 class Gradients {
  public:
   Gradients(Graph& graph, const std::vector<std::pair<Value, Value>>& wanted);
@@ -253,24 +260,37 @@ class Gradients {
 
   // Whether the gradient of an operation's input is wanted.
   bool wants(const Tensor&) const;
-  // The gradient of an operation's output; none where the objective does not depend on it.
-  Tensor of(const Tensor&) const;
-  // The same of a loss, each of whose elements counts as much.
-  float weight_of(const Tensor&) const;
+  // The gradient of an operation's output; none where no operation has given it one.
+  Tensor of(const Tensor&);
+  // The weight of an operation's output in the objective, for each of its elements; 0 where it is none of the terms.
+  float weight_of(const Tensor&);
   // Where an operation is to write its part of the gradient of its input; none where nobody wants it. Of the second
   // part on, the parts are added up behind the operation's calls.
   Tensor into(const Tensor&);
 
  private:
   friend class Graph;
+  // The bytes of a storage that a tensor is. An alias is a storage of its own here.
+  struct Piece {
+    std::size_t storage, begin, end;
+    auto operator<=>(const Piece&) const = default;
+    bool overlaps(const Piece& o) const { return storage == o.storage && begin < o.end && o.begin < end; }
+    bool is_within(const Piece& o) const { return storage == o.storage && o.begin <= begin && end <= o.end; }
+  };
+  Piece piece(const Tensor&) const;
   void run(const Objective&);
+  bool matters(std::size_t call);
+  void differentiate(std::size_t call);
+  void check_unchanged(std::size_t call) const;
 
   Graph& graph_;
   const std::vector<std::pair<Value, Value>>& wanted_;
   std::vector<bool> depends_;  // by storage: on something wanted
-  std::map<Graph::Location, float> weights_;
-  std::map<Graph::Location, Tensor> tensors_;
+  std::map<Piece, float> weights_;
+  std::map<Piece, Tensor> tensors_;
   std::vector<std::pair<Tensor, Tensor>> to_add_;  // the first is to get the second, too
+  std::set<Piece> told_, told_weights_, asked_;    // by of(), weight_of() and into(), for the call at hand
+  std::size_t forward_calls_ = 0;
 };
 
 }  // namespace elbo

@@ -27,11 +27,12 @@ class Latent final : public OperationOf<SampleLatent> {
   }
 };
 
-// Whether two calls are of the same posterior at the same step.
+// Whether calls i < k, which are a and b, are of the same posterior at the same step.
 template <class Op>
-bool same_posterior(const Op& a, const Op& b) {
-  return a.stats.data == b.stats.data && a.state.data == b.state.data && a.posterior == b.posterior &&
-         a.variant == b.variant;
+bool same_posterior(const Graph& graph, const Op& a, std::size_t i, const Op& b, std::size_t k) {
+  return a.stats.data == b.stats.data && a.stats.shape == b.stats.shape && a.state.data == b.state.data &&
+         a.posterior == b.posterior && a.variant == b.variant && graph.stays(a.stats, i, k) &&
+         graph.stays(a.state, i, k);
 }
 
 }  // namespace
@@ -69,7 +70,7 @@ bool fuse_sample_with_kl(Graph& graph, std::size_t call) {
   if (!first) return false;
   for (std::size_t i = call + 1; i < graph.calls().size(); ++i) {
     const auto* const second = graph.calls()[i].operation->as<SampleLatent>();
-    if (!second || !same_posterior(*first, *second)) continue;
+    if (!second || !same_posterior(graph, *first, call, *second, i)) continue;
     if ((first->z && second->z) || (first->kl_partial && second->kl_partial)) continue;
     if (second->z) {
       first->z = second->z;
@@ -85,22 +86,20 @@ bool fuse_sample_with_kl(Graph& graph, std::size_t call) {
 
 bool fuse_sample_with_kl_backward(Graph& graph, std::size_t call) {
   const auto* const add = graph.calls()[call].operation->as<Add>();
-  if (!add) return false;
-  // The calls that write the two summands and nothing else, of which nobody else reads the second one.
-  const auto summand = [&](const Tensor& t) -> std::size_t {
-    for (const std::size_t i : graph.writers(t))
-      if (i != call) {
-        const auto* const part = graph.calls()[i].operation->as<SampleLatentBackward>();
-        if (part && part->dstats.data == t.data) return i;
-      }
-    return call;
-  };
-  const std::size_t a = summand(add->a), b = summand(add->b);
-  if (a >= b || b == call || graph.readers(add->b).size() != 1) return false;
+  if (!add || add->sum.data != add->a.data) return false;
+  // The only calls that write the two summands, which nobody but the sum reads.
+  const std::vector<std::size_t> of_a = graph.writers(add->a), of_b = graph.writers(add->b);
+  if (of_a.size() != 2 || of_a[1] != call || of_b.size() != 1 || graph.is_wanted(add->b)) return false;
+  const std::size_t a = of_a[0], b = of_b[0];
+  const auto is_read_before = [&](const Tensor& t) { return graph.readers(t).front() < call; };
+  if (a >= b || is_read_before(add->a) || is_read_before(add->b) || graph.readers(add->b).size() != 1) return false;
   const auto* const first = graph.calls()[a].operation->as<SampleLatentBackward>();
   auto* const second = graph.calls()[b].operation->as<SampleLatentBackward>();
-  if (!same_posterior(*first, *second) || static_cast<bool>(first->dz) == static_cast<bool>(second->dz)) return false;
+  if (!first || !second || first->dstats.data != add->a.data || second->dstats.data != add->b.data) return false;
+  if (!same_posterior(graph, *first, a, *second, b) || static_cast<bool>(first->dz) == static_cast<bool>(second->dz))
+    return false;
   if (first->dz) {
+    if (!graph.stays(first->dz, a, b)) return false;
     second->dz = first->dz;
     second->scratch = first->scratch;
   }

@@ -1,11 +1,16 @@
 #include "host/graph/program.h"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
+#include <span>
 
 namespace elbo {
 namespace {
+
+constexpr std::size_t deepest_scope = 8;
 
 // From the first call that uses a storage to the last.
 struct Lifetime {
@@ -110,8 +115,8 @@ Program::Program(std::unique_ptr<Graph> graph, Backend& device, std::string_view
   link();
 }
 
-Program::Program(std::unique_ptr<Graph> graph, const Program& other)
-    : device_(other.device_), graph_(with_masks_of(device_, std::move(graph))), plan_(*graph_), memory_(other.memory_) {
+Program::Program(std::unique_ptr<Graph> graph, Backend& device, std::shared_ptr<const Buffer> memory)
+    : device_(device), graph_(with_masks_of(device, std::move(graph))), plan_(*graph_), memory_(std::move(memory)) {
   if (plan_.bytes > memory_->size())
     fail(graph_->name(), " needs ", plan_.bytes, " bytes, and is to share ", memory_->size());
   link();
@@ -119,13 +124,7 @@ Program::Program(std::unique_ptr<Graph> graph, const Program& other)
 
 void* Program::address(const Tensor& t) const {
   const Graph::Location at = graph_->location(t);
-  const Graph::Storage& storage = graph_->storages()[at.storage];
-  if (storage.block) {
-    if (!storage.block->memory) fail(graph_->name(), ": ", storage.block->name, " has no memory");
-    return static_cast<std::byte*>(storage.block->memory.data) + at.offset;
-  }
-  if (plan_.offsets[at.storage] == MemoryPlan::elsewhere) return nullptr;
-  return memory_->data() + plan_.offsets[at.storage] + at.offset;
+  return bases_[at.storage] ? bases_[at.storage] + at.offset : nullptr;
 }
 
 Tensor Program::tensor(const Value& value) const {
@@ -135,8 +134,17 @@ Tensor Program::tensor(const Value& value) const {
 }
 
 void Program::link() {
+  for (std::size_t s = 0; s < graph_->storages().size(); ++s) {
+    const Block* const block = graph_->storages()[s].block;
+    if (block && !block->memory) fail(graph_->name(), ": ", block->name, " has no memory");
+    bases_.push_back(block                                       ? static_cast<std::byte*>(block->memory.data)
+                     : plan_.offsets[s] == MemoryPlan::elsewhere ? nullptr
+                                                                 : memory_->data() + plan_.offsets[s]);
+  }
   for (const Graph::Call& call : graph_->calls()) {
     scopes_.push_back(split(call.scope));
+    if (scopes_.back().size() > deepest_scope)
+      fail(graph_->name(), ": the scope ", call.scope, " is deeper than ", deepest_scope);
     std::vector<Output>& outputs = outputs_.emplace_back();
     call.operation->each_tensor([&](const char*, Tensor& t, Access access) {
       if (!t) return;
@@ -145,10 +153,9 @@ void Program::link() {
       if (!what.empty()) outputs.push_back({t, what});
     });
   }
-  waits_ = find_dependencies();
 }
 
-std::vector<std::vector<std::size_t>> Program::find_dependencies() const {
+std::vector<std::vector<std::size_t>> Program::dependencies() const {
   std::vector<std::vector<Use>> uses;
   std::vector<std::vector<std::size_t>> waits;
   std::vector<std::vector<bool>> before;  // of each call: all that must be done first
@@ -172,18 +179,20 @@ std::vector<std::vector<std::size_t>> Program::find_dependencies() const {
 
 void Program::run() const {
   const Backend::Range whole(device_, graph_->name().c_str());
-  std::vector<std::unique_ptr<Backend::Range>> open;
-  std::vector<std::string> names;
+  std::array<std::optional<Backend::Range>, deepest_scope> open;
+  std::span<const std::string> now;
+  const auto close_to = [&](std::size_t depth) {
+    for (std::size_t k = now.size(); k-- > depth;) open[k].reset();
+  };
   for (std::size_t i = 0; i < calls().size(); ++i) {
-    const auto [end, other] = std::ranges::mismatch(names, scopes_[i]);
-    const auto common = static_cast<std::size_t>(end - names.begin());
-    while (open.size() > common) open.pop_back();
-    for (std::size_t k = common; k < scopes_[i].size(); ++k)
-      open.push_back(std::make_unique<Backend::Range>(device_, scopes_[i][k].c_str()));
-    names = scopes_[i];
+    const std::span<const std::string> next = scopes_[i];
+    const auto common = static_cast<std::size_t>(std::ranges::mismatch(now, next).in1 - now.begin());
+    close_to(common);
+    for (std::size_t k = common; k < next.size(); ++k) open[k].emplace(device_, next[k].c_str());
+    now = next;
     run(i);
   }
-  while (!open.empty()) open.pop_back();
+  close_to(0);
 }
 
 }  // namespace elbo

@@ -10,7 +10,7 @@
 
 namespace elbo {
 
-// Where the storages of a graph lie in one block of memory: two that are in use at the same call do not share any.
+// Where the storages of a graph lie in one block of memory. Two share some unless both are needed at one time.
 struct MemoryPlan {
   static constexpr std::size_t elsewhere = ~std::size_t{0};
 
@@ -24,8 +24,8 @@ class Program {
  public:
   // `what`: it is for, in the error where the device has no such memory. Every block of the graph must have its own.
   Program(std::unique_ptr<Graph>, Backend&, std::string_view what);
-  // In the memory of another program, which has room for it: never both at a time.
-  Program(std::unique_ptr<Graph>, const Program& other);
+  // In memory that it shares with other programs, which do not run at the same time. It must have room for all.
+  Program(std::unique_ptr<Graph>, Backend&, std::shared_ptr<const Buffer> memory);
 
   // Queues every call.
   void run() const;
@@ -36,10 +36,10 @@ class Program {
   const std::vector<Graph::Call>& calls() const { return graph_->calls(); }
   std::size_t bytes() const { return memory_->size(); }
 
-  // The calls before it that must be done first: they write what it reads or overwrites, or read what it overwrites,
-  // and no other of these waits for them. Two calls of which neither waits for the other, by way of others or not, may
-  // run side by side.
-  const std::vector<std::size_t>& waits_for(std::size_t call) const { return waits_[call]; }
+  // For each call the calls that it waits for: they write what it reads or overwrites, or read what it overwrites. Left
+  // out are those that another of them waits for. Two calls may run side by side if neither waits for the other, be it
+  // by way of others.
+  std::vector<std::vector<std::size_t>> dependencies() const;
 
   // Where a value lies that was an input, is kept, or is a block's.
   Tensor tensor(const Value&) const;
@@ -49,11 +49,10 @@ class Program {
     Tensor tensor;
     std::string what;
   };
-  std::vector<Output> outputs(std::size_t call) const { return outputs_[call]; }
+  const std::vector<Output>& outputs(std::size_t call) const { return outputs_[call]; }
 
  private:
   void link();
-  std::vector<std::vector<std::size_t>> find_dependencies() const;
   void* address(const Tensor& of_graph) const;
 
   Backend& device_;
@@ -62,7 +61,7 @@ class Program {
   std::shared_ptr<const Buffer> memory_;
   std::vector<std::vector<std::string>> scopes_;  // of each call, outermost first
   std::vector<std::vector<Output>> outputs_;
-  std::vector<std::vector<std::size_t>> waits_;
+  std::vector<std::byte*> bases_;  // of each storage; null: nobody uses it
 };
 
 }  // namespace elbo

@@ -100,6 +100,7 @@ int print_plan(const PlanOptions& options) {
   if (options.tflops > 0) gpu.fp32 = gpu.tf32 = gpu.bf16 = 1e12 * options.tflops;
   const Precision precision = spec.train.precision;
   const ImageSet images = measure_or_look_up(spec, data_directories(options.data));
+  require_full_batch(spec, images.count);
   const std::vector<PlannedOperation> plan = plan_step(spec, images);
 
   const double floor = floor_us(plan, gpu, precision);

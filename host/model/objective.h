@@ -1,4 +1,4 @@
-// What a step maximises, as forward code.
+// The bounds of the evidence, as forward code.
 #pragma once
 #include "host/graph/gather.h"
 #include "host/model/vae.h"

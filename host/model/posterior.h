@@ -17,7 +17,7 @@ class GaussianPosterior {
     z.graph().describe(z, "the sampled z");
     return z;
   }
-  // From the prior N(0, 1).
+  // The KL divergence from the prior N(0, 1).
   RowLoss kl(const Value& stats, const Value& state) const {
     const RowLoss kl = latent_kl(stats, state, options_);
     kl.partial.graph().describe(kl.partial, kl_name);

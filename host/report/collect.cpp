@@ -227,7 +227,7 @@ Needs picture_needs(const MemoryNeeds& needs) {
   if (needs.vae().latent() == 2)
     bytes +=
         bytes_kept(images, counts.manifold_side * counts.manifold_side, manifold_sheet_side / counts.manifold_side);
-  return needs.mapping(std::max(images.count, counts.samples)) + Needs{{"the report", bytes, Place::host}};
+  return needs.mapping(std::max(images.count, counts.samples)) + Needs{{"the report", bytes, MemorySide::host}};
 }
 
 ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data, const Told& told) {
@@ -265,7 +265,7 @@ ReportData collect_pictures(Vae& vae, const Spec& spec, const Dataset& data, con
 Needs sample_needs(const MemoryNeeds& needs, std::int64_t count, std::int64_t longest_side) {
   const std::uint64_t z = static_cast<std::uint64_t>(count * needs.vae().latent()) * sizeof(float);
   return needs.mapping(count) + Needs{{"the samples", bytes_kept(needs.data().test, count, longest_side) + z,
-                                       Place::host, "a smaller --count needs less"}};
+                                       MemorySide::host, "a smaller --count needs less"}};
 }
 
 ImageStrip draw_samples(Vae& vae, const ImageSet& like, std::int64_t count, std::uint64_t seed,

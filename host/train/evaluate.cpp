@@ -41,8 +41,21 @@ Evaluator::Evaluator(Vae& vae, const Spec& spec, const ImageSet& images)
   const StepState first = state_at(spec.seed, 0, schedule_);
   device.upload(start_state_, &first);
   device.upload(blocks_.source.memory, images.pixels.data());  // where it is one batch only, run() uploads each
-  whole_batch_ = record_batch(batch_);
-  if (images.count % batch_ != 0) rest_ = record_batch(images.count % batch_);
+  const Indexing indexing = resident_ ? Indexing::sequential : Indexing::ring;
+  const std::int64_t rest = images.count % batch_;
+  StepBlocks rest_blocks = blocks_;
+  if (rest && !resident_) {  // it lies at the beginning of a batch's memory
+    rest_blocks.source.memory = blocks_.source.memory.first(rest);
+    rest_blocks.source.shape = rest_blocks.source.memory.shape;
+  }
+  std::unique_ptr<Graph> whole = evaluation_step(spec, vae, blocks_, batch_, indexing, schedule_), last;
+  if (rest) last = evaluation_step(spec, vae, rest_blocks, rest, indexing, schedule_);
+  // A plan for fewer rows may need more memory: what fits into a gap depends on the sizes.
+  const std::size_t bytes = std::max(MemoryPlan(*whole).bytes, rest ? MemoryPlan(*last).bytes : 0);
+  const auto memory = std::make_shared<const Buffer>(device, bytes, Memory::device,
+                                                     "activations (a smaller train.batch_size needs less)");
+  whole_batch_ = record(std::move(whole), memory);
+  if (rest) rest_ = record(std::move(last), memory);
 }
 
 Figures Evaluator::run() {
@@ -66,19 +79,9 @@ Figures Evaluator::run() {
 
 // The calls are made once before they are recorded: a library chooses its algorithms and a kernel is loaded when it is
 // first used, and neither belongs into a recording.
-Evaluator::Recorded Evaluator::record_batch(std::int64_t rows) {
-  const Indexing indexing = resident_ ? Indexing::sequential : Indexing::ring;
-  StepBlocks blocks = blocks_;
-  if (!resident_) {  // the batch lies at the beginning of its memory
-    blocks.source.memory = blocks.source.memory.first(rows);
-    blocks.source.shape = blocks.source.memory.shape;
-  }
-  std::unique_ptr<Graph> graph = evaluation_step(spec_, vae_, blocks, rows, indexing, schedule_);
+Evaluator::Recorded Evaluator::record(std::unique_ptr<Graph> graph, const std::shared_ptr<const Buffer>& memory) {
   Recorded recorded;
-  recorded.program = whole_batch_.program
-                         ? std::make_unique<Program>(std::move(graph), *whole_batch_.program)
-                         : std::make_unique<Program>(std::move(graph), vae_.device(),
-                                                     "activations (a smaller train.batch_size needs less)");
+  recorded.program = std::make_unique<Program>(std::move(graph), vae_.device(), memory);
   start();
   recorded.program->run();
   recorded.recording = vae_.device().record([program = recorded.program.get()] { program->run(); });

@@ -39,7 +39,7 @@ class Evaluator {
     std::unique_ptr<Program> program;
     std::unique_ptr<Recording> recording;
   };
-  Recorded record_batch(std::int64_t rows);
+  Recorded record(std::unique_ptr<Graph>, const std::shared_ptr<const Buffer>& memory);
   void start();
 
   Vae& vae_;

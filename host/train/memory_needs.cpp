@@ -79,6 +79,7 @@ Needs MemoryNeeds::optimizer() const {
 }
 
 Needs MemoryNeeds::step() const {
+  require_full_batch(spec_, data_.train.count);
   const ImageSet& images = data_.train;
   const std::int64_t ring_images = BatchStream::ring_slots * spec_.train.batch_size;
   const auto ring_bytes = static_cast<std::uint64_t>(ring_images * images.image_size());
@@ -102,9 +103,12 @@ Needs MemoryNeeds::evaluation(const ImageSet& images) const {
   const std::int64_t rows = Evaluator::choose_batch(vae_, spec_, images.count, device_);
   const bool resident = keep_on_device(spec_.data.residency, device_, images.bytes());
   const StepBlocks blocks(vae_, shape_of(images, resident ? images.count : rows));
-  const auto graph = evaluation_step(spec_, vae_, blocks, rows, resident ? Indexing::sequential : Indexing::ring, {});
+  const Indexing indexing = resident ? Indexing::sequential : Indexing::ring;
+  std::size_t bytes = 0;  // of a whole batch or of the last one, as Evaluator has it
+  for (const std::int64_t n : {rows, images.count % rows})
+    if (n > 0) bytes = std::max(bytes, MemoryPlan(*evaluation_step(spec_, vae_, blocks, n, indexing, {})).bytes);
   return {
-      {"the activations of an evaluation", MemoryPlan(*graph).bytes, MemorySide::device, smaller_batch},
+      {"the activations of an evaluation", bytes, MemorySide::device, smaller_batch},
       {resident ? "the images to evaluate on, on the device" : "a batch of images to evaluate on",
        static_cast<std::uint64_t>(blocks.source.shape.count()), MemorySide::device, resident ? stream : smaller_batch}};
 }

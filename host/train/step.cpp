@@ -26,6 +26,12 @@ StepBlocks::StepBlocks(const Vae& vae, const Shape& images)
       sums{"the sums", {2 + vae.latent()}, DType::f64},
       fault{"the fault flag", {1}, DType::u64} {}
 
+void require_full_batch(const Spec& spec, std::int64_t images) {
+  if (spec.train.batch_size > images)
+    fail(spec.where("train.batch_size"), " is ", spec.train.batch_size, ", but there are only ", images,
+         " training images");
+}
+
 TrainingStep::TrainingStep(const Spec& spec, const Vae& vae, const Optimizer& optimizer, const StepBlocks& blocks,
                            Indexing indexing, const Schedule& schedule)
     : graph(std::make_unique<Graph>("train_step")) {

@@ -20,6 +20,9 @@ struct StepBlocks {
   Block fault;   // u64 [1], pinned: see Advance
 };
 
+// Throws Error, naming the field, where there are not enough training images for a batch.
+void require_full_batch(const Spec&, std::int64_t images);
+
 // One step of stochastic gradient variational Bayes (algorithm 1 of arXiv 1312.6114).
 struct TrainingStep {
   TrainingStep(const Spec&, const Vae&, const Optimizer&, const StepBlocks&, Indexing, const Schedule&);

@@ -9,9 +9,7 @@ namespace {
 
 // The same spec, if there are enough images for it.
 const Spec& fitting(const Spec& spec, const ImageSet& images) {
-  if (spec.train.batch_size > images.count)
-    fail(spec.where("train.batch_size"), " is ", spec.train.batch_size, ", but there are only ", images.count,
-         " training images");
+  require_full_batch(spec, images.count);
   return spec;
 }
 

@@ -53,8 +53,8 @@ struct DenseBackward {
     f("x", op.x, op.dweight || op.input_activation != Activation::identity ? Access::read : Access::unused);
     f("weight", op.weight, has_dx ? Access::read : Access::unused);
     f("dz", op.dz, Access::read);
-    f("dweight", op.dweight, Access::write);
     f("dbias", op.dbias, Access::write);
+    f("dweight", op.dweight, Access::write);
     f("mask", op.mask, has_dx ? Access::read : Access::unused);
     f("dx", op.dx, Access::write);
   }

@@ -23,8 +23,8 @@ struct SampleLatent {
   static void each_tensor(Self& op, const F& f) {
     f("stats", op.stats, Access::read);
     f("state", op.state, Access::read);
-    f("z", op.z, Access::write);
     f("kl_partial", op.kl_partial, Access::write);
+    f("z", op.z, Access::write);
     f("scratch", op.scratch, Access::scratch);
   }
   void check() const;
