@@ -121,9 +121,8 @@ class CudaBackend : public Backend {
     return activities_->take();
   }
 
-  bool makes_mask(const DenseForward& op) override {
-    return op.mask && options().epilogues && gemm_.has_algorithm(product_of(op));
-  }
+  // A library may have an algorithm, and yet refuse when it multiplies.
+  bool makes_mask(const DenseForward& op) override { return op.mask && try_multiply(product_of(op)); }
 
   std::vector<ProductChoice> products() const override { return gemm_.choices(); }
   void use(const Tuning& t) override {

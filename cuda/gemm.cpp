@@ -280,12 +280,6 @@ bool Gemm::multiply(const Product& p) {
   return false;
 }
 
-bool Gemm::has_algorithm(const Product& p) const {
-  Plan& plan = library_->plan_for(shape_of(p));
-  plan.asked = true;
-  return plan.choice.refusal.empty();
-}
-
 std::string Gemm::library() {
   std::array<int, 3> version{};
   constexpr libraryPropertyType parts[] = {MAJOR_VERSION, MINOR_VERSION, PATCH_LEVEL};

@@ -35,10 +35,6 @@ class Gemm {
   Gemm(const Gemm&) = delete;
   Gemm& operator=(const Gemm&) = delete;
 
-  // Whether the library has an algorithm for a product with operands of these sizes and alignments: then multiply()
-  // will do it, unless the library refuses it after all. Queues nothing and reads no operand. A no is told as by
-  // multiply().
-  bool has_algorithm(const Product&) const;
   // Queues a product. Returns false, with nothing queued, where the library has no algorithm for one with this
   // epilogue; stderr is told so the first time. A plain product that it cannot do is an Error, and so is any other
   // objection. Deterministic: equal operands give equal bits. Legal while the stream is being captured; allocates

@@ -18,6 +18,7 @@
 #include "cuda/tune.h"
 #include "elbo/math/random.h"
 #include "tests/errors.h"
+#include "tests/setting.h"
 
 namespace elbo {
 namespace {
@@ -26,21 +27,10 @@ using namespace cuda;
 
 using test::error_of;
 using test::expect_words;
+using test::Setting;
 
 constexpr Epilogue epilogues[] = {Epilogue::none,          Epilogue::bias,  Epilogue::relu_bias,
                                   Epilogue::relu_aux_bias, Epilogue::drelu, Epilogue::bgradb};
-
-// An environment variable, for as long as this lives.
-class Setting {
- public:
-  Setting(const char* name, const char* value) : name_(name) { setenv(name, value, 1); }
-  ~Setting() { unsetenv(name_); }
-  Setting(const Setting&) = delete;
-  Setting& operator=(const Setting&) = delete;
-
- private:
-  const char* name_;
-};
 
 // Elements in device memory, `offset` of them behind an address of 256 bytes; what lies around them is watched.
 template <class T>

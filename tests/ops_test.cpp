@@ -20,6 +20,7 @@
 #include "elbo/math/random.h"
 #include "host/base/devices.h"
 #include "tests/ops_cases.h"
+#include "tests/setting.h"
 
 namespace elbo::test {
 namespace {
@@ -167,7 +168,7 @@ class Ops : public testing::TestWithParam<const char*> {
   }
   Lab& lab() { return *lab_; }
   // The lab, emptied for the next case; or the one whose products do nothing else on the way; or one that has always
-  // been Refused this epilogue: a device asks for an algorithm once.
+  // been refused this epilogue: a device asks for an algorithm once.
   Lab& next(bool epilogues = true, const std::string& refused = "") {
     std::unique_ptr<Lab>& lab = !refused.empty() ? refused_labs_[refused] : epilogues ? lab_ : bare_lab_;
     if (!lab) lab = std::make_unique<Lab>(GetParam(), BackendOptions{.epilogues = epilogues});
@@ -229,13 +230,6 @@ struct Dense {
         dz(normals(c.rows * c.out, 4)) {}
 };
 
-// The simulated device's products have no such epilogue for as long as this lives; see tests/sim.
-class Refused {
- public:
-  explicit Refused(const char* epilogue) { setenv("ELBO_SIM_REFUSES", epilogue, 1); }
-  ~Refused() { unsetenv("ELBO_SIM_REFUSES"); }
-};
-
 // Summing n products in fp32, in any order, errs by a few times 6e-8 of the sum of their magnitudes; 2e-6
 // leaves room for the activation.
 constexpr double product_tolerance = 2e-6;
@@ -254,7 +248,7 @@ TEST_P(Ops, DenseForward) {
       for (double& value : want.value) value = math::activate(activation, value);
       for (const char* refused : {"", "relu_mask", "relu", "bias"}) {
         for (const bool with_mask : {true, false}) {
-          const Refused none_of(refused);
+          const Setting none_of("ELBO_SIM_REFUSES", refused);
           Lab& d = next(true, refused);
           const Tensor y = d.make({c.rows, c.out});
           DenseForward op{.x = d.put({c.rows, c.in}, v.x),
@@ -306,7 +300,7 @@ TEST_P(Ops, DenseBackward) {
       for (const auto [epilogues, with_mask, with_dx, refused] :
            {Way{true, true, true}, Way{true, false, true}, Way{false, true, true}, Way{true, false, false},
             Way{true, true, true, "relu_mask"}, Way{true, true, true, "mask"}, Way{true, true, true, "row_sums"}}) {
-        const Refused none_of(refused);
+        const Setting none_of("ELBO_SIM_REFUSES", refused);
         Lab& d = next(epilogues, refused);
         const Tensor below = d.make({c.rows, c.in});
         DenseForward layer{.x = d.put({c.rows, c.in}, v.x),

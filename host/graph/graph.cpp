@@ -1,7 +1,6 @@
 #include "host/graph/graph.h"
 
 #include <algorithm>
-#include <set>
 
 namespace elbo {
 namespace {
@@ -96,25 +95,19 @@ Graph::Location Graph::location(const Tensor& t) const {
 
 void Graph::append(std::unique_ptr<Operation> operation) { calls_.push_back({scope_, std::move(operation)}); }
 
-std::vector<std::size_t> Graph::readers(const Tensor& t) const {
+std::vector<std::size_t> Graph::users(const Tensor& t, bool (*counts)(Access)) const {
   const std::size_t storage = location(t).storage;
-  std::set<std::size_t> found;
+  std::vector<std::size_t> found;
   for (std::size_t i = 0; i < calls_.size(); ++i)
     calls_[i].operation->each_tensor([&](const char*, Tensor& of, Access access) {
-      if (of && is_read(access) && location(of).storage == storage) found.insert(i);
+      const bool known = !found.empty() && found.back() == i;
+      if (of && !known && counts(access) && location(of).storage == storage) found.push_back(i);
     });
-  return {found.begin(), found.end()};
+  return found;
 }
 
-std::vector<std::size_t> Graph::writers(const Tensor& t) const {
-  const std::size_t storage = location(t).storage;
-  std::set<std::size_t> found;
-  for (std::size_t i = 0; i < calls_.size(); ++i)
-    calls_[i].operation->each_tensor([&](const char*, Tensor& of, Access access) {
-      if (of && is_written(access) && location(of).storage == storage) found.insert(i);
-    });
-  return {found.begin(), found.end()};
-}
+std::vector<std::size_t> Graph::readers(const Tensor& t) const { return users(t, is_read); }
+std::vector<std::size_t> Graph::writers(const Tensor& t) const { return users(t, is_written); }
 
 bool Graph::stays(const Tensor& t, std::size_t first, std::size_t last) const {
   return std::ranges::none_of(writers(t), [=](std::size_t i) { return first < i && i < last; });
@@ -237,10 +230,8 @@ bool Gradients::matters(std::size_t call) {
 void Gradients::check_unchanged(std::size_t call) const {
   graph_.calls_[call].operation->each_tensor([&](const char* field, Tensor& t, Access access) {
     if (!t || !is_read(access) || graph_.stays(t, call, forward_calls_)) return;
-    fail(graph_.name_, ": ", graph_.calls_[call].operation->name(),
-         " is to be differentiated, and a call behind it has "
-         "changed its ",
-         field);
+    fail(graph_.name_, ": ", graph_.calls_[call].operation->name(), " cannot be differentiated: a call behind it has ",
+         "changed its ", field);
   });
 }
 

@@ -240,6 +240,7 @@ class Graph {
  private:
   friend class Gradients;
   Value make_storage(const Shape&, DType, Storage);
+  std::vector<std::size_t> users(const Tensor&, bool (*counts)(Access)) const;
 
   std::string name_, scope_;
   std::vector<Call> calls_;

@@ -68,18 +68,17 @@ std::vector<std::string> split(const std::string& scope) {
   return names;
 }
 
-// The graph without the masks that the device does not make.
-std::unique_ptr<Graph> with_masks_of(Backend& device, std::unique_ptr<Graph> graph) {
-  for (const Graph::Call& call : graph->calls()) {
+// Takes away the masks that the device does not make.
+void drop_masks(const std::vector<Graph::Call>& calls, Backend& device) {
+  for (const Graph::Call& call : calls) {
     auto* const layer = call.operation->as<DenseForward>();
     if (!layer || !layer->mask || device.makes_mask(*layer)) continue;
-    for (const Graph::Call& other : graph->calls())
+    for (const Graph::Call& other : calls)
       if (auto* const gradient = other.operation->as<DenseBackward>();
           gradient && gradient->mask.data == layer->mask.data)
         gradient->mask = {};
     layer->mask = {};
   }
-  return graph;
 }
 
 }  // namespace
@@ -109,14 +108,14 @@ MemoryPlan::MemoryPlan(const Graph& graph) : offsets(graph.storages().size(), el
 
 Program::Program(std::unique_ptr<Graph> graph, Backend& device, std::string_view what)
     : device_(device),
-      graph_(with_masks_of(device, std::move(graph))),
+      graph_(std::move(graph)),
       plan_(*graph_),
       memory_(std::make_shared<Buffer>(device, plan_.bytes, Memory::device, what)) {
   link();
 }
 
 Program::Program(std::unique_ptr<Graph> graph, Backend& device, std::shared_ptr<const Buffer> memory)
-    : device_(device), graph_(with_masks_of(device, std::move(graph))), plan_(*graph_), memory_(std::move(memory)) {
+    : device_(device), graph_(std::move(graph)), plan_(*graph_), memory_(std::move(memory)) {
   if (plan_.bytes > memory_->size())
     fail(graph_->name(), " needs ", plan_.bytes, " bytes, and is to share ", memory_->size());
   link();
@@ -153,6 +152,7 @@ void Program::link() {
       if (!what.empty()) outputs.push_back({t, what});
     });
   }
+  drop_masks(calls(), device_);
 }
 
 std::vector<std::vector<std::size_t>> Program::dependencies() const {

@@ -41,7 +41,7 @@ MappingGraph decoding(const Vae& vae, std::int64_t rows) {
 class Mapping {
  public:
   Mapping(Backend& device, MappingGraph mapping)
-      : program_(std::move(mapping.graph), device, "activations (a smaller train.batch_size needs less)"),
+      : program_(std::move(mapping.graph), device, activations_name),
         from_(program_.tensor(mapping.from)),
         to_(program_.tensor(mapping.to)) {}
 

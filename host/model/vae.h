@@ -59,6 +59,9 @@ class Vae {
   Network encoder_, decoder_;
 };
 
+// What takes the memory of a model's graphs, in an error.
+inline constexpr const char* activations_name = "activations (a smaller train.batch_size needs less)";
+
 // Rows of a batch outside of training, at most `most`: about as many as a training batch, for which there is memory;
 // whole tiles of latent_tile rows.
 std::int64_t batch_outside_training(const Spec&, std::int64_t most);

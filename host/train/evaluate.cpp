@@ -52,8 +52,7 @@ Evaluator::Evaluator(Vae& vae, const Spec& spec, const ImageSet& images)
   if (rest) last = evaluation_step(spec, vae, rest_blocks, rest, indexing, schedule_);
   // A plan for fewer rows may need more memory: what fits into a gap depends on the sizes.
   const std::size_t bytes = std::max(MemoryPlan(*whole).bytes, rest ? MemoryPlan(*last).bytes : 0);
-  const auto memory = std::make_shared<const Buffer>(device, bytes, Memory::device,
-                                                     "activations (a smaller train.batch_size needs less)");
+  const auto memory = std::make_shared<const Buffer>(device, bytes, Memory::device, activations_name);
   whole_batch_ = record(std::move(whole), memory);
   if (rest) rest_ = record(std::move(last), memory);
 }

@@ -32,8 +32,7 @@ Trainer::Trainer(Backend& device, const Spec& spec, const ImageSet& images)
   blocks_.fault.memory = {fault_memory_.data(), DType::u64, {1}};
 
   TrainingStep step(spec, vae, optimizer, blocks_, stream_.indexing(), schedule_);
-  program_ =
-      std::make_unique<Program>(std::move(step.graph), device, "activations (a smaller train.batch_size needs less)");
+  program_ = std::make_unique<Program>(std::move(step.graph), device, activations_name);
   input_ = program_->tensor(step.batch.input);
   target_ = program_->tensor(step.batch.target);
 

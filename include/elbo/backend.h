@@ -103,9 +103,9 @@ class Backend {
     do_run(op);
   }
 
-  // Whether this device makes the mask of a DenseForward with tensors of these shapes and alignments; their memory is
-  // not read. Where it does not, neither that DenseForward nor a DenseBackward behind it may be given one. To be asked
-  // once, before they are run or recorded.
+  // Whether this device makes the mask of a DenseForward. It may do it to see, whatever its tensors hold: what was in y
+  // and in the mask is lost. Where the answer is no, neither that DenseForward nor a DenseBackward behind it may be
+  // given a mask. To be asked once, before they are run or recorded.
   virtual bool makes_mask(const DenseForward&) { return false; }
 
   // ---- The choice of algorithms ----------------------------------------------------------------------------

@@ -77,8 +77,6 @@ std::vector<ProductChoice> Gemm::candidates(const ProductShape&, int) const { re
 void Gemm::forget(const ProductShape&) { fail("the simulated device's products have no library"); }
 void Gemm::use(const ProductChoice&) { fail("the simulated device's products have no library"); }
 
-bool Gemm::has_algorithm(const Product& p) const { return !is_refused(p); }
-
 bool Gemm::multiply(const Product& p) {
   require(p.m > 0 && p.n > 0 && p.k > 0, "multiply: [", p.m, ", ", p.k, "] x [", p.k, ", ", p.n, "]");
   if (is_refused(p)) return false;
