@@ -29,9 +29,11 @@ namespace {
 
 #if defined(ELBO_SIM)
 constexpr const char* device_name = "sim";
+constexpr bool simulated = true;
 #define ELBO_ARCHITECTURES "the simulated device"
 #else
 constexpr const char* device_name = "cuda";
+constexpr bool simulated = false;
 #endif
 
 std::string version(int v) { return cat(v / 1000, ".", v % 1000 / 10); }
@@ -94,6 +96,7 @@ class CudaBackend : public Backend {
             .memory = free,
             .threads = 1,
             .launches = true,
+            .simulated = simulated,
             .gpu = properties_.name,
             .library = Gemm::library()};
   }

@@ -146,6 +146,32 @@ class ArgumentsOfRequire(unittest.TestCase):
             ('if (!data) fail("no memory on ", backend.info().name);', False)))
 
 
+DEVICE = re.compile(r'[!=]= "(cpu|cuda|sim)"|"(cpu|cuda|sim)" [!=]=')
+
+
+def names_of_devices(root):
+    """Lines `file:line` of the host that ask for a device by its name. What a device is like, DeviceInfo tells."""
+    return [f"{path.relative_to(root)}:{number}" for path in sorted((root / "host").rglob("*.cpp"))
+            if path.relative_to(root).as_posix() != "host/base/devices.cpp"
+            for number, line in enumerate(path.read_text().splitlines(), 1) if DEVICE.search(line)]
+
+
+class NamesOfDevices(unittest.TestCase):
+    def test_tree_has_none(self):
+        self.assertEqual(names_of_devices(ROOT), [])
+
+    def test_planted_ones_are_found(self):
+        for name, line, wrong in (("lab/x.cpp", 'if (info.name == "cuda") return 1;', True),
+                                  ("base/x.cpp", 'if ("sim" != name) return 1;', True),
+                                  ("base/devices.cpp", 'if (request == "cpu") return 1;', False),
+                                  ("lab/x.cpp", 'folders_in("/usr/local", "cuda")', False)):
+            with self.subTest(line=line), tempfile.TemporaryDirectory() as folder:
+                path = pathlib.Path(folder, "host", name)
+                path.parent.mkdir(parents=True)
+                path.write_text(f"// A comment.\n{line}\n")
+                self.assertEqual(names_of_devices(pathlib.Path(folder)), [f"host/{name}:2"] if wrong else [])
+
+
 class IncludeRules(unittest.TestCase):
     def test_every_host_file_is_in_a_room_whose_head_names_those_below(self):
         rooms = {p.relative_to(ROOT / "host").parts[0] for p in (ROOT / "host").rglob("*") if p.suffix in SOURCES}

@@ -69,11 +69,14 @@ TEST(WarmUp, LastsAsLongAsItShould) {
 }
 
 TEST(WarmUp, IsTheDevicesUnlessItIsGiven) {
-  EXPECT_EQ(warmup_seconds(std::nullopt, {"cuda", ""}), 0.5);
-  EXPECT_LT(warmup_seconds(std::nullopt, {"cpu", ""}), 0.5);
-  for (const char* device : {"cuda", "cpu", "sim"}) {
-    EXPECT_EQ(warmup_seconds(0.0, {device, ""}), 0);
-    EXPECT_EQ(warmup_seconds(3.0, {device, ""}), 3);
+  DeviceInfo cpu, gpu, simulated;
+  gpu.launches = simulated.launches = simulated.simulated = true;
+  EXPECT_EQ(warmup_seconds(std::nullopt, gpu), 0.5);
+  EXPECT_EQ(warmup_seconds(std::nullopt, cpu), 0.1);
+  EXPECT_EQ(warmup_seconds(std::nullopt, simulated), 0);
+  for (const DeviceInfo& device : {cpu, gpu, simulated}) {
+    EXPECT_EQ(warmup_seconds(0.0, device), 0);
+    EXPECT_EQ(warmup_seconds(3.0, device), 3);
   }
 }
 

@@ -12,7 +12,7 @@ double quantile(const std::vector<double>& sorted, double q) {
 
 double warmup_seconds(std::optional<double> asked, const DeviceInfo& device) {
   if (asked) return *asked;
-  return device.name == "cuda" ? 0.5 : device.name == "sim" ? 0 : 0.1;
+  return device.simulated ? 0 : device.launches ? 0.5 : 0.1;
 }
 
 void ClockRate::add(double mhz) {

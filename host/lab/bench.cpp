@@ -124,7 +124,7 @@ int bench_step(const BenchOptions& options) {
   backend_options.precision = spec.train.precision;
   const OpenedDevice device = open_device(options.device, backend_options);
   const DeviceInfo info = device.backend->info();
-  const bool on_gpu = info.name == "cuda";
+  const bool on_gpu = info.launches && !info.simulated;
   StepTimes times;
   nlohmann::ordered_json j = {{"spec", spec.name},
                               {"batch_size", spec.train.batch_size},

@@ -117,8 +117,8 @@ class Bench {
   explicit Bench(const BenchLossOptions& options)
       : options_(options), opened_(open_device(options.device, options.backend)), device_(*opened_.backend) {
     result_.device = device_.info();
-    is_cpu_ = result_.device.name == "cpu";
-    is_sim_ = result_.device.name == "sim";
+    is_cpu_ = !result_.device.launches;
+    is_sim_ = result_.device.simulated;
     const auto any = [&](const LossKind& kind) { return !outputs_of(kind).empty(); };
     require(std::ranges::any_of(loss_kinds, any),
             "nothing is left to measure of what --loss, --rival, --target and --output ask for: unfused takes f32 "
@@ -244,10 +244,7 @@ class Bench {
       const std::int64_t need = loss.scratch(kernels);
       scratch = need ? arena.take({need}) : Tensor{};
     };
-    Arena measure;
-    layout(measure);
-    Arena arena(device_, measure.used(), "the rotated inputs");
-    layout(arena);
+    const Arena arena = Arena::of(device_, "the rotated inputs", layout);
     loss.upload(device_, rotated[0]);
     for (std::size_t i = 1; i < rotated.size(); ++i) loss.copy_inputs(device_, rotated[i], rotated[0]);
 

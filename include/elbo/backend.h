@@ -67,6 +67,7 @@ struct DeviceInfo {
   std::size_t memory = 0;   // bytes that may be allocated
   int threads = 1;          // CPU threads in use; 1 elsewhere
   bool launches = false;    // a call costs a launch and large ones fill the device: few large batches are quickest
+  bool simulated = false;   // for tests: slow, and without a clock
   std::string gpu{};        // "NVIDIA H100 80GB HBM3"; empty where there is none
   std::string library{};    // with a choice of algorithms for products: "cuBLASLt 13.1.0"; empty where there is none
 };
