@@ -234,10 +234,7 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
       t.v = a.take({2 * latent, pixels});
       t.sums = a.take({2 + latent}, DType::f64);
     };
-    Arena measure;
-    layout(measure);
-    Arena arena(*device, measure.used(), "a model");
-    layout(arena);
+    const Arena arena = Arena::of(*device, "a model", layout);
     const Buffer pinned(*device, sizeof(std::uint64_t), Memory::pinned, "fault");
     const Tensor fault{pinned.data(), DType::u64, {1}};
     device->upload(t.data, source.data());
@@ -303,10 +300,7 @@ TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
     z = a.take({rows, samples, latent});
     kl = a.take({1, latent});
   };
-  Arena measure;
-  layout(measure);
-  Arena arena(*device, measure.used(), "a loss");
-  layout(arena);
+  const Arena arena = Arena::of(*device, "a loss", layout);
   const auto launches_of = [](const auto& call) {
     const std::uint64_t before = cusim::enqueued();
     call();

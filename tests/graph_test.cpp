@@ -254,6 +254,14 @@ TEST(Gradient, WhatCannotBeDifferentiatedIsAnError) {
                {"kept after calls were fused"});
 }
 
+TEST(Gradient, EndsAtABlockThatACallBeforeHasChanged) {
+  Pieces p;
+  p.g.add(Axpy{p.g.of(p.weight), p.g.of(p.weight), 1.0f, p.g.of(p.weight)});
+  p.g.differentiate(mean(quartics(p.layer(p.g.of(p.x)))), {{p.g.of(p.weight), p.g.of(p.dweight)}});
+  p.run();
+  EXPECT_NE(p.bench.get(p.dweight.memory), Floats(16, 0.0f));
+}
+
 TEST(Gradient, GoesToAStoppedValueThatIsWantedItself) {
   Pieces p;
   const Value h = p.g.stop_gradient(p.layer(p.g.of(p.x)));

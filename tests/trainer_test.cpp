@@ -14,6 +14,7 @@
 #include "host/base/devices.h"
 #include "host/train/checkpoint.h"
 #include "host/train/evaluate.h"
+#include "host/train/memory_needs.h"
 #include "tests/errors.h"
 #include "tests/synthetic.h"
 
@@ -362,6 +363,17 @@ TEST_P(Training, TheLastBatchOfAnEvaluationMayNeedMoreMemory) {
   const OpenedDevice opened = open_device(GetParam());
   Vae vae(*opened.backend, spec, test.image_shape());
   EXPECT_TRUE(std::isfinite(Evaluator(vae, spec, test).run().elbo));
+
+  const std::int64_t rows = Evaluator::choose_batch(vae, spec, test.count, opened.backend->info());
+  const auto bytes = [&](std::int64_t n) {
+    const StepBlocks blocks(vae, {test.count, test.height, test.width, test.channels});
+    return MemoryPlan(*evaluation_step(spec, vae, blocks, n, Indexing::sequential, {})).bytes;
+  };
+  EXPECT_GT(bytes(61), bytes(64));
+  const Dataset sizes{.name = "discs", .train = test, .test = test};
+  const DeviceInfo info = opened.backend->info();
+  EXPECT_EQ(MemoryNeeds(spec, sizes, info).evaluation(test)[0].bytes,
+            std::max(bytes(rows), test.count % rows ? bytes(test.count % rows) : 0));
 }
 
 TEST_P(Training, ABatchOfTheEvaluationTakesLittleMemory) {

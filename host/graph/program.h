@@ -34,7 +34,6 @@ class Program {
 
   Backend& device() const { return device_; }
   const std::vector<Graph::Call>& calls() const { return graph_->calls(); }
-  std::size_t bytes() const { return memory_->size(); }
 
   // For each call the calls that it waits for: they write what it reads or overwrites, or read what it overwrites. Left
   // out are those that another of them waits for. Two calls may run side by side if neither waits for the other, be it
