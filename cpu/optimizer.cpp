@@ -51,21 +51,22 @@ bool optimizer_step(float* parameter, const float* gradient, float* first, float
 
 void CpuBackend::do_run(const Accumulate& op) {
   auto& state = *static_cast<StepState*>(op.state.data);
-  const std::int64_t latent = op.kl_partial.columns();
-  const float *const nll = op.nll_partial.as<float>(), *const kl = op.kl_partial.as<float>();
-  double* const sums = op.sums.as<double>();
-  double total = 0;
-  for (std::int64_t i = 0; i < op.nll_partial.count(); ++i) total += double{nll[i]};
-  total /= static_cast<double>(op.nll_partial.rows() / op.rows);  // the mean over a row's samples
-  sums[0] += static_cast<double>(op.rows);
-  sums[1] += total;
-  for (std::int64_t d = 0; d < latent; ++d) {
-    double sum = 0;
-    for (std::int64_t i = d; i < op.kl_partial.count(); i += latent) sum += double{kl[i]};
-    sums[2 + d] += sum;
-    total += sum;
+  double* sums = op.sums.as<double>();
+  *sums++ += static_cast<double>(op.rows);
+  double all = 0;
+  for (const PartialLoss& loss : op.losses) {
+    if (!loss.partial) break;
+    const float* const partial = loss.partial.as<float>();
+    const std::int64_t count = loss.partial.count(), step = loss.sums();
+    for (std::int64_t first = 0; first < step; ++first) {
+      double sum = 0;
+      for (std::int64_t i = first; i < count; i += step) sum += double{partial[i]};
+      sum /= static_cast<double>(loss.samples);
+      *sums++ += sum;
+      all += sum;
+    }
   }
-  if (!std::isfinite(total)) state.bad_step = std::min<std::uint64_t>(state.bad_step, state.step);
+  if (!std::isfinite(all)) state.bad_step = std::min<std::uint64_t>(state.bad_step, state.step);
 }
 
 void CpuBackend::do_run(const OptimizerStep& op) {

@@ -291,9 +291,9 @@ class CudaBackend : public Backend {
     kernels::advance(state_of(op.state), op.schedule, op.fault.as<std::uint64_t>(), stream());
   }
   void do_run(const FinishStep& op) override {
-    // Every block reads all losses. With more of them that takes longer than the launches that it saves.
-    constexpr std::int64_t most_losses = 8192;
-    if (op.losses.nll_partial.count() + op.losses.kl_partial.count() > most_losses) return Backend::do_run(op);
+    // Every block reads all partial sums. With more of them that takes longer than the launches that it saves.
+    constexpr std::int64_t most_partial_sums = 8192;
+    if (op.losses.partial_sums() > most_partial_sums) return Backend::do_run(op);
     kernels::finish_step(accumulate_of(op.losses), optimizer_step_of(op.update), op.advance.schedule,
                          op.advance.fault.as<std::uint64_t>(), properties_.multiProcessorCount, stream());
   }
@@ -349,15 +349,15 @@ class CudaBackend : public Backend {
   void multiply(const Product& p) { std::ignore = gemm_.multiply(p); }
 
   static kernels::Accumulate accumulate_of(const Accumulate& op) {
-    return {.nll_partial = op.nll_partial.as<float>(),
-            .kl_partial = op.kl_partial.as<float>(),
-            .state = state_of(op.state),
-            .sums = op.sums.as<double>(),
-            .rows = op.rows,
-            .nll_rows = op.nll_partial.rows(),
-            .chunks = op.nll_partial.columns(),
-            .kl_tiles = op.kl_partial.rows(),
-            .latent = op.kl_partial.columns()};
+    kernels::Accumulate k{
+        .losses = {}, .count = 0, .state = state_of(op.state), .sums = op.sums.as<double>(), .rows = op.rows};
+    for (const PartialLoss& loss : op.losses)
+      if (loss.partial)
+        k.losses[k.count++] = {.partial = loss.partial.as<float>(),
+                               .count = loss.partial.count(),
+                               .columns = loss.by_column ? loss.sums() : 0,
+                               .samples = loss.samples};
+    return k;
   }
   static kernels::OptimizerStep optimizer_step_of(const OptimizerStep& op) {
     return {.parameters = op.parameters.as<float>(),

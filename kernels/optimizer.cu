@@ -8,8 +8,8 @@
 //   time: whole quads where the buffers are aligned and the count is a multiple of 4, single elements elsewhere. The
 //   step's constants are made once a block, the run's on the host. Roots and quotients are correctly rounded without
 //   branches, so that the bits are those of the CPU, save for updates below 2^-126.
-// accumulate: one block. Thread t adds the losses t, t + 256, ... in double; the threads' sums are added in a fixed
-//   tree; the tiles of a latent unit are added in order.
+// accumulate: one block, one loss after the other. Thread t adds the partial sums t, t + 256, ... in double, and the
+//   threads' sums are added in a fixed tree; by column, it adds those of each of the columns t, t + 256, ... in order.
 // advance: one thread.
 // finish_step: block 0 adds to the sums, the others update the weights, the last to end moves the state on. All blocks
 //   are resident at once. No weight may move after a loss that is not finite, so every block reads the batch's partial
@@ -138,23 +138,25 @@ class BlockUpdate {
 
 // Adds the batch to the sums; says in thread 0 whether its loss is finite. By one block.
 __device__ __forceinline__ bool accumulate_batch(const Accumulate& a) {
-  double loss = 0.0;
-  for (std::int64_t i = threadIdx.x; i < a.nll_rows * a.chunks; i += threads) loss += a.nll_partial[i];
-  double kl = 0.0;
-  for (std::int64_t unit = threadIdx.x; unit < a.latent; unit += threads) {
-    double sum = 0.0;
-    for (std::int64_t tile = 0; tile < a.kl_tiles; ++tile) sum += a.kl_partial[tile * a.latent + unit];
-    a.sums[2 + unit] += sum;
-    kl += sum;
+  double* sums = a.sums + 1;
+  double all = 0.0;  // of this thread
+  for (int k = 0; k < a.count; ++k) {
+    const PartialLoss& loss = a.losses[k];
+    const auto count = static_cast<unsigned>(loss.count), columns = static_cast<unsigned>(loss.columns);
+    const bool by_column = columns > 0;
+    const unsigned step = by_column ? columns : threads;
+    for (unsigned first = threadIdx.x; first < step; first += threads) {
+      double sum = 0.0;
+      for (unsigned i = first; i < count; i += step) sum += loss.partial[i];
+      all += sum;
+      if (!by_column) sum = block_sum(sum);
+      if (by_column || first == 0) sums[first] += sum / static_cast<double>(loss.samples);
+    }
+    sums += by_column ? step : 1;
   }
-  loss = block_sum(loss);
-  kl = block_sum(kl);
-  const double reconstruction = loss / static_cast<double>(a.nll_rows / a.rows);
-  if (threadIdx.x == 0) {
-    a.sums[0] += static_cast<double>(a.rows);
-    a.sums[1] += reconstruction;
-  }
-  return is_finite(reconstruction + kl);
+  all = block_sum(all);
+  if (threadIdx.x == 0) a.sums[0] += static_cast<double>(a.rows);
+  return is_finite(all);
 }
 
 // Whether all partial sums of the batch's loss are finite, in every thread of the block.
@@ -162,12 +164,13 @@ __device__ __forceinline__ bool has_finite_losses(const Accumulate& a) {
   ELBO_SHARED(int, finite, 1);
   if (threadIdx.x == 0) finite[0] = 1;
   __syncthreads();
-  const auto losses = static_cast<unsigned>(a.nll_rows * a.chunks), kls = static_cast<unsigned>(a.kl_tiles * a.latent);
   float zero = 0.0f;  // what is not finite makes it NaN
+  for (int k = 0; k < a.count; ++k) {
+    const float* const partial = a.losses[k].partial;
+    const auto count = static_cast<unsigned>(a.losses[k].count);
 #pragma unroll 4
-  for (unsigned i = threadIdx.x; i < losses; i += threads) zero = math::exact::fma(a.nll_partial[i], 0.0f, zero);
-#pragma unroll 4
-  for (unsigned i = threadIdx.x; i < kls; i += threads) zero = math::exact::fma(a.kl_partial[i], 0.0f, zero);
+    for (unsigned i = threadIdx.x; i < count; i += threads) zero = math::exact::fma(partial[i], 0.0f, zero);
+  }
   if (zero != 0.0f) atomicExch(&finite[0], 0);
   __syncthreads();
   return finite[0] != 0;
@@ -243,9 +246,18 @@ void check(const char* launcher, const OptimizerStep& u) {
 }
 
 void check(const char* launcher, const Accumulate& a) {
-  require(a.nll_partial && a.kl_partial && a.state && a.sums, launcher, ": a null buffer");
-  require(a.rows > 0 && a.nll_rows % a.rows == 0, launcher, ": ", a.nll_rows,
-          " losses are not a whole number for each of ", a.rows, " rows");
+  require(a.state && a.sums, launcher, ": a null buffer");
+  require(a.rows > 0, launcher, ": ", a.rows, " rows");
+  require(a.count > 0 && a.count <= most_losses, launcher, ": ", a.count, " losses; 1 to ", most_losses,
+          " are possible");
+  for (int k = 0; k < a.count; ++k) {
+    const PartialLoss& loss = a.losses[k];
+    require(loss.partial, launcher, ": a null buffer");
+    require(loss.count > 0 && loss.count < std::int64_t{1} << 31, launcher, ": a loss of ", loss.count,
+            " partial sums; 1 to 2^31 - 1 are possible");
+    require(loss.columns >= 0 && loss.columns <= loss.count && loss.samples > 0, launcher, ": a loss of ", loss.columns,
+            " columns and ", loss.samples, " samples");
+  }
 }
 
 void check(const char* launcher, const StepState* state, const Schedule& schedule, const std::uint64_t* fault) {

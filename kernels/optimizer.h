@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "elbo/math/optimizer.h"
+#include "elbo/sizes.h"
 #include "elbo/step_state.h"
 
 namespace elbo::kernels {
@@ -20,13 +21,20 @@ struct OptimizerStep {
 };
 void optimizer_step(const OptimizerStep&, cudaStream_t);
 
-// sums [2 + latent] += {rows, sum of nll_partial / (nll_rows / rows), sum over the tiles of kl_partial}.
+struct PartialLoss {
+  const float* partial;  // [count]
+  std::int64_t count;
+  std::int64_t columns;  // of rows of so many, each of which has a sum of its own; 0: one sum of all
+  std::int64_t samples;
+};
+
+// sums += {rows, then the sums of each loss / its samples}.
 struct Accumulate {
-  const float* nll_partial;  // [nll_rows, chunks]
-  const float* kl_partial;   // [kl_tiles, latent]
+  PartialLoss losses[most_losses];
+  int count;  // of losses
   StepState* state;
-  double* sums;
-  std::int64_t rows, nll_rows, chunks, kl_tiles, latent;
+  double* sums;  // [1 + sums of all losses]
+  std::int64_t rows;
 };
 void accumulate(const Accumulate&, cudaStream_t);
 

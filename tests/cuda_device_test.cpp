@@ -253,7 +253,10 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
       device->run(DenseForward{
           .x = t.input, .weight = t.w, .bias = t.b, .activation = Activation::identity, .y = t.stats, .mask = {}});
       device->run(SampleLatent{.stats = t.stats, .state = t.state, .z = t.z, .kl_partial = t.kl, .scratch = {}});
-      device->run(Accumulate{.nll_partial = nll, .kl_partial = t.kl, .state = t.state, .sums = t.sums, .rows = rows});
+      device->run(Accumulate{.losses = {{{.partial = nll}, {.partial = t.kl, .by_column = true}}},
+                             .state = t.state,
+                             .sums = t.sums,
+                             .rows = rows});
       device->run(DenseBackward{.x = t.input,
                                 .weight = t.w,
                                 .dz = t.stats,

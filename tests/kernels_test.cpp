@@ -3,11 +3,13 @@
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -893,15 +895,11 @@ TEST_P(OptimizerTest, FinishStepIsWhatItsPartsAre) {
     std::vector<float> g = g_;
     g.back() = last;
     g_d.set(g);
-    const Accumulate totals{.nll_partial = nll_d.data(),
-                            .kl_partial = kl_d.data(),
+    const Accumulate totals{.losses = {{nll_d.data(), 33 * 2, 0, 1}, {kl_d.data(), 2 * 3, 3, 1}},
+                            .count = 2,
                             .state = state_d.data(),
                             .sums = sums_d.data(),
-                            .rows = 33,
-                            .nll_rows = 33,
-                            .chunks = 2,
-                            .kl_tiles = 2,
-                            .latent = 3};
+                            .rows = 33};
     const OptimizerStep update{.parameters = p_d.data(),
                                .gradients = g_d.data(),
                                .first = m_d.data(),
@@ -952,7 +950,7 @@ TEST_F(KernelTest, FinishStepEndsOnceInEveryOrderOfItsBlocks) {
     cusim::plant(planted);
     p_d.set(p), m_d.set(std::vector<float>(count, 0.0f)), v_d.set(std::vector<float>(count, 0.0f));
     sums_d.set({0, 0, 0, 0, 0}), state_d.set({some_state()}), fault_d.set({StepState::none});
-    finish_step({nll_d.data(), kl_d.data(), state_d.data(), sums_d.data(), 33, 33, 1, 2, 3},
+    finish_step({{{nll_d.data(), 33, 0, 1}, {kl_d.data(), 2 * 3, 3, 1}}, 2, state_d.data(), sums_d.data(), 33},
                 {p_d.data(), g_d.data(), m_d.data(), v_d.data(), state_d.data(), {}, count}, schedule, fault_d.data(),
                 2, stream_);
     synchronize();
@@ -976,39 +974,57 @@ TEST_F(KernelTest, FinishStepEndsOnceInEveryOrderOfItsBlocks) {
 #endif
 }
 
-struct TotalsCase {
-  int64_t rows, samples, chunks, latent;
+struct SumCase {
+  int64_t count, columns, samples;  // columns 0: one sum of all
 };
+using SumCases = std::vector<SumCase>;
 
-class AccumulateTest : public KernelTest, public testing::WithParamInterface<TotalsCase> {
+class AccumulateTest : public KernelTest, public testing::WithParamInterface<SumCases> {
  protected:
-  const int64_t rows_ = GetParam().rows, samples_ = GetParam().samples, chunks_ = GetParam().chunks,
-                latent_ = GetParam().latent, kl_tiles_ = ceil_div(rows_, latent_tile);
-  std::vector<float> nll_ = gaussian_values(static_cast<size_t>(rows_ * samples_ * chunks_), 22, 100.0f);
-  std::vector<float> kl_ = gaussian_values(static_cast<size_t>(kl_tiles_ * latent_), 23);
+  AccumulateTest() {
+    for (const SumCase& c : GetParam()) {
+      const auto k = static_cast<std::uint32_t>(values_.size());
+      values_.push_back(gaussian_values(static_cast<size_t>(c.count), 22 + k, 100.0f));
+      sums_ += static_cast<size_t>(std::max<int64_t>(1, c.columns));
+    }
+  }
+  // The losses as they are in device memory.
+  Accumulate losses_of(const std::vector<std::unique_ptr<Array<float>>>& memory, StepState* state, double* sums) const {
+    Accumulate a{.losses = {}, .count = static_cast<int>(memory.size()), .state = state, .sums = sums, .rows = 33};
+    for (size_t k = 0; k < memory.size(); ++k) {
+      const auto [count, columns, samples] = GetParam()[k];
+      a.losses[k] = {memory[k]->data(), count, columns, samples};
+    }
+    return a;
+  }
+  std::vector<std::unique_ptr<Array<float>>> upload() const {
+    std::vector<std::unique_ptr<Array<float>>> memory;
+    for (const std::vector<float>& v : values_) memory.push_back(std::make_unique<Array<float>>(v));
+    return memory;
+  }
+
+  std::vector<std::vector<float>> values_;  // of each loss
+  size_t sums_ = 1;
 };
 
 TEST_P(AccumulateTest, AddsToTheSums) {
-  std::vector<double> before(static_cast<size_t>(2 + latent_), 1000.0), expected = before;
-  expected[0] += static_cast<double>(rows_);
-  for (const float x : nll_) expected[1] += x / static_cast<double>(samples_);
-  for (size_t i = 0; i < kl_.size(); ++i) expected[2 + i % static_cast<size_t>(latent_)] += kl_[i];
-  const Array<float> nll_d(nll_), kl_d(kl_);
+  std::vector<double> before(sums_, 1000.0), expected = before;
+  expected[0] += 33;
+  size_t at = 1;
+  for (size_t k = 0; k < values_.size(); ++k) {
+    const auto sums = static_cast<size_t>(std::max<int64_t>(1, GetParam()[k].columns));
+    for (size_t i = 0; i < values_[k].size(); ++i)
+      expected[at + i % sums] += values_[k][i] / static_cast<double>(GetParam()[k].samples);
+    at += sums;
+  }
+  const auto memory = upload();
   const Array<StepState> state_d({some_state()});
   const Array<double> sums_d(before);
+  const Accumulate losses = losses_of(memory, state_d.data(), sums_d.data());
   run(
       [&] {
         sums_d.set(before);
-        accumulate({.nll_partial = nll_d.data(),
-                    .kl_partial = kl_d.data(),
-                    .state = state_d.data(),
-                    .sums = sums_d.data(),
-                    .rows = rows_,
-                    .nll_rows = rows_ * samples_,
-                    .chunks = chunks_,
-                    .kl_tiles = kl_tiles_,
-                    .latent = latent_},
-                   stream_);
+        accumulate(losses, stream_);
       },
       {&sums_d});
   expect_near(sums_d.get(), expected, 1e-13, 1e-10);  // in double
@@ -1018,22 +1034,13 @@ TEST_P(AccumulateTest, AddsToTheSums) {
 TEST_P(AccumulateTest, NotesALossThatIsNotFinite) {
   const StepState state = some_state();
   for (const float planted : {nan_value, infinity, -infinity}) {
-    for (std::vector<float>* v : {&nll_, &kl_}) {
-      const float kept = std::exchange(v->back(), planted);
-      const Array<float> nll_d(nll_), kl_d(kl_);
-      const Array<double> sums_d(std::vector<double>(static_cast<size_t>(2 + latent_), 0.0));
+    for (std::vector<float>& v : values_) {
+      const float kept = std::exchange(v.back(), planted);
+      const auto memory = upload();
+      const Array<double> sums_d(std::vector<double>(sums_, 0.0));
       const Array<StepState> state_d({state});
       const auto step = [&] {
-        accumulate({.nll_partial = nll_d.data(),
-                    .kl_partial = kl_d.data(),
-                    .state = state_d.data(),
-                    .sums = sums_d.data(),
-                    .rows = rows_,
-                    .nll_rows = rows_ * samples_,
-                    .chunks = chunks_,
-                    .kl_tiles = kl_tiles_,
-                    .latent = latent_},
-                   stream_);
+        accumulate(losses_of(memory, state_d.data(), sums_d.data()), stream_);
         synchronize();
         return state_d.get()[0].bad_step;
       };
@@ -1042,14 +1049,18 @@ TEST_P(AccumulateTest, NotesALossThatIsNotFinite) {
       earlier.bad_step = 1;
       state_d.set({earlier});
       EXPECT_EQ(step(), 1u);
-      v->back() = kept;
+      v.back() = kept;
     }
   }
 }
 
+// A reconstruction and the KL of latent units, as in every model; more losses, and others.
 INSTANTIATE_TEST_SUITE_P(Shapes, AccumulateTest,
-                         testing::Values(TotalsCase{1, 1, 1, 1}, TotalsCase{33, 1, 1, 2}, TotalsCase{100, 5, 1, 20},
-                                         TotalsCase{64, 1, 29, 300}));
+                         testing::Values(SumCases{{1, 0, 1}, {1, 1, 1}}, SumCases{{33, 0, 1}, {2 * 2, 2, 1}},
+                                         SumCases{{100 * 5, 0, 5}, {4 * 20, 20, 1}},
+                                         SumCases{{64 * 29, 0, 1}, {2 * 300, 300, 1}}, SumCases{{7, 0, 1}},
+                                         SumCases{{33, 0, 1}, {2 * 2, 2, 1}, {33, 0, 1}},
+                                         SumCases{{3 * 257, 257, 3}, {1000, 0, 1}, {5, 5, 1}, {12, 0, 4}}));
 
 TEST_F(KernelTest, AdvanceMovesOnAndReportsTheFirstBadStep) {
   const Schedule training{.batches_per_epoch = 3, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f};
@@ -1121,6 +1132,17 @@ TEST_F(KernelTest, LaunchersNameWhatIsWrong) {
                "likelihood_unfused: no scratch");
   loss.pixels = int64_t{1} << 50;
   expect_error([&] { likelihood_fused(Likelihood::bernoulli, loss, stream_); }, "likelihood_fused");
+  const Array<double> sums(4);
+  Accumulate losses{.losses = {{f.data(), 4, 0, 1}}, .count = 1, .state = state.data(), .sums = sums.data(), .rows = 2};
+  const auto refused = [&](const char* message) { expect_error([&] { accumulate(losses, stream_); }, message); };
+  losses.count = 5;
+  refused("accumulate: 5 losses; 1 to 4");
+  losses.count = 2;
+  refused("accumulate: a null buffer");
+  losses.losses[1] = {f.data(), 4, 2, 0};
+  refused("accumulate: a loss of 2 columns and 0 samples");
+  losses.losses[1] = {f.data(), 0, 0, 1};
+  refused("accumulate: a loss of 0 partial sums");
   expect_error(
       [&] {
         gather_batch({.source = bytes.data(),

@@ -821,45 +821,62 @@ TEST_P(Ops, LikelihoodKeepsNanAndInfinity) {
 
 // ---- Sums, update, next step ------------------------------------------------------------------------------------
 
+// The losses of every model, and more of them: by column or not, of several samples or one.
+std::vector<std::vector<PartialLoss>> losses_of(Lab& d, const LatentCase& c) {
+  const std::int64_t chunks = 2, tiles = ceil_div(c.rows, latent_tile);
+  const PartialLoss nll{
+      .partial = d.put({c.rows * c.samples, chunks}, normals(c.rows * c.samples * chunks, 1, 50, 300)),
+      .samples = c.samples},
+      kl{.partial = d.put({tiles, c.latent}, normals(tiles * c.latent, 2, 1, 9)), .by_column = true},
+      rows{.partial = d.put({c.rows}, normals(c.rows, 3, 20, 90))},
+      columns{.partial = d.put({c.rows * c.samples, 3}, normals(c.rows * c.samples * 3, 4, 1, 9)),
+              .samples = c.samples,
+              .by_column = true};
+  return {{nll}, {nll, kl}, {nll, kl, rows}, {columns, nll, rows, kl}};
+}
+
 TEST_P(Ops, Accumulate) {
   for (const LatentCase& c : latent_cases) {
-    Lab& d = next();
-    const std::int64_t chunks = 2, kl_tiles = ceil_div(c.rows, latent_tile);
-    const Floats nll = normals(c.rows * c.samples * chunks, 1, 50.0f, 300.0f),
-                 kl = normals(kl_tiles * c.latent, 2, 1.0f, 9.0f);
-    std::vector<double> sums(at(2 + c.latent), 10.0), want = sums;
-    Accumulate a;
-    a.nll_partial = d.put({c.rows * c.samples, chunks}, nll);
-    a.kl_partial = d.put({kl_tiles, c.latent}, kl);
-    a.state = d.put(some_state());
-    a.sums = d.put({2 + c.latent}, sums);
-    a.rows = c.rows;
-    d->run(a);
-    want[0] += static_cast<double>(c.rows);
-    for (float v : nll) want[1] += double{v} / static_cast<double>(c.samples);
-    for (std::int64_t i = 0; i < kl_tiles * c.latent; ++i) want[at(2 + i % c.latent)] += double{kl[at(i)]};
-    sums = d.get<double>(a.sums);
-    for (std::size_t i = 0; i < want.size(); ++i) {
-      EXPECT_NEAR(sums[i], want[i], 1e-12 * want[i]) << i;  // sums of a few hundred doubles, in another order
+    for (std::size_t which = 0; which < 4; ++which) {
+      Lab& d = next();
+      const std::vector<PartialLoss> losses = losses_of(d, c)[which];
+      Accumulate a{.losses = {}, .state = d.put(some_state()), .sums = {}, .rows = c.rows};
+      std::vector<double> want{10.0 + static_cast<double>(c.rows)};
+      for (std::size_t k = 0; k < losses.size(); ++k) {
+        a.losses[k] = losses[k];
+        const Floats partial = d.get(losses[k].partial);
+        const std::size_t first = want.size(), sums = at(losses[k].sums());
+        want.resize(first + sums, 10.0);
+        for (std::size_t i = 0; i < partial.size(); ++i)
+          want[first + i % sums] += double{partial[i]} / static_cast<double>(losses[k].samples);
+      }
+      a.sums = d.put({std::ssize(want)}, std::vector<double>(want.size(), 10.0));
+      d->run(a);
+      const std::vector<double> sums = d.get<double>(a.sums);
+      for (std::size_t i = 0; i < want.size(); ++i) {
+        EXPECT_NEAR(sums[i], want[i], 1e-12 * want[i]) << i;  // sums of a few hundred doubles, in another order
+      }
+      EXPECT_EQ(d.state(a.state).bad_step, StepState::none);
     }
-    EXPECT_EQ(d.state(a.state).bad_step, StepState::none);
   }
 }
 
 TEST_P(Ops, AccumulateNotesALossThatIsNotFinite) {
   for (const float planted : {nan, infinity, -infinity}) {
-    for (const bool in_kl : {false, true}) {
+    for (std::size_t in = 0; in < 4; ++in) {
       Lab& d = next();
-      Floats nll = normals(300, 1), kl = normals(10, 2);
-      (in_kl ? kl[7] : nll[299]) = planted;
-      const Tensor state = d.put(some_state(5)), sums = d.put({4}, std::vector<double>(4));
-      const Accumulate a{.nll_partial = d.put({150, 2}, nll),
-                         .kl_partial = d.put({5, 2}, kl),
+      Floats values[4] = {normals(300, 1), normals(10, 2), normals(150, 3), normals(300, 4)};
+      values[in][in == 1 ? 7 : values[in].size() - 1] = planted;
+      const Tensor state = d.put(some_state(5));
+      const Accumulate a{.losses = {{{.partial = d.put({150, 2}, values[0])},
+                                     {.partial = d.put({5, 2}, values[1]), .by_column = true},
+                                     {.partial = d.put({150}, values[2])},
+                                     {.partial = d.put({100, 3}, values[3]), .samples = 2, .by_column = true}}},
                          .state = state,
-                         .sums = sums,
+                         .sums = d.put({8}, std::vector<double>(8)),
                          .rows = 150};
       d->run(a);
-      EXPECT_EQ(d.state(state).bad_step, 5u);
+      EXPECT_EQ(d.state(state).bad_step, 5u) << in;
     }
   }
 }
@@ -1081,14 +1098,15 @@ TEST_P(Ops, FinishStepEqualsItsParts) {
   const Schedule schedule{.batches_per_epoch = 4, .rows_per_batch = 0, .beta1 = 0.9f, .beta2 = 0.999f};
   Buffer page(*lab(), sizeof(std::uint64_t), Memory::pinned, "fault");
   const Tensor fault{page.data(), DType::u64, {1}};
-  enum class Plant { nothing, loss, kl, gradient, an_earlier_fault };
+  enum class Plant { nothing, loss, kl, further, gradient, an_earlier_fault };
   // The last has more losses than are looked through by every block.
   struct Size {
     std::int64_t parameters, rows;
   };
   for (const Size& size : {Size{1, 150}, Size{1023, 150}, Size{1024, 150}, Size{5001, 150}, Size{1500, 4500}}) {
     const std::int64_t n = size.parameters, rows = size.rows;
-    for (const Plant plant : {Plant::nothing, Plant::loss, Plant::kl, Plant::gradient, Plant::an_earlier_fault}) {
+    for (const Plant plant :
+         {Plant::nothing, Plant::loss, Plant::kl, Plant::further, Plant::gradient, Plant::an_earlier_fault}) {
       struct Outcome {
         Floats parameters, first, second;
         std::vector<double> sums;
@@ -1098,17 +1116,20 @@ TEST_P(Ops, FinishStepEqualsItsParts) {
       const auto finish = [&](bool at_once) {
         Lab& d = next();
         const std::int64_t kl_tiles = ceil_div(rows, latent_tile);
-        Floats nll = normals(2 * rows, 1, 50.0f, 300.0f), kl = normals(kl_tiles * 6, 2), g = normals(n, 3);
+        Floats nll = normals(2 * rows, 1, 50.0f, 300.0f), kl = normals(kl_tiles * 6, 2), further = normals(rows, 5),
+               g = normals(n, 3);
         StepState before = some_state(5);
         if (plant == Plant::loss) nll.back() = infinity;
         if (plant == Plant::kl) kl[17] = nan;
+        if (plant == Plant::further) further[at(rows - 1)] = -infinity;
         if (plant == Plant::gradient) g[at(n - 1)] = nan;
         if (plant == Plant::an_earlier_fault) before.bad_update = before.bad_step = 2;
         const Tensor state = d.put(before);
-        const FinishStep a{.losses = {.nll_partial = d.put({rows, 2}, nll),
-                                      .kl_partial = d.put({kl_tiles, 6}, kl),
+        const FinishStep a{.losses = {.losses = {{{.partial = d.put({rows, 2}, nll)},
+                                                  {.partial = d.put({kl_tiles, 6}, kl), .by_column = true},
+                                                  {.partial = d.put({rows}, further)}}},
                                       .state = state,
-                                      .sums = d.put({8}, std::vector<double>(8, 0.5)),
+                                      .sums = d.put({9}, std::vector<double>(9, 0.5)),
                                       .rows = rows},
                            .update = {.parameters = d.put({n}, normals(n, 4)),
                                       .gradients = d.put({n}, g),
@@ -1235,7 +1256,10 @@ class SmallStep {
                                 .scratch = {}});
     backward(1, hidden_, Activation::relu, hidden.mask, dstats_, dhidden_);
     backward(0, input_, Activation::identity, {}, dhidden_, {});
-    d->run(FinishStep{.losses = {.nll_partial = nll_, .kl_partial = kl_, .state = state, .sums = sums, .rows = R},
+    d->run(FinishStep{.losses = {.losses = {{{.partial = nll_, .samples = S}, {.partial = kl_, .by_column = true}}},
+                                 .state = state,
+                                 .sums = sums,
+                                 .rows = R},
                       .update = {.parameters = parameters,
                                  .gradients = gradients,
                                  .first_moment = first,
@@ -1430,16 +1454,27 @@ TEST_P(Ops, WrongShapesNameTheOperation) {
                           .grad = halves,
                           .scratch = scratch});
   });
-  expect_error("accumulate", [&] {
-    d->run(Accumulate{.nll_partial = d.make({2, 1}), .kl_partial = kl, .state = state, .sums = t4, .rows = 2});
-  });
+  const Tensor sums = d.make({4}, DType::f64);
+  const Accumulate losses{
+      .losses = {{{.partial = nll}, {.partial = kl, .by_column = true}}}, .state = state, .sums = sums, .rows = 2};
+  EXPECT_NO_THROW(d->run(losses));
+  const auto refuse = [&](const auto& change, const char* says) {
+    Accumulate a = losses;
+    change(a);
+    expect_error(says, [&] { d->run(a); });
+  };
+  refuse([&](Accumulate& a) { a.sums = t4; }, "accumulate: sums");
+  refuse([&](Accumulate& a) { a.losses[2] = {.partial = nll}; }, "accumulate: sums");
+  refuse([&](Accumulate& a) { a.rows = 0; }, "accumulate: 0 rows");
+  refuse([&](Accumulate& a) { a.losses[0] = {}; }, "accumulate: losses[0]");
+  refuse([&](Accumulate& a) { a.losses[1] = {.partial = halves}; }, "accumulate: losses[1]");
+  refuse([&](Accumulate& a) { a.losses[3] = {.partial = nll}; }, "accumulate: losses[3] comes behind");
+  refuse([&](Accumulate& a) { a.losses[1].samples = 0; }, "accumulate: losses[1] of 0 samples");
   expect_error("optimizer_step", [&] {
     d->run(OptimizerStep{
         .parameters = t4, .gradients = t4, .first_moment = t3, .second_moment = t4, .state = state, .settings = {}});
   });
   expect_error("advance", [&] { d->run(Advance{.state = t4, .schedule = {}, .fault = d.make({1}, DType::u64)}); });
-  const Accumulate losses{
-      .nll_partial = d.make({2, 1}), .kl_partial = kl, .state = state, .sums = d.make({4}, DType::f64), .rows = 2};
   const OptimizerStep update{
       .parameters = t4, .gradients = t4, .first_moment = t4, .second_moment = t4, .state = state, .settings = {}};
   expect_error("advance", [&] {

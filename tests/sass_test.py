@@ -23,9 +23,9 @@ import sass
 MEMORY_BOUND = {"likelihood_fused_bernoulli_kernel": 0.85, "likelihood_fused_gaussian_kernel": 0.85,
                 "sample_latent_kernel": 0.85, "sample_latent_backward_kernel": 0.85, "optimizer_step_kernel": 0.85}
 # Kernels that may call a subroutine, and how often; no other may.
-# That is a division of integers and one in double, by one block; in finish_step_kernel by block 0.
-SLOW_PATHS = {"accumulate_kernel": 2,
-              **{f"finish_step_kernel<{aligned}, {type}>": 2
+# That is a division in double, by one block; in finish_step_kernel by block 0.
+SLOW_PATHS = {"accumulate_kernel": 1,
+              **{f"finish_step_kernel<{aligned}, {type}>": 1
                  for aligned in ("false", "true") for type in ("adam", "adagrad", "sgd")}}
 
 

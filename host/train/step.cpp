@@ -7,8 +7,8 @@ namespace elbo {
 namespace {
 
 Accumulate accumulate(Graph& graph, const StepBlocks& blocks, const Elbo& bound) {
-  return {.nll_partial = bound.reconstruction.partial,
-          .kl_partial = bound.kl.partial,
+  return {.losses = {{{.partial = bound.reconstruction.partial, .samples = bound.reconstruction.samples},
+                      {.partial = bound.kl.partial, .by_column = true}}},
           .state = graph.of(blocks.state),
           .sums = graph.of(blocks.sums),
           .rows = bound.reconstruction.rows};

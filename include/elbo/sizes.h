@@ -12,6 +12,9 @@ constexpr std::int64_t ceil_div(std::int64_t n, std::int64_t size) { return (n +
 inline constexpr std::int64_t latent_tile = 32;    // rows
 inline constexpr std::int64_t pixel_chunk = 4096;  // pixels
 
+// Losses of a batch that have sums of their own.
+inline constexpr int most_losses = 4;
+
 // A mask has a bit for each element of a row: rows of 128 bits, as cuBLASLt wants them.
 constexpr std::int64_t mask_bytes(std::int64_t columns) { return ceil_div(columns, 128) * 16; }
 

@@ -3,13 +3,36 @@
 namespace elbo {
 
 void Accumulate::check() const {
-  const std::int64_t latent = kl_partial.columns();
-  require(rows > 0 && nll_partial.rows() % rows == 0, name, ": ", nll_partial.rows(),
-          " losses are not a whole number for each of ", rows, " rows");
-  check_tensor(name, "nll_partial", nll_partial, DType::f32, nll_partial.shape);
-  check_tensor(name, "kl_partial", kl_partial, DType::f32, {ceil_div(rows, latent_tile), latent});
-  check_tensor(name, "sums", sums, DType::f64, {2 + latent});
+  require(rows > 0, name, ": ", rows, " rows");
+  std::int64_t count = 1;
+  bool ended = false;
+  for (std::size_t i = 0; i < losses.size(); ++i) {
+    const auto& [partial, samples, by_column] = losses[i];
+    ended = ended || (i > 0 && !partial);
+    if (ended) {
+      require(!partial, name, ": losses[", i, "] comes behind one that is none");
+      continue;
+    }
+    check_tensor(name, cat("losses[", i, "]").c_str(), partial, DType::f32, partial.shape);
+    require(samples > 0, name, ": losses[", i, "] of ", samples, " samples");
+    count += losses[i].sums();
+  }
+  check_tensor(name, "sums", sums, DType::f64, {count});
   check_state(name, state);
+}
+
+std::string Accumulate::sizes() const {
+  std::string text;
+  for (const PartialLoss& loss : losses)
+    if (loss.partial) text += (text.empty() ? "" : ", ") + loss.partial.shape.str();
+  return text;
+}
+
+std::int64_t Accumulate::partial_sums() const {
+  std::int64_t count = 0;
+  for (const PartialLoss& loss : losses)
+    if (loss.partial) count += loss.partial.count();
+  return count;
 }
 
 void OptimizerStep::check() const {

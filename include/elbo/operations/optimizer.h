@@ -1,30 +1,49 @@
 // The end of a step: the batch's losses are added to the epoch's sums, the weights move, the state moves on.
 #pragma once
+#include <array>
+
 #include "elbo/math/optimizer.h"
 #include "elbo/operation.h"
 #include "elbo/sizes.h"
 
 namespace elbo {
 
+// A loss of a batch, in the partial sums that a kernel leaves. Its sum over the rows is that of all elements, divided
+// by the samples; by column it has a sum for each column.
+struct PartialLoss {
+  Tensor partial;  // f32 [partial sums, columns]
+  std::int64_t samples = 1;
+  bool by_column = false;
+
+  std::int64_t sums() const { return by_column ? partial.columns() : 1; }
+};
+
 // Adds a batch to the running sums of an epoch, in double, and notes a loss that is not finite.
 struct Accumulate {
   static constexpr const char* name = "accumulate";
 
-  Tensor nll_partial;  // f32 [R * S, chunks]
-  Tensor kl_partial;   // f32 [tiles, L]
-  Tensor state;        // StepState, changed
-  Tensor sums;         // f64 [2 + L] in and out: rows, reconstruction, KL of each latent unit, in nats
+  std::array<PartialLoss, most_losses> losses;  // as many as there are, then none
+  Tensor state;                                 // StepState, changed
+  Tensor sums;  // f64 [1 + sums of all losses] in and out: rows, then the sums of each loss in order, in nats
   std::int64_t rows = 0;
 
   template <class Self, class F>
   static void each_tensor(Self& op, const F& f) {
-    f("nll_partial", op.nll_partial, Access::read);
-    f("kl_partial", op.kl_partial, Access::read);
+    each_loss(op, f);
     f("state", op.state, Access::update);
     f("sums", op.sums, Access::update);
   }
+  template <class Self, class F>
+  static void each_loss(Self& op, const F& f) {
+    static_assert(most_losses == 4);
+    f("losses[0]", op.losses[0].partial, Access::read);
+    f("losses[1]", op.losses[1].partial, Access::read);
+    f("losses[2]", op.losses[2].partial, Access::read);
+    f("losses[3]", op.losses[3].partial, Access::read);
+  }
   void check() const;
-  std::string sizes() const { return cat(nll_partial.shape, ", ", kl_partial.shape); }
+  std::string sizes() const;
+  std::int64_t partial_sums() const;  // of all losses
 };
 
 // One step of the optimiser. Does nothing once a loss was not finite.
@@ -76,8 +95,7 @@ struct FinishStep {
   template <class Self, class F>
   static void each_tensor(Self& op, const F& f) {
     OptimizerStep::each_tensor(op.update, f);
-    f("nll_partial", op.losses.nll_partial, Access::read);
-    f("kl_partial", op.losses.kl_partial, Access::read);
+    Accumulate::each_loss(op.losses, f);
     f("sums", op.losses.sums, Access::update);
     f("fault", op.advance.fault, Access::update);
     f("state", op.losses.state, Access::unused);  // it is the optimiser's
