@@ -342,7 +342,7 @@ struct Step {
       : spec(small_spec(overrides)),
         vae(spec, {9, 7, 1}),
         optimizer(spec, vae.parameters, 110),
-        blocks(vae, {110, 9, 7, 1}) {
+        blocks(spec, vae, {110, 9, 7, 1}) {
     graph = training ? TrainingStep(spec, vae, optimizer, blocks, Indexing::shuffled, {}).graph
                      : evaluation_step(spec, vae, blocks, spec.train.batch_size, Indexing::sequential, {});
   }

@@ -1,4 +1,4 @@
-// A line of metrics.jsonl and back.
+// The figures of an epoch: made of the losses' sums, as a line of metrics.jsonl and back, as lines for people.
 #include "host/train/metrics.h"
 
 #include <gtest/gtest.h>
@@ -7,6 +7,8 @@
 #include <limits>
 
 #include "elbo/error.h"
+#include "host/train/epoch_text.h"
+#include "host/train/trainer.h"
 #include "tests/errors.h"
 
 namespace elbo {
@@ -36,6 +38,21 @@ std::string replaced(std::string text, const std::string& from, const std::strin
   const std::size_t at = text.find(from);
   EXPECT_NE(at, text.npos) << from;
   return text.replace(at, from.size(), to);
+}
+
+TEST(Figures, AreMadeOfTheSumsOfNamedLosses) {
+  const std::vector<LossSums> losses = {
+      {"reconstruction", 1, 1.0}, {"norm", 2, 0.0}, {"unit_kl", 3, 0.5}, {"iwae", 1, 0.25}};
+  const Figures f = make_figures({4, 400, 2, 6, 8, 12, 20, 320}, losses);
+  EXPECT_EQ(f.reconstruction, 100);
+  EXPECT_EQ(f.unit_kl, (std::vector<double>{2, 3, 5}));
+  EXPECT_EQ(f.kl, 10);
+  EXPECT_EQ(f.elbo, -110);
+  EXPECT_EQ(f.objective, 100 + 0.5 * 10 + 0.25 * 80);
+  EXPECT_EQ(f.further.size(), 2u);
+  EXPECT_EQ(f.further_named("norm"), 2);
+  EXPECT_EQ(f.further_named("iwae"), 80);
+  EXPECT_TRUE(std::isnan(f.further_named("elbo")));
 }
 
 TEST(Metrics, ALineReadsBackTheSame) {
@@ -74,8 +91,38 @@ TEST(Metrics, WhatIsNotFiniteIsNullAndReadsBackAsNaN) {
   EXPECT_EQ(back.test.unit_kl[0], 0.1);
 }
 
+TEST(Metrics, FurtherFiguresComeBehindByTheirNames) {
+  EpochMetrics m = example();
+  m.train.further = {{"iwae", 104.25}, {"a \"b\"", -1.5}};
+  m.test.further = {{"iwae", 105.5}, {"a \"b\"", std::numeric_limits<double>::infinity()}};
+  const std::string line = to_json_line(m);
+  EXPECT_NE(line.find(R"("unit_kl":[12.7,12.7],"iwae":104.25,"a \"b\"":-1.5},"test")"), line.npos) << line;
+  const EpochMetrics back = parse_metrics(line);
+  EXPECT_EQ(back.train.further.size(), 2u);
+  EXPECT_EQ(back.train.further_named("iwae"), 104.25);
+  EXPECT_EQ(back.train.further_named("a \"b\""), -1.5);
+  EXPECT_EQ(back.test.further_named("iwae"), 105.5);
+  EXPECT_TRUE(std::isnan(back.test.further_named("a \"b\"")));
+  EXPECT_EQ(to_json_line(back), line);
+}
+
 TEST(Metrics, AFieldOfALaterVersionIsPassedOver) {
   EXPECT_EQ(parse_metrics(replaced(to_json_line(example()), "{", R"({"later":[1],)")).epoch, 3);
+  const EpochMetrics m = parse_metrics(replaced(to_json_line(example()), R"("unit_kl")", R"("word":"x","unit_kl")"));
+  EXPECT_TRUE(m.train.further.empty());
+}
+
+TEST(EpochText, HasAColumnForEachFurtherFigure) {
+  EpochMetrics m = example();
+  EXPECT_EQ(epoch_head(m.test, 5), "              train ELBO    test ELBO reconstruction        KL  images/s\n");
+  EXPECT_EQ(epoch_line(m, 5), "epoch   3/5     -105.500     -106.123         80.000    26.100     51234\n");
+  EXPECT_EQ(parts_text(m.test), "reconstruction 80.000, KL 26.100");
+  m.test.further = {{"iwae", 104.25}, {"a_long_name", 1.25e7}};
+  EXPECT_EQ(epoch_head(m.test, 5),
+            "              train ELBO    test ELBO reconstruction        KL      iwae  a_long_name  images/s\n");
+  EXPECT_EQ(epoch_line(m, 5),
+            "epoch   3/5     -105.500     -106.123         80.000    26.100   104.250     1.25e+07     51234\n");
+  EXPECT_EQ(parts_text(m.test), "reconstruction 80.000, KL 26.100, iwae 104.250, a_long_name 12500000.000");
 }
 
 TEST(Metrics, MistakesAreNamed) {

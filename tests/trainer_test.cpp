@@ -366,7 +366,7 @@ TEST_P(Training, TheLastBatchOfAnEvaluationMayNeedMoreMemory) {
 
   const std::int64_t rows = Evaluator::choose_batch(vae, spec, test.count, opened.backend->info());
   const auto bytes = [&](std::int64_t n) {
-    const StepBlocks blocks(vae, {test.count, test.height, test.width, test.channels});
+    const StepBlocks blocks(spec, vae, {test.count, test.height, test.width, test.channels});
     return MemoryPlan(*evaluation_step(spec, vae, blocks, n, Indexing::sequential, {})).bytes;
   };
   EXPECT_GT(bytes(61), bytes(64));

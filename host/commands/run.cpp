@@ -25,6 +25,7 @@
 #include "host/report/collect.h"
 #include "host/spec/spec.h"
 #include "host/train/checkpoint.h"
+#include "host/train/epoch_text.h"
 #include "host/train/memory_needs.h"
 #include "host/train/output.h"
 #include "host/train/run_folder.h"
@@ -74,8 +75,7 @@ void print_result(TrainingRun& run, const Spec& spec, const DeviceInfo& device) 
   fmt::print("weights    sha256 {}\n", hash_weights(run.trainer().vae));
   if (run.epochs().empty()) return;
   const EpochMetrics& last = run.epochs().back();
-  fmt::print("test ELBO  {:.3f} nats an image (reconstruction {:.3f}, KL {:.3f})\n", last.test.elbo,
-             last.test.reconstruction, last.test.kl);
+  fmt::print("test ELBO  {:.3f} nats an image ({})\n", last.test.elbo, parts_text(last.test));
   fmt::print("time       {} for {} epochs on {}\n", format_seconds(last.seconds), last.epoch, device.name);
   if (!(last.images_per_second > 0)) return;
   const Gpu gpu = gpu_in(device.description).value_or(find_gpu(PlanOptions().gpu));

@@ -26,7 +26,7 @@ struct StepWithoutMemory {
   StepWithoutMemory(const Spec& spec, const ImageSet& images)
       : vae(spec, images.image_shape()),
         optimizer(spec, vae.parameters, images.count),
-        blocks(vae, {images.count, images.height, images.width, images.channels}),
+        blocks(spec, vae, {images.count, images.height, images.width, images.channels}),
         step(spec, vae, optimizer, blocks, Indexing::shuffled, {}) {}
 
   Vae vae;

@@ -27,7 +27,7 @@ Evaluator::Evaluator(Vae& vae, const Spec& spec, const ImageSet& images)
       images_(images),
       batch_(choose_batch(vae, spec, images.count, vae.device().info())),
       resident_(keep_on_device(spec.data.residency, vae.device().info(), images.pixels.size())),
-      blocks_(vae, {resident_ ? images.count : batch_, images.height, images.width, images.channels}),
+      blocks_(spec, vae, {resident_ ? images.count : batch_, images.height, images.width, images.channels}),
       fault_memory_(vae.device(), sizeof(std::uint64_t), Memory::pinned, "the fault flag") {
   require(images.count > 0, "there are no images to evaluate on");
   Backend& device = vae.device();
@@ -68,11 +68,17 @@ Figures Evaluator::run() {
   }
   std::vector<double> sums(static_cast<std::size_t>(blocks_.sums.memory.count()));
   device.download(sums.data(), blocks_.sums.memory);
-  const Figures f = make_figures(sums, spec_.objective.beta);
+  const Figures f = make_figures(sums, blocks_.losses);
   const auto text = [](double x) { return std::isnan(x) ? "NaN" : std::isinf(x) ? "infinity" : cat(x); };
-  if (!std::isfinite(f.objective + f.elbo))
+  double all = f.objective + f.elbo;
+  std::string further;
+  for (const auto& [name, value] : f.further) {
+    all += value;
+    further += cat(", ", name, " ", text(value));
+  }
+  if (!std::isfinite(all))
     throw Diverged(cat("the figures of ", images_.count, " images are not finite: reconstruction ",
-                       text(f.reconstruction), ", KL ", text(f.kl)));
+                       text(f.reconstruction), ", KL ", text(f.kl), further));
   return f;
 }
 

@@ -84,7 +84,7 @@ Needs MemoryNeeds::step() const {
   const std::int64_t ring_images = BatchStream::ring_slots * spec_.train.batch_size;
   const auto ring_bytes = static_cast<std::uint64_t>(ring_images * images.image_size());
   const bool resident = keep_on_device(spec_.data.residency, device_, images.bytes());
-  const StepBlocks blocks(vae_, shape_of(images, resident ? images.count : ring_images));
+  const StepBlocks blocks(spec_, vae_, shape_of(images, resident ? images.count : ring_images));
   const TrainingStep step(spec_, vae_, optimizer_, blocks, resident ? Indexing::shuffled : Indexing::ring, {});
   Needs needs = {
       {"the activations of a training step", MemoryPlan(*step.graph).bytes, MemorySide::device,
@@ -102,7 +102,7 @@ Needs MemoryNeeds::step() const {
 Needs MemoryNeeds::evaluation(const ImageSet& images) const {
   const std::int64_t rows = Evaluator::choose_batch(vae_, spec_, images.count, device_);
   const bool resident = keep_on_device(spec_.data.residency, device_, images.bytes());
-  const StepBlocks blocks(vae_, shape_of(images, resident ? images.count : rows));
+  const StepBlocks blocks(spec_, vae_, shape_of(images, resident ? images.count : rows));
   const Indexing indexing = resident ? Indexing::sequential : Indexing::ring;
   std::size_t bytes = 0;  // of a whole batch or of the last one, as Evaluator has it
   for (const std::int64_t n : {rows, images.count % rows})

@@ -1,5 +1,6 @@
 #include "host/train/metrics.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -39,7 +40,10 @@ struct Writer {
   void operator()(const char* name, const T& value) const {
     to[name] = value;
   }
-  void operator()(const char* name, const Figures& figures) const { visit_figures(figures, Writer{to[name]}); }
+  void operator()(const char* name, const Figures& figures) const {
+    visit_figures(figures, Writer{to[name]});
+    for (const auto& [further, value] : figures.further) to[name][further] = value;
+  }
 };
 
 struct Reader {
@@ -59,12 +63,21 @@ struct Reader {
     for (const Json& item : *list) values.push_back(to_number(item, at + name));
   }
   void operator()(const char* name, Figures& figures) const {
-    if (!member(name).as<Json::Object>())
-      fail("metrics: ", at, name, ": expected an object, found ", describe(member(name)));
+    const auto* object = member(name).as<Json::Object>();
+    if (!object) fail("metrics: ", at, name, ": expected an object, found ", describe(member(name)));
     visit_figures(figures, Reader{member(name), at + name + "."});
+    for (const Json::Member& m : *object)
+      if (!is_of_every_model(m.name) && (m.value.as<double>() || m.value.as<std::nullptr_t>()))
+        figures.further.push_back({m.name, to_number(m.value, at + name + "." + m.name)});
   }
 
  private:
+  static bool is_of_every_model(const std::string& figure) {
+    bool found = false;
+    const Figures figures;
+    visit_figures(figures, [&](const char* name, const auto&) { found = found || figure == name; });
+    return found;
+  }
   const Json& member(const char* name) const {
     const Json* value = from.find(name);
     require(value, "metrics: ", at, name, ": missing");
@@ -79,6 +92,11 @@ struct Reader {
 };
 
 }  // namespace
+
+double Figures::further_named(const std::string& name) const {
+  const auto found = std::ranges::find(further, name, &NamedFigure::name);
+  return found == further.end() ? std::numeric_limits<double>::quiet_NaN() : found->value;
+}
 
 std::string to_json_line(const EpochMetrics& metrics) {
   ordered_json line;

@@ -6,12 +6,21 @@
 
 namespace elbo {
 
+struct NamedFigure {
+  std::string name;
+  double value = 0;
+};
+
 // Averages over a set, in nats for each image. elbo = -(reconstruction + KL) whatever beta the training
-// used; objective = reconstruction + beta KL is what was minimised, but for terms of the weights alone (weight prior,
-// weight decay).
+// used; objective (of the ELBO: reconstruction + beta KL) is what was minimised, but for terms of the weights alone
+// (weight prior, weight decay).
 struct Figures {
   double elbo = 0, objective = 0, reconstruction = 0, kl = 0;
-  std::vector<double> unit_kl;  // [latent]
+  std::vector<double> unit_kl{};       // [latent]
+  std::vector<NamedFigure> further{};  // what else the objective gives, by the names of its losses
+
+  // A further figure; NaN where there is none of that name.
+  double further_named(const std::string& name) const;
 };
 
 struct EpochMetrics {
@@ -23,7 +32,8 @@ struct EpochMetrics {
   double seconds = 0;            // wall time since the run began, earlier parts of a resumed run included
 };
 
-// One line of metrics.jsonl, without the newline; and back. Throws Error naming the field.
+// One line of metrics.jsonl, without the newline; and back. Throws Error naming the field. Numbers of unknown names are
+// further figures.
 std::string to_json_line(const EpochMetrics&);
 EpochMetrics parse_metrics(const std::string& line);
 

@@ -6,12 +6,35 @@
 namespace elbo {
 namespace {
 
-Accumulate accumulate(Graph& graph, const StepBlocks& blocks, const Elbo& bound) {
-  return {.losses = {{{.partial = bound.reconstruction.partial, .samples = bound.reconstruction.samples},
-                      {.partial = bound.kl.partial, .by_column = true}}},
-          .state = graph.of(blocks.state),
-          .sums = graph.of(blocks.sums),
-          .rows = bound.reconstruction.rows};
+// Those of the bound of one image, in a graph that nobody runs.
+std::vector<LossSums> losses_of(const Spec& spec, const Vae& vae) {
+  Graph graph("losses");
+  const Shape image{1, vae.image()[0], vae.image()[1], vae.image()[2]};
+  const Batch batch{graph.input(image), graph.input(image, DType::u8)};
+  std::vector<LossSums> losses;
+  for (const NamedLoss& part : training_bound(spec, vae, batch, graph.input({sizeof(StepState)}, DType::u8)).parts)
+    losses.push_back({part.name, part.by_column ? part.loss.partial.columns() : 1, part.weight});
+  require(losses.size() <= most_losses, "a bound of ", losses.size(), " losses; at most ", most_losses,
+          " are possible");
+  return losses;
+}
+
+std::int64_t count_of(const std::vector<LossSums>& losses) {
+  std::int64_t count = 1;
+  for (const LossSums& loss : losses) count += loss.count;
+  return count;
+}
+
+Accumulate accumulate(Graph& graph, const StepBlocks& blocks, const Bound& bound) {
+  Accumulate a{.losses = {},
+               .state = graph.of(blocks.state),
+               .sums = graph.of(blocks.sums),
+               .rows = bound.parts.front().loss.rows};
+  for (std::size_t i = 0; i < bound.parts.size(); ++i) {
+    const NamedLoss& part = bound.parts[i];
+    a.losses[i] = {part.loss.partial, part.loss.samples, part.by_column};
+  }
+  return a;
 }
 
 Advance advance(Graph& graph, const StepBlocks& blocks, const Schedule& schedule) {
@@ -20,10 +43,11 @@ Advance advance(Graph& graph, const StepBlocks& blocks, const Schedule& schedule
 
 }  // namespace
 
-StepBlocks::StepBlocks(const Vae& vae, const Shape& images)
-    : source{"the images", images, DType::u8},
+StepBlocks::StepBlocks(const Spec& spec, const Vae& vae, const Shape& images)
+    : losses(losses_of(spec, vae)),
+      source{"the images", images, DType::u8},
       state{"the state of the step", {sizeof(StepState)}, DType::u8},
-      sums{"the sums", {2 + vae.latent()}, DType::f64},
+      sums{"the sums", {count_of(losses)}, DType::f64},
       fault{"the fault flag", {1}, DType::u64} {}
 
 void require_full_batch(const Spec& spec, std::int64_t images) {
@@ -38,7 +62,7 @@ TrainingStep::TrainingStep(const Spec& spec, const Vae& vae, const Optimizer& op
   Graph& g = *graph;
   const Value state = g.of(blocks.state);
   batch = gather_batch(g.of(blocks.source), state, spec.train.batch_size, indexing, spec.data.binarize);
-  const Elbo bound = elbo(vae, batch, state, spec.objective.samples, static_cast<float>(spec.objective.beta));
+  const Bound bound = training_bound(spec, vae, batch, state);
   optimizer.differentiate(g, bound.loss);
   g.add(accumulate(g, blocks, bound));
   g.add(optimizer.update(g, state));
@@ -54,8 +78,7 @@ std::unique_ptr<Graph> evaluation_step(const Spec& spec, const Vae& vae, const S
   Graph& g = *graph;
   const Value state = g.of(blocks.state);
   const Batch batch = gather_batch(g.of(blocks.source), state, rows, indexing, spec.data.binarize);
-  const Elbo bound = elbo(vae, batch, state, 1, static_cast<float>(spec.objective.beta));
-  g.add(accumulate(g, blocks, bound));
+  g.add(accumulate(g, blocks, evaluation_bound(spec, vae, batch, state)));
   g.add(advance(g, blocks, schedule));
   fuse(g);
   return graph;

@@ -1,6 +1,8 @@
 // The graphs of training and evaluation.
 #pragma once
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "host/graph/gather.h"
 #include "host/graph/graph.h"
@@ -10,14 +12,22 @@
 
 namespace elbo {
 
+// What the sums of an epoch hold of a loss of the objective (NamedLoss in objective.h).
+struct LossSums {
+  std::string name;
+  std::int64_t count;  // its sums
+  double weight;       // of its mean in what is minimised
+};
+
 // What a step reads and changes beside the model.
 struct StepBlocks {
-  explicit StepBlocks(const Vae&, const Shape& source);
+  StepBlocks(const Spec&, const Vae&, const Shape& source);
 
-  Block source;  // u8 [N, H, W, C]: the images, or the slots of a ring
-  Block state;   // StepState
-  Block sums;    // f64 [2 + L]: see Accumulate
-  Block fault;   // u64 [1], pinned: see Advance
+  std::vector<LossSums> losses;  // of the spec's objective
+  Block source;                  // u8 [N, H, W, C]: the images, or the slots of a ring
+  Block state;                   // StepState
+  Block sums;                    // f64: see Accumulate
+  Block fault;                   // u64 [1], pinned: see Advance
 };
 
 // Throws Error, naming the field, where there are not enough training images for a batch.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 namespace elbo {
 namespace {
@@ -22,7 +23,7 @@ Trainer::Trainer(Backend& device, const Spec& spec, const ImageSet& images)
       spec_(spec),
       stream_(device, images, spec.train.batch_size, spec.data.residency, spec.seed),
       schedule_{stream_.batches_per_epoch(), 0, spec.optimizer.beta1, spec.optimizer.beta2},
-      blocks_(vae, stream_.source().shape),
+      blocks_(spec, vae, stream_.source().shape),
       fault_memory_(device, sizeof(std::uint64_t), Memory::pinned, "the fault flag") {
   optimizer.allocate(device);
   arena_ = Arena::of(device, "the state of training", [&](Arena& arena) {
@@ -92,7 +93,7 @@ void Trainer::set_step(std::uint32_t step) {
 Figures Trainer::figures() {
   std::vector<double> host(static_cast<std::size_t>(sums().count()));
   device_.download(host.data(), sums());
-  return make_figures(host, spec_.objective.beta);
+  return make_figures(host, blocks_.losses);
 }
 
 void Trainer::check() {
@@ -193,16 +194,26 @@ Fault Trainer::find_fault(std::uint64_t bad) {
   return {"a weight's update was not finite", Place::update};
 }
 
-Figures make_figures(const std::vector<double>& sums, double beta) {
+Figures make_figures(const std::vector<double>& sums, const std::vector<LossSums>& losses) {
   Figures f;
   const double rows = sums[0];
-  f.reconstruction = sums[1] / rows;
-  for (std::size_t i = 2; i < sums.size(); ++i) {
-    f.unit_kl.push_back(sums[i] / rows);
-    f.kl += f.unit_kl.back();
+  auto sum = sums.begin() + 1;
+  for (const LossSums& loss : losses) {
+    std::vector<double> means(sum, sum + loss.count);
+    sum += loss.count;
+    double mean = 0;
+    for (double& m : means) mean += m /= rows;
+    if (loss.name == "reconstruction") {
+      f.reconstruction = mean;
+    } else if (loss.name == "unit_kl") {
+      f.kl = mean;
+      f.unit_kl = std::move(means);
+    } else {
+      f.further.push_back({loss.name, mean});
+    }
+    f.objective += loss.weight * mean;
   }
   f.elbo = -(f.reconstruction + f.kl);
-  f.objective = f.reconstruction + beta * f.kl;
   return f;
 }
 

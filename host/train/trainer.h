@@ -58,7 +58,7 @@ class Trainer {
 
   Vae vae;
   Optimizer optimizer;
-  Tensor sums() const { return blocks_.sums.memory; }  // f64 [2 + L]: see Accumulate
+  Tensor sums() const { return blocks_.sums.memory; }  // f64: see Accumulate
   // The calls of a step.
   const Program& program() const { return *program_; }
   // Of the step before, once it is done: f32 and u8 [R, H, W, C].
@@ -94,7 +94,7 @@ class Trainer {
   std::unique_ptr<Recording> one_step_, several_steps_;
 };
 
-// Sums over a data set, made into averages.
-Figures make_figures(const std::vector<double>& sums, double beta);
+// Sums over a data set, rows and then those of the losses, made into averages.
+Figures make_figures(const std::vector<double>& sums, const std::vector<LossSums>&);
 
 }  // namespace elbo

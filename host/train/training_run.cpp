@@ -3,12 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <utility>
 
 #include "host/base/files.h"
 #include "host/base/stop_signal.h"
+#include "host/train/epoch_text.h"
 #include "host/train/run_folder.h"
 
 namespace elbo {
@@ -20,26 +20,6 @@ std::uint32_t total_steps(const Spec& spec, const Trainer& trainer) {
     fail(spec.where("train.epochs"), ": ", spec.train.epochs, " epochs are ", total,
          " steps; at most 2^32 - 2 are possible");
   return static_cast<std::uint32_t>(total);
-}
-
-// A table in 80 columns, up to 100,000 epochs: its head and its lines. Reconstruction and KL are the test set's.
-constexpr const char* epoch_columns = "{:>13}{:>13}{:>15}{:>10}{:>10}\n";
-
-std::string epoch_label(std::int64_t epoch, std::int64_t epochs) {
-  const std::string last = fmt::format("{}", epochs);
-  return fmt::format("epoch {:>{}}/{}", epoch, std::max<std::size_t>(last.size(), 3), last);
-}
-
-void print_epoch_head(std::int64_t epochs) {
-  fmt::print("{:{}}", "", epoch_label(1, epochs).size());
-  fmt::print(epoch_columns, "train ELBO", "test ELBO", "reconstruction", "KL", "images/s");
-}
-
-void print_epoch(const EpochMetrics& m, std::int64_t epochs) {
-  const auto number = [](double x) { return std::abs(x) < 1e6 ? fmt::format("{:.3f}", x) : fmt::format("{:.4g}", x); };
-  fmt::print("{}", epoch_label(m.epoch, epochs));
-  fmt::print(epoch_columns, number(m.train.elbo), number(m.test.elbo), number(m.test.reconstruction), number(m.test.kl),
-             fmt::format("{:.0f}", m.images_per_second));
 }
 
 std::string name_of_epoch(const EpochMetrics& m) { return fmt::format("epoch-{}", m.epoch); }
@@ -102,7 +82,7 @@ bool TrainingRun::train() {
   // is found before an hour was spent.
   if (!checkpoints_.has("last")) write_checkpoint();
   last_written_ = Clock::now();
-  if (trainer_.step() < total_) print_epoch_head(spec_.train.epochs);
+  if (trainer_.step() < total_) fmt::print("{}", epoch_head(trainer_.figures(), spec_.train.epochs));
   bool finished = false;
   try {
     finished = train_to_the_end();
@@ -163,7 +143,7 @@ bool TrainingRun::record_epoch(std::uint32_t epoch, double images_per_second) {
   // The line comes first: a run killed between the two repeats the epoch and drops the line.
   writer_.add([path = metrics_path(folder_), line = to_json_line(m)] { append_line(path, line); });
   line_.clear();
-  print_epoch(m, spec_.train.epochs);
+  fmt::print("{}", epoch_line(m, spec_.train.epochs));
   epochs_.push_back(m);
 
   const bool end = m.step == total_, stop = stop_requested() != 0 && !end;
