@@ -296,6 +296,24 @@ TEST(Thinned, KeepsTheRangeOfEveryStretch) {
   EXPECT_EQ(thinned({epochs.begin(), epochs.begin() + most_epochs_shown}).size(), most_epochs_shown);
 }
 
+// A figure that the objective gives beside those of every model.
+TEST_F(Report, AFurtherFigureIsACurveAndANumber) {
+  ReportData data = made_up_report(2, 9);
+  for (EpochMetrics& e : data.epochs) {
+    e.train.further = {{"a<b", 2000.5}};
+    e.test.further = {{"a<b", 1000.0 + static_cast<double>(e.epoch)}};
+  }
+  data.epochs[4].train.further.clear();
+  const std::string page = page_of(data);
+  EXPECT_EQ(occurrences(page, "class=\"panel\""), 4u);
+  EXPECT_EQ(curve_points(page, "test"), 4u * 9);
+  EXPECT_EQ(curve_points(page, "train"), 4u * 9 - 1) << "a gap where it is missing";
+  for (const char* words : {"<dt>a&lt;b</dt><dd>1009.00 ", ">a&lt;b</th>", "<td>1003.000</td><td>2000.500</td>",
+                            "\"measures\":[\"ELBO\",\"reconstruction\",\"KL\",\"a\\u003cb\"]"})
+    EXPECT_NE(page.find(words), std::string::npos) << words;
+  EXPECT_EQ(page.find("a<b"), std::string::npos);
+}
+
 TEST_F(Report, NumbersThatAreNotFinite) {
   constexpr double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
   ReportData data = made_up_report(3, 9);
@@ -340,7 +358,7 @@ TEST_F(Report, CurvesThatHardlyDiffer) {
     ReportData r = made_up_report(2, 2);
     for (EpochMetrics& e : r.epochs) e.train.reconstruction = e.test.reconstruction = value;
     r.epochs[1].test.reconstruction = value + by;
-    const std::string panel = curve_panel(r.epochs, measures[1]).svg();
+    const std::string panel = curve_panel(r.epochs, measures_of(r.epochs)[1]).svg();
     EXPECT_EQ(curve_points(panel, "test"), 2u);
     EXPECT_EQ(curve_points(panel, "train"), 2u);
     Names labels = between(panel, " text-anchor=\"end\">", "<");
@@ -556,7 +574,7 @@ TEST(Number, OfALargeImageIsShort) {
   EXPECT_EQ(short_number(-11960605.07, 2), "−11960605");
   ReportData r = made_up_report(2, 2);
   for (EpochMetrics& e : r.epochs) e.train.elbo = e.test.elbo = -1.2e7 + 1e5 * static_cast<double>(e.epoch);
-  const std::string svg = curve_panel(r.epochs, measures[0]).svg();
+  const std::string svg = curve_panel(r.epochs, measures_of(r.epochs)[0]).svg();
   EXPECT_NE(svg.find(">−11.90M<"), std::string::npos) << svg;
   EXPECT_NE(svg.find(">test −11800000<"), std::string::npos) << svg;
 }

@@ -61,10 +61,16 @@ std::string highlight_json(const std::string& text) {
 // What page.js works on.
 std::string script_data(const ReportData& data, const std::vector<EpochMetrics>& shown) {
   using nlohmann::json;
-  json root{{"epochs", json::array()}};
-  const auto triple = [](const Figures& f) { return json{f.elbo, f.reconstruction, f.kl}; };
+  json root{{"measures", json::array()}, {"epochs", json::array()}};
+  const std::vector<Measure> measures = measures_of(shown);
+  for (const Measure& m : measures) root["measures"].push_back(m.name);
+  const auto values = [&](const Figures& f) {
+    json list = json::array();
+    for (const Measure& m : measures) list.push_back(m.value(f));
+    return list;
+  };
   for (const EpochMetrics& e : shown)
-    root["epochs"].push_back({{"epoch", e.epoch}, {"train", triple(e.train)}, {"test", triple(e.test)}});
+    root["epochs"].push_back({{"epoch", e.epoch}, {"train", values(e.train)}, {"test", values(e.test)}});
   if (data.latent == 3) {
     const View view;
     json means = json::array(), labels = json::array();
@@ -98,7 +104,7 @@ std::string section(const char* id, const char* title, const std::string& conten
 
 std::string figures_of_merit(const ReportData& data) {
   std::string html = "<dl class=\"figures\">\n";
-  const auto add = [&](const char* mark, const char* name, const std::string& value, const std::string& note) {
+  const auto add = [&](const char* mark, const std::string& name, const std::string& value, const std::string& note) {
     html += fmt::format("<div{}><dt>{}</dt><dd>{} <small>{}</small></dd></div>\n", mark, name, value, note);
   };
   if (!data.epochs.empty()) {
@@ -110,6 +116,7 @@ std::string figures_of_merit(const ReportData& data) {
             : fmt::format("nats per image; best {}, epoch {}", short_number(best.test.elbo, 2), best.epoch));
     add("", "Reconstruction", short_number(test.reconstruction, 2), "nats per image");
     add("", "KL divergence", short_number(test.kl, 2), "nats per image");
+    for (const auto& [name, value] : test.further) add("", escape_html(name), short_number(value, 2), "nats per image");
   }
   add("", "Time", format_seconds(data.seconds),
       grouped(static_cast<std::int64_t>(data.epochs.size())) + (data.epochs.size() == 1 ? " epoch" : " epochs"));
@@ -128,6 +135,7 @@ std::string figures_of_merit(const ReportData& data) {
 
 // Says of how many epochs only some are shown.
 std::string table_of_epochs(const std::vector<EpochMetrics>& shown, std::size_t of) {
+  const std::vector<Measure> measures = measures_of(shown);
   std::string html =
       "<details class=\"epochs\"><summary>The numbers behind the curves" +
       (shown.size() < of
@@ -135,15 +143,16 @@ std::string table_of_epochs(const std::vector<EpochMetrics>& shown, std::size_t 
            : "") +
       "</summary>\n"
       "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"Table of epochs\"><table class=\"numbers\">\n"
-      "<thead><tr><th scope=\"col\" rowspan=\"2\">Epoch</th><th scope=\"colgroup\" colspan=\"2\">ELBO</th>"
-      "<th scope=\"colgroup\" colspan=\"2\">Reconstruction</th><th scope=\"colgroup\" colspan=\"2\">KL</th>"
-      "<th scope=\"col\" rowspan=\"2\">Images/s</th><th scope=\"col\" rowspan=\"2\">Time, s</th></tr>\n<tr>";
+      "<thead><tr><th scope=\"col\" rowspan=\"2\">Epoch</th>";
+  for (const Measure& m : measures)
+    html += fmt::format("<th scope=\"colgroup\" colspan=\"2\">{}</th>", escape_html(m.title));
+  html += "<th scope=\"col\" rowspan=\"2\">Images/s</th><th scope=\"col\" rowspan=\"2\">Time, s</th></tr>\n<tr>";
   for (std::size_t i = 0; i < measures.size(); ++i) html += "<th scope=\"col\">test</th><th scope=\"col\">train</th>";
   html += "</tr></thead>\n<tbody>\n";
   for (const EpochMetrics& e : shown) {
     html += fmt::format("<tr><th scope=\"row\">{}</th>", e.epoch);
     for (const Measure& m : measures)
-      html += fmt::format("<td>{}</td><td>{}</td>", number(e.test.*m.value, 3), number(e.train.*m.value, 3));
+      html += fmt::format("<td>{}</td><td>{}</td>", number(m.value(e.test), 3), number(m.value(e.train), 3));
     html += fmt::format("<td>{}</td><td>{}</td></tr>\n",
                         std::isfinite(e.images_per_second) ? grouped(std::llround(e.images_per_second)) : "–",
                         number(e.seconds, 1));
@@ -166,7 +175,7 @@ std::string learning(const ReportData& data, const std::vector<EpochMetrics>& sh
         "have gaps there.</p>\n",
         bad, data.epochs.size());
   html += "<figure class=\"panels\">\n";
-  for (const Measure& m : measures) html += curve_panel(shown, m).svg();
+  for (const Measure& m : measures_of(shown)) html += curve_panel(shown, m).svg();
   html +=
       "</figure>\n<p class=\"readout\" data-hint=\"Point at a curve to read its values.\">Point at a curve to read its "
       "values.</p>\n";

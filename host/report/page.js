@@ -5,13 +5,13 @@
   const data = JSON.parse(document.getElementById("data").textContent);
   const stage = document.querySelector(".turn");
   const redraw_scatter = stage ? turn_scatter(stage, data.scatter) : () => {};
-  read_curves(data.epochs);
+  read_curves(data.measures, data.epochs);
   hide_classes(redraw_scatter);
 }
 
 // ---- Curves: one cursor through all panels ----
 
-function read_curves(epochs) {
+function read_curves(measures, epochs) {
   const panels = [...document.querySelectorAll("svg.panel")];
   const readout = document.querySelector(".readout");
   const show = (value) => value === null ? "not finite" : value.toFixed(2).replace("-", "\u2212");
@@ -26,9 +26,8 @@ function read_curves(epochs) {
   };
   const point_at = (epoch) => {
     readout.textContent = epoch === null ? readout.dataset.hint :
-      `Epoch ${epoch.epoch}, test (train): ELBO ${show(epoch.test[0])} (${show(epoch.train[0])}), ` +
-      `reconstruction ${show(epoch.test[1])} (${show(epoch.train[1])}), ` +
-      `KL ${show(epoch.test[2])} (${show(epoch.train[2])})`;
+      `Epoch ${epoch.epoch}, test (train): ` +
+      measures.map((name, i) => `${name} ${show(epoch.test[i])} (${show(epoch.train[i])})`).join(", ");
     for (const panel of panels) {
       const cursor = panel.querySelector(".cursor");
       cursor.style.display = epoch === null ? "none" : "";

@@ -117,8 +117,8 @@ Axis epoch_axis(const std::vector<EpochMetrics>& epochs) {
 Range range_of(const std::vector<EpochMetrics>& epochs, const Measure& measure) {
   Range range;
   for (const EpochMetrics& e : epochs) {
-    range.include(e.train.*measure.value);
-    range.include(e.test.*measure.value);
+    range.include(measure.value(e.train));
+    range.include(measure.value(e.test));
   }
   return range;
 }
@@ -154,7 +154,7 @@ std::optional<Point> draw_curve(Picture& picture, const Curve& curve, const std:
   };
   std::optional<Point> end;
   for (const EpochMetrics& e : epochs) {
-    const double v = (e.*curve.set).*measure.value;
+    const double v = measure.value(e.*curve.set);
     if (std::isfinite(v))
       end = run.emplace_back(Point{x(static_cast<double>(e.epoch)), y(v)});
     else
@@ -183,7 +183,7 @@ void name_curves(Picture& picture, const std::array<std::optional<Point>, 2>& en
     const Curve& curve = curves_of_a_panel[i];
     picture.disc(*ends[i], 2.6, curve.ink);
     picture.text({ends[i]->x + 7, heights[i] + 4},
-                 fmt::format("{} {}", curve.name, short_number((last.*curve.set).*measure.value, 1)),
+                 fmt::format("{} {}", curve.name, short_number(measure.value(last.*curve.set), 1)),
                  {11, curve.name_ink});
   }
 }
@@ -192,11 +192,22 @@ std::string describe_curves(const std::vector<EpochMetrics>& epochs, const Measu
   const EpochMetrics &first = epochs.front(), &last = epochs.back();
   return fmt::format(
       "{} by epoch, in nats per image. Test: {} after epoch {}, {} after epoch {}. Training: {}, then {}.",
-      measure.title, number(first.test.*measure.value, 2), first.epoch, number(last.test.*measure.value, 2), last.epoch,
-      number(first.train.*measure.value, 2), number(last.train.*measure.value, 2));
+      measure.title, number(measure.value(first.test), 2), first.epoch, number(measure.value(last.test), 2), last.epoch,
+      number(measure.value(first.train), 2), number(measure.value(last.train), 2));
 }
 
 }  // namespace
+
+std::vector<Measure> measures_of(const std::vector<EpochMetrics>& epochs) {
+  std::vector<Measure> measures = {
+      {"ELBO", "ELBO", "nats per image; higher is better", &Figures::elbo},
+      {"reconstruction", "Reconstruction", "−log p(x|z), nats per image; lower is better", &Figures::reconstruction},
+      {"KL", "KL divergence", "nats per image", &Figures::kl}};
+  if (epochs.empty()) return measures;
+  for (const auto& [name, value] : epochs.back().test.further)
+    measures.push_back({name, name, "nats per image", [name](const Figures& f) { return f.further_named(name); }});
+  return measures;
+}
 
 Picture curve_panel(const std::vector<EpochMetrics>& epochs, const Measure& measure) {
   Picture picture(panel_width, panel_height, describe_curves(epochs, measure));
@@ -224,7 +235,10 @@ Picture curve_panel(const std::vector<EpochMetrics>& epochs, const Measure& meas
 }
 
 Picture curves(const std::vector<EpochMetrics>& epochs) {
-  Picture picture(measures.size() * panel_width, panel_height, "ELBO, reconstruction and KL by epoch");
+  const std::vector<Measure> measures = measures_of(epochs);
+  std::string names;
+  for (const Measure& m : measures) names += (names.empty() ? "" : ", ") + m.name;
+  Picture picture(static_cast<double>(measures.size()) * panel_width, panel_height, names + " by epoch");
   for (std::size_t i = 0; i < measures.size(); ++i)
     picture.part({static_cast<double>(i) * panel_width, 0}, curve_panel(epochs, measures[i]));
   return picture;
@@ -239,14 +253,17 @@ const EpochMetrics& best_epoch(const std::vector<EpochMetrics>& epochs) {
 
 std::vector<EpochMetrics> thinned(const std::vector<EpochMetrics>& epochs) {
   if (epochs.size() <= most_epochs_shown) return epochs;
-  constexpr std::size_t curves = 2 * measures.size();  // training and test
+  const std::vector<Measure> measures = measures_of(epochs);
+  const std::size_t curves = 2 * measures.size();  // training and test
   // What a stretch keeps: two epochs a curve, and one for gaps.
-  constexpr std::size_t stretches = (most_epochs_shown - 3) / (2 * curves + 1);
+  const std::size_t stretches = (most_epochs_shown - 3) / (2 * curves + 1);
 
   const Axis axis = epoch_axis(epochs);
   const auto stretch_of = [&](const EpochMetrics& e) {
     const double part = (axis(static_cast<double>(e.epoch)) - axis.from) / (axis.to - axis.from);
-    return part > 0 ? std::min(stretches - 1, static_cast<std::size_t>(std::min(part, 1.0) * stretches)) : 0;
+    return part > 0
+               ? std::min(stretches - 1, static_cast<std::size_t>(std::min(part, 1.0) * static_cast<double>(stretches)))
+               : 0;
   };
   std::vector<std::size_t> kept = {0, static_cast<std::size_t>(&best_epoch(epochs) - epochs.data()), epochs.size() - 1};
   for (std::size_t first = 0, end; first < epochs.size(); first = end) {
@@ -254,7 +271,7 @@ std::vector<EpochMetrics> thinned(const std::vector<EpochMetrics>& epochs) {
     std::optional<std::size_t> gap;
     for (const Measure& measure : measures)
       for (Figures EpochMetrics::*set : {&EpochMetrics::train, &EpochMetrics::test}) {
-        const auto value = [&](std::size_t i) { return (epochs[i].*set).*measure.value; };
+        const auto value = [&](std::size_t i) { return measure.value(epochs[i].*set); };
         std::optional<std::size_t> low, high;
         for (std::size_t i = first; i < end; ++i) {
           if (!std::isfinite(value(i))) {

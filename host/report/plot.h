@@ -1,6 +1,7 @@
 // The pictures of a report, each a function of its data. Numbers that are not finite leave gaps.
 #pragma once
 #include <array>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -19,13 +20,12 @@ std::string short_number(double value, int decimals);
 
 // The curves over epochs: test and training.
 struct Measure {
-  const char *title, *unit;
-  double Figures::*value;
+  std::string name;         // within a sentence
+  std::string title, unit;  // of a panel
+  std::function<double(const Figures&)> value;
 };
-inline constexpr std::array<Measure, 3> measures{
-    {{"ELBO", "nats per image; higher is better", &Figures::elbo},
-     {"Reconstruction", "−log p(x|z), nats per image; lower is better", &Figures::reconstruction},
-     {"KL divergence", "nats per image", &Figures::kl}}};
+// Those of every model, then the further figures of the last epoch.
+std::vector<Measure> measures_of(const std::vector<EpochMetrics>&);
 Picture curve_panel(const std::vector<EpochMetrics>&, const Measure&);
 Picture curves(const std::vector<EpochMetrics>&);
 
