@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "elbo/error.h"
+#include "elbo/sizes.h"
 #include "kernels/launch.h"
 
 namespace elbo::kernels {
@@ -36,10 +37,10 @@ class Range {
   Range& operator=(const Range&) = delete;
 };
 
-// Blocks for `items` of which each block takes `each`. Fewer than 2^31 items, so that kernels may count in
-// 32 bits (addresses need 64).
+// Blocks for `items` of which each block takes `each`. At most most_gpu_elements, so that kernels may count in 32 bits
+// (addresses need 64).
 inline unsigned blocks_for(const char* launcher, std::int64_t items, std::int64_t each = 1) {
-  require(items >= 0 && items <= 0x7fffffff, launcher, ": ", items,
+  require(items >= 0 && items <= most_gpu_elements, launcher, ": ", items,
           " elements are more than one launch takes (2^31 - 1)");
   return static_cast<unsigned>((items + each - 1) / each);
 }

@@ -43,6 +43,19 @@ void require_room(Needs needs, std::uint64_t there, const std::string& what, con
   fail(text);
 }
 
+// Throws Error where a tensor that the calls write has more elements than the device can count.
+void require_countable(const Graph& graph, const DeviceInfo& device) {
+  if (!device.launches) return;
+  for (const Graph::Call& call : graph.calls())
+    call.operation->each_tensor([&](const char* field, Tensor& t, Access access) {
+      if (!t || access == Access::read || access == Access::rows || t.count() <= most_gpu_elements) return;
+      const std::string what = graph.description(t);
+      fail(what.empty() ? cat(call.path(), "'s ", field) : what, " would have ", t.count(), " elements ", t.shape,
+           "; a GPU takes at most 2^31 - 1. Fewer model.*.units, a smaller train.batch_size or objective.samples make ",
+           "it smaller");
+    });
+}
+
 }  // namespace
 
 Needs operator+(Needs a, const Needs& b) {
@@ -86,6 +99,7 @@ Needs MemoryNeeds::step() const {
   const bool resident = keep_on_device(spec_.data.residency, device_, images.bytes());
   const StepBlocks blocks(spec_, vae_, shape_of(images, resident ? images.count : ring_images));
   const TrainingStep step(spec_, vae_, optimizer_, blocks, resident ? Indexing::shuffled : Indexing::ring, {});
+  require_countable(*step.graph, device_);
   Needs needs = {
       {"the activations of a training step", MemoryPlan(*step.graph).bytes, MemorySide::device,
        spec_.objective.samples > 1 ? "a smaller train.batch_size or objective.samples needs less" : smaller_batch}};
@@ -105,8 +119,12 @@ Needs MemoryNeeds::evaluation(const ImageSet& images) const {
   const StepBlocks blocks(spec_, vae_, shape_of(images, resident ? images.count : rows));
   const Indexing indexing = resident ? Indexing::sequential : Indexing::ring;
   std::size_t bytes = 0;  // of a whole batch or of the last one, as Evaluator has it
-  for (const std::int64_t n : {rows, images.count % rows})
-    if (n > 0) bytes = std::max(bytes, MemoryPlan(*evaluation_step(spec_, vae_, blocks, n, indexing, {})).bytes);
+  for (const std::int64_t n : {rows, images.count % rows}) {
+    if (n == 0) continue;
+    const std::unique_ptr<Graph> graph = evaluation_step(spec_, vae_, blocks, n, indexing, {});
+    require_countable(*graph, device_);
+    bytes = std::max(bytes, MemoryPlan(*graph).bytes);
+  }
   return {
       {"the activations of an evaluation", bytes, MemorySide::device, smaller_batch},
       {resident ? "the images to evaluate on, on the device" : "a batch of images to evaluate on",

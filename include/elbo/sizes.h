@@ -15,6 +15,9 @@ inline constexpr std::int64_t pixel_chunk = 4096;  // pixels
 // Losses of a batch that have sums of their own.
 inline constexpr int most_losses = 4;
 
+// Elements that a GPU's kernels can count.
+inline constexpr std::int64_t most_gpu_elements = 0x7fffffff;
+
 // A mask has a bit for each element of a row: rows of 128 bits, as cuBLASLt wants them.
 constexpr std::int64_t mask_bytes(std::int64_t columns) { return ceil_div(columns, 128) * 16; }
 
