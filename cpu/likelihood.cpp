@@ -49,11 +49,41 @@ Gaussian gaussian(double variance) {
           .half_log = static_cast<float>(0.5 * std::log(2.0 * M_PI * variance))};
 }
 
+// Calls f(i, at, x, weight, n) for chunk i of all rows' chunks: its n pixels begin at element `at` of the output and at
+// the target x, and `weight` is that of their gradients.
+template <class Target, class F>
+void for_each_chunk(Team& team, const LikelihoodLoss& a, const F& f) {
+  const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
+  const std::int64_t chunks = ceil_div(pixels, pixel_chunk);
+  const Target* const target = a.target.as<Target>();
+  const float* const weights = address_of<float>(a.dnll_partial);
+  team.run(outputs * chunks, [=, scale = a.grad_scale](std::int64_t i) {
+    const std::int64_t row = i / chunks, first = i % chunks * pixel_chunk;
+    f(i, row * pixels + first, target + row / samples * pixels + first, weights ? scale + weights[i] : scale,
+      std::min(pixel_chunk, pixels - first));
+  });
+}
+
+// ---- The gradient alone: the second of two passes ---------------------------------------------------------
+
+template <class Target, class Output, class Loss>
+void likelihood_gradient(Team& team, const Loss& loss, const LikelihoodLoss& a) {
+  const Output* const output = a.output.as<Output>();
+  Output* const grad = a.grad.as<Output>();
+  for_each_chunk<Target>(team, a, [=](std::int64_t, std::int64_t at, const Target* x, float weight, std::int64_t n) {
+#pragma omp simd
+    for (std::int64_t p = 0; p < n; ++p) {
+      const float slope = loss.parts(math::to_float(output[at + p]), value_of(x[p])).grad;
+      grad[at + p] = math::round_to<Output>(slope * weight);
+    }
+  });
+}
+
 // ---- Fused: one pass --------------------------------------------------------------------------------------
 
-// The loss of n pixels; their gradients, scaled, to `grad` unless it is null. `grad` may be `output`.
+// The loss of n pixels; their gradients, weighed, to `grad` unless it is null. `grad` may be `output`.
 template <bool has_grad, class Loss, class Target, class Output>
-float likelihood_fused_chunk(const Loss& loss, const Output* output, const Target* target, Output* grad, float scale,
+float likelihood_fused_chunk(const Loss& loss, const Output* output, const Target* target, Output* grad, float weight,
                              std::int64_t n) {
   float x[block], linear[block], factor[block];
   double total = 0;
@@ -65,7 +95,7 @@ float likelihood_fused_chunk(const Loss& loss, const Output* output, const Targe
       const auto p = loss.parts(math::to_float(output[begin + i]), x[i]);
       linear[i] = p.linear;
       factor[i] = p.factor;
-      if constexpr (has_grad) grad[begin + i] = math::round_to<Output>(p.grad * scale);
+      if constexpr (has_grad) grad[begin + i] = math::round_to<Output>(p.grad * weight);
     }
     std::fill(linear + count, linear + whole, 0.0f);
     std::fill(factor + count, factor + whole, 1.0f);
@@ -83,18 +113,13 @@ float likelihood_fused_chunk(const Loss& loss, const Output* output, const Targe
 
 template <class Target, class Output, class Loss>
 void likelihood_fused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
-  const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
-  const std::int64_t chunks = ceil_div(pixels, pixel_chunk);
+  if (!a.nll_partial) return likelihood_gradient<Target, Output>(team, loss, a);
   const Output* const output = a.output.as<Output>();
-  const Target* const target = a.target.as<Target>();
   float* const nll = a.nll_partial.as<float>();
-  Output* const grad = a.grad ? a.grad.as<Output>() : nullptr;
-  team.run(outputs * chunks, [=, scale = a.grad_scale](std::int64_t i) {
-    const std::int64_t row = i / chunks, first = i % chunks * pixel_chunk;
-    const std::int64_t n = std::min(pixel_chunk, pixels - first), at = row * pixels + first;
-    const Target* const x = target + row / samples * pixels + first;
-    nll[i] = grad ? likelihood_fused_chunk<true>(loss, output + at, x, grad + at, scale, n)
-                  : likelihood_fused_chunk<false>(loss, output + at, x, grad, scale, n);
+  Output* const grad = address_of<Output>(a.grad);
+  for_each_chunk<Target>(team, a, [=](std::int64_t i, std::int64_t at, const Target* x, float weight, std::int64_t n) {
+    nll[i] = grad ? likelihood_fused_chunk<true>(loss, output + at, x, grad + at, weight, n)
+                  : likelihood_fused_chunk<false>(loss, output + at, x, grad, weight, n);
   });
 }
 
@@ -104,56 +129,36 @@ template <class Target, class Output, class Loss>
 void likelihood_two_pass(Team& team, const Loss& loss, const LikelihoodLoss& a) {
   LikelihoodLoss value = a;
   value.grad = {};
-  likelihood_fused<Target, Output>(team, loss, value);
-  if (!a.grad) return;
-  const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
-  const Output* const output = a.output.as<Output>();
-  const Target* const target = a.target.as<Target>();
-  Output* const grad = a.grad.as<Output>();
-  team.run(outputs, [=, scale = a.grad_scale](std::int64_t row) {
-    const Target* const x = target + row / samples * pixels;
-#pragma omp simd
-    for (std::int64_t p = 0; p < pixels; ++p) {
-      const std::int64_t at = row * pixels + p;
-      grad[at] = math::round_to<Output>(loss.parts(math::to_float(output[at]), value_of(x[p])).grad * scale);
-    }
-  });
+  if (a.nll_partial) likelihood_fused<Target, Output>(team, loss, value);
+  if (a.grad) likelihood_gradient<Target, Output>(team, loss, a);
 }
 
 // ---- Unfused: one loop over the batch for each operation --------------------------------------------------
 
 template <class Target, class Loss>
 void likelihood_unfused(Team& team, const Loss& loss, const LikelihoodLoss& a) {
-  const std::int64_t outputs = a.output.rows(), pixels = a.output.columns(), samples = outputs / a.target.rows();
-  const std::int64_t chunks = ceil_div(pixels, pixel_chunk);
   const float* const output = a.output.as<float>();
-  const Target* const target = a.target.as<Target>();
-  float *const values = a.scratch.as<float>(), *const nll = a.nll_partial.as<float>();
-  team.run(outputs, [=](std::int64_t row) {
-    const Target* const x = target + row / samples * pixels;
+  if (a.nll_partial) {
+    float *const values = a.scratch.as<float>(), *const nll = a.nll_partial.as<float>();
+    for_each_chunk<Target>(team, a, [=](std::int64_t, std::int64_t at, const Target* x, float, std::int64_t n) {
 #pragma omp simd
-    for (std::int64_t p = 0; p < pixels; ++p) {
-      values[row * pixels + p] = loss.pixel(output[row * pixels + p], value_of(x[p])).value;
-    }
-  });
-  team.run(outputs * chunks, [=](std::int64_t i) {
-    const std::int64_t first = i % chunks * pixel_chunk, last = std::min(pixels, first + pixel_chunk);
-    double sum = 0;
-    for (std::int64_t p = first; p < last; ++p) sum += double{values[i / chunks * pixels + p]};
-    nll[i] = static_cast<float>(sum);
-  });
+      for (std::int64_t p = 0; p < n; ++p) values[at + p] = loss.pixel(output[at + p], value_of(x[p])).value;
+    });
+    for_each_chunk<Target>(team, a, [=](std::int64_t i, std::int64_t at, const Target*, float, std::int64_t n) {
+      double sum = 0;
+      for (std::int64_t p = 0; p < n; ++p) sum += double{values[at + p]};
+      nll[i] = static_cast<float>(sum);
+    });
+  }
   if (!a.grad) return;
   float* const grad = a.grad.as<float>();
-  team.run(outputs, [=](std::int64_t row) {
-    const Target* const x = target + row / samples * pixels;
+  for_each_chunk<Target>(team, a, [=](std::int64_t, std::int64_t at, const Target* x, float, std::int64_t n) {
 #pragma omp simd
-    for (std::int64_t p = 0; p < pixels; ++p) {
-      grad[row * pixels + p] = loss.pixel(output[row * pixels + p], value_of(x[p])).grad;
-    }
+    for (std::int64_t p = 0; p < n; ++p) grad[at + p] = loss.pixel(output[at + p], value_of(x[p])).grad;
   });
-  team.run(outputs, [=, scale = a.grad_scale](std::int64_t row) {
+  for_each_chunk<Target>(team, a, [=](std::int64_t, std::int64_t at, const Target*, float weight, std::int64_t n) {
 #pragma omp simd
-    for (std::int64_t p = 0; p < pixels; ++p) grad[row * pixels + p] *= scale;
+    for (std::int64_t p = 0; p < n; ++p) grad[at + p] *= weight;
   });
 }
 

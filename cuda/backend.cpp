@@ -392,7 +392,8 @@ class CudaBackend : public Backend {
                                                     .target = op.target.as<Target>(),
                                                     .variance = op.variance,
                                                     .grad_scale = op.grad_scale,
-                                                    .nll_partial = op.nll_partial.as<float>(),
+                                                    .dnll_partial = address_of<float>(op.dnll_partial),
+                                                    .nll_partial = address_of<float>(op.nll_partial),
                                                     .grad = address_of<Output>(op.grad),
                                                     .rows = rows,
                                                     .samples = op.output.rows() / rows,
@@ -403,7 +404,7 @@ class CudaBackend : public Backend {
       case LossVariant::two_pass: return kernels::likelihood_two_pass(op.likelihood, k, stream());
       case LossVariant::unfused:  // of f32: LikelihoodLoss::check() refuses the others
         if constexpr (std::is_same_v<Output, float>)
-          kernels::likelihood_unfused(op.likelihood, k, op.scratch.as<float>(), stream());
+          kernels::likelihood_unfused(op.likelihood, k, address_of<float>(op.scratch), stream());
     }
   }
 

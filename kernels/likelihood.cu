@@ -1,13 +1,15 @@
 // The reconstruction loss and its gradient: Bernoulli from logits, Gaussian with a given variance.
 //
 // What: nll_partial = -log p(x | output) in nats, summed over chunks of 4096 pixels of a row;
-//   grad = grad_scale d(-log p) / d output. Row r of the target serves outputs r * samples and following.
+//   grad = (grad_scale + dnll_partial) d(-log p) / d output, dnll_partial (or 0) being that of the pixel's chunk.
+//   Row r of the target serves outputs r * samples and following. Either may be wanted alone.
 // Shapes: output, grad [rows * samples, pixels], both f32 or both bf16; target [rows, pixels], u8 or f32;
-//   nll_partial [rows * samples, ceil_div(pixels, 4096)].
+//   nll_partial, dnll_partial [rows * samples, ceil_div(pixels, 4096)].
 // Bytes, fused: reads the output (4, or 2 of bf16) and the target (1 or 4) once, writes the gradient (4 or 2): 9 or
 //   12 a pixel, 5 or 8 of bf16; in 16-byte accesses (8 for bf16, 4 for u8) where pixels is a multiple of 4 and the
 //   buffers are aligned. Two passes: output and target are read again, 14 or 20, of bf16 8 or 14. (unfused.cu: 30 or
-//   36.)
+//   36.) The gradient alone: as fused. A dnll_partial is known only behind the value, so its gradient is a pass of its
+//   own.
 // Instructions: a warp takes a strip of up to 1,024 pixels of a row, a lane up to eight quads of output and of target,
 //   all under way before it uses the first. No IEEE division and no full-range exp, so no slow paths: the error that
 //   ex2 and rcp bring is in elbo/math/arithmetic.h. At 65536x784 the fused Bernoulli kernel issues 22.5 (f32, f32) to
@@ -189,14 +191,16 @@ __global__ void __launch_bounds__(max_threads)
   likelihood_fused_of<aligned, Sum<GaussianLoss>>(g, a, parts);
 }
 
-// ---- The second of two passes -----------------------------------------------------------------------
+// ---- The gradient alone: the second of two passes ----------------------------------------------------
 
 template <bool aligned, class Loss, class Target, class Output>
 __global__ void __launch_bounds__(max_threads)
-    likelihood_two_pass_gradient_kernel(const Loss loss, const LikelihoodLoss<Target, Output> a,
-                                        const Partition parts) {
+    likelihood_gradient_kernel(const Loss loss, const LikelihoodLoss<Target, Output> a, const Partition parts) {
   const Lane<aligned, Target, Output> lane(a, parts);
-  lane.store_gradients(a.grad, a.grad_scale, [&](float o, float x) { return loss(o, x).grad; });
+  const bool is_weighed = a.dnll_partial && lane.chunk < parts.chunks;
+  const float weight = is_weighed ? a.dnll_partial[lane.chunk] : 0.0f;
+  all_under_way();
+  lane.store_gradients(a.grad, a.grad_scale + weight, [&](float o, float x) { return loss(o, x).grad; });
 }
 
 // ---- Launches ---------------------------------------------------------------------------------------
@@ -225,7 +229,7 @@ void with_partition(const char* launcher, const LikelihoodLoss<Target, Output>& 
   is_aligned_for_quads ? f(std::true_type{}, parts, grid) : f(std::false_type{}, parts, grid);
 }
 
-// BernoulliSum: how the losses of a lane's pixels are added up.
+// The value and, unless grad is null, the gradient. BernoulliSum: how the losses of a lane's pixels are added up.
 template <class BernoulliSum, class Target, class Output>
 void launch_fused(const char* launcher, Likelihood likelihood, const LikelihoodLoss<Target, Output>& a,
                   cudaStream_t stream) {
@@ -249,33 +253,54 @@ void launch_fused(const char* launcher, Likelihood likelihood, const LikelihoodL
   });
 }
 
+template <class Target, class Output>
+void launch_gradient(const char* launcher, Likelihood likelihood, const LikelihoodLoss<Target, Output>& a,
+                     cudaStream_t stream) {
+  with_partition(launcher, a, stream, [&](auto aligned, const Partition& parts, const Grid& grid) {
+    with_loss<math::Approximate>(launcher, likelihood, a, [&]<class Loss>(const Loss& loss) {
+      launch("likelihood_gradient_kernel", likelihood_gradient_kernel<aligned, Loss, Target, Output>, grid, loss, a,
+             parts);
+    });
+  });
+}
+
+// A pass for each of value and gradient that is wanted.
+template <class BernoulliSum, class Target, class Output>
+void launch_two_passes(const char* launcher, Likelihood likelihood, const LikelihoodLoss<Target, Output>& a,
+                       cudaStream_t stream) {
+  check(launcher, a);
+  LikelihoodLoss<Target, Output> value = a;
+  value.grad = nullptr;
+  if (a.nll_partial) launch_fused<BernoulliSum>(launcher, likelihood, value, stream);
+  if (a.grad) launch_gradient(launcher, likelihood, a, stream);
+}
+
+// One pass for both, where both are wanted and every row's gradient has the same weight.
+template <class BernoulliSum, class Target, class Output>
+void launch_one_pass(const char* launcher, Likelihood likelihood, const LikelihoodLoss<Target, Output>& a,
+                     cudaStream_t stream) {
+  a.nll_partial && !a.dnll_partial ? launch_fused<BernoulliSum>(launcher, likelihood, a, stream)
+                                   : launch_two_passes<BernoulliSum>(launcher, likelihood, a, stream);
+}
+
 }  // namespace
 
 template <class Target, class Output>
 void likelihood_fused(Likelihood likelihood, const LikelihoodLoss<Target, Output>& a, cudaStream_t stream) {
   const Range range("likelihood_fused");
-  launch_fused<LogOfProduct>("likelihood_fused", likelihood, a, stream);
+  launch_one_pass<LogOfProduct>("likelihood_fused", likelihood, a, stream);
 }
 
 template <class Target, class Output>
 void likelihood_fused_log(Likelihood likelihood, const LikelihoodLoss<Target, Output>& a, cudaStream_t stream) {
   const Range range("likelihood_fused_log");
-  launch_fused<Sum<BernoulliLoss>>("likelihood_fused_log", likelihood, a, stream);
+  launch_one_pass<Sum<BernoulliLoss>>("likelihood_fused_log", likelihood, a, stream);
 }
 
 template <class Target, class Output>
 void likelihood_two_pass(Likelihood likelihood, const LikelihoodLoss<Target, Output>& a, cudaStream_t stream) {
   const Range range("likelihood_two_pass");
-  LikelihoodLoss<Target, Output> value = a;
-  value.grad = nullptr;
-  launch_fused<LogOfProduct>("likelihood_two_pass", likelihood, value, stream);
-  if (!a.grad) return;
-  with_partition("likelihood_two_pass", a, stream, [&](auto aligned, const Partition& parts, const Grid& grid) {
-    with_loss<math::Approximate>("likelihood_two_pass", likelihood, a, [&]<class Loss>(const Loss& loss) {
-      launch("likelihood_two_pass_gradient_kernel", likelihood_two_pass_gradient_kernel<aligned, Loss, Target, Output>,
-             grid, loss, a, parts);
-    });
-  });
+  launch_two_passes<LogOfProduct>("likelihood_two_pass", likelihood, a, stream);
 }
 
 #define FOR_TYPES(Target, Output)                                                                      \

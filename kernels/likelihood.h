@@ -12,27 +12,29 @@ namespace elbo::kernels {
 // Target: std::uint8_t (a pixel is value / 255) or float. Output: float or math::Bf16.
 template <class Target, class Output = float>
 struct LikelihoodLoss {
-  const Output* output;  // [rows * samples, pixels]: logits (Bernoulli) or means (Gaussian)
-  const Target* target;  // [rows, pixels]
-  float variance;        // Gaussian
-  float grad_scale;      // d objective / d loss of one output row
-  float* nll_partial;    // [rows * samples, ceil_div(pixels, pixel_chunk)] out
-  Output* grad;          // [rows * samples, pixels] out, may be `output` itself; null: value only
+  const Output* output;                 // [rows * samples, pixels]: logits (Bernoulli) or means (Gaussian)
+  const Target* target;                 // [rows, pixels]
+  float variance;                       // Gaussian
+  float grad_scale;                     // d objective / d loss of one output row
+  const float* dnll_partial = nullptr;  // as nll_partial: d objective / d nll_partial beside grad_scale; null: 0
+  float* nll_partial;                   // [rows * samples, ceil_div(pixels, pixel_chunk)] out; null: gradient only
+  Output* grad;                         // [rows * samples, pixels] out, may be `output` itself; null: value only
   std::int64_t rows, samples, pixels;
 };
 
-// Value and gradient in one launch. Bernoulli: _fused takes one logarithm for all pixels of a thread, _fused_log one
-// for each pixel. Gaussian: they are the same.
+// Value and gradient in one launch; in two where dnll_partial is given. Bernoulli: _fused takes one logarithm for all
+// pixels of a thread, _fused_log one for each pixel. Gaussian: they are the same.
 template <class Target, class Output>
 void likelihood_fused(Likelihood, const LikelihoodLoss<Target, Output>&, cudaStream_t);
 template <class Target, class Output>
 void likelihood_fused_log(Likelihood, const LikelihoodLoss<Target, Output>&, cudaStream_t);
 
-// A launch for the value and, unless grad is null, one for the gradient.
+// A launch for the value, unless nll_partial is null, and one for the gradient, unless grad is null.
 template <class Target, class Output>
 void likelihood_two_pass(Likelihood, const LikelihoodLoss<Target, Output>&, cudaStream_t);
 
-// A Thrust call for each operation (unfused.cu). scratch: rows * samples * pixels elements.
+// A Thrust call for each operation (unfused.cu). scratch: rows * samples * pixels elements, of which only the value has
+// need.
 template <class Target>
 void likelihood_unfused(Likelihood, const LikelihoodLoss<Target>&, float* scratch, cudaStream_t);
 

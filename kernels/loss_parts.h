@@ -54,7 +54,7 @@ void with_loss(const char* launcher, Likelihood likelihood, const LikelihoodLoss
 
 template <class Target, class Output>
 void check(const char* launcher, const LikelihoodLoss<Target, Output>& a) {
-  require(a.output && a.target && a.nll_partial, launcher, ": a null buffer");
+  require(a.output && a.target && (a.nll_partial || a.grad), launcher, ": a null buffer");
   require(a.rows > 0 && a.samples > 0 && a.pixels > 0, launcher, ": ", a.rows, " rows, ", a.samples, " samples, ",
           a.pixels, " pixels; each should be at least 1");
 }

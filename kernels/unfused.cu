@@ -2,8 +2,8 @@
 // whole arrays. What the fused kernels save is measured against this.
 //
 // What, shapes: those of likelihood.cu and latent.cu, value and gradient.
-// Launches: one for each call of on_stream() or launch(). likelihood: 2, and 2 for the gradient; sample_latent: 4;
-//   sample_latent_backward: 4.
+// Launches: one for each call of on_stream() or launch(). likelihood: 2 for the value, 2 for the gradient;
+//   sample_latent: 4; sample_latent_backward: 4.
 // Bytes, likelihood: 28 an element and the target twice (30 with u8, 36 with f32). sample_latent: 12 an element of z,
 //   24 of mu and 4 of the sums. sample_latent_backward: 24 an element of dz, 36 of mu. All through a scratch buffer of
 //   the size of output or z.
@@ -48,10 +48,22 @@ __global__ void __launch_bounds__(chunk_threads)
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-void scale_in_place(float* values, std::int64_t count, float scale, cudaStream_t stream) {
-  const auto scaled = [=] __host__ __device__(float v) { return scale * v; };
-  on_stream("likelihood_unfused_scale", stream,
-            [=](auto policy) { thrust::transform(policy, values, values + count, values, scaled); });
+template <class Target>
+void scale_gradients(const LikelihoodLoss<Target>& a, std::int64_t count, cudaStream_t stream) {
+  float* const grad = a.grad;
+  const float scale = a.grad_scale;
+  if (!a.dnll_partial) {
+    const auto scaled = [=] __host__ __device__(float g) { return scale * g; };
+    return on_stream("likelihood_unfused_scale", stream,
+                     [=](auto policy) { thrust::transform(policy, grad, grad + count, grad, scaled); });
+  }
+  const float* const weights = a.dnll_partial;
+  const Index pixels = a.pixels, chunks = ceil_div(a.pixels, pixel_chunk);
+  const auto weighed = [=] __host__ __device__(Index i) {
+    return (scale + weights[i / pixels * chunks + i % pixels / pixel_chunk]) * grad[i];
+  };
+  on_stream("likelihood_unfused_weigh", stream,
+            [=](auto policy) { thrust::tabulate(policy, grad, grad + count, weighed); });
 }
 
 // targets: an iterator over as many targets as there are outputs.
@@ -60,20 +72,22 @@ void likelihood_unfused_of(const Loss& loss, const LikelihoodLoss<Target>& a, Ta
                            cudaStream_t stream) {
   const std::int64_t count = a.rows * a.samples * a.pixels;
   const float* const output = a.output;
-  const auto value = [=] __host__ __device__(float o, Target x) { return loss(o, pixel(x)).value; };
-  on_stream("likelihood_unfused_values", stream,
-            [=](auto policy) { thrust::transform(policy, output, output + count, targets, values, value); });
-  const unsigned chunks =
-      blocks_for("likelihood_unfused_sum_kernel", a.rows * a.samples * ceil_div(a.pixels, pixel_chunk));
-  launch("likelihood_unfused_sum_kernel", likelihood_unfused_sum_kernel, {chunks, chunk_threads, stream}, values,
-         a.nll_partial, a.pixels);
+  if (a.nll_partial) {
+    const auto value = [=] __host__ __device__(float o, Target x) { return loss(o, pixel(x)).value; };
+    on_stream("likelihood_unfused_values", stream,
+              [=](auto policy) { thrust::transform(policy, output, output + count, targets, values, value); });
+    const unsigned chunks =
+        blocks_for("likelihood_unfused_sum_kernel", a.rows * a.samples * ceil_div(a.pixels, pixel_chunk));
+    launch("likelihood_unfused_sum_kernel", likelihood_unfused_sum_kernel, {chunks, chunk_threads, stream}, values,
+           a.nll_partial, a.pixels);
+  }
   if (!a.grad) return;
 
   float* const grad = a.grad;
   const auto slope = [=] __host__ __device__(float o, Target x) { return loss(o, pixel(x)).grad; };
   on_stream("likelihood_unfused_gradients", stream,
             [=](auto policy) { thrust::transform(policy, output, output + count, targets, grad, slope); });
-  scale_in_place(grad, count, a.grad_scale, stream);
+  scale_gradients(a, count, stream);
 }
 
 }  // namespace
@@ -81,7 +95,7 @@ void likelihood_unfused_of(const Loss& loss, const LikelihoodLoss<Target>& a, Ta
 template <class Target>
 void likelihood_unfused(Likelihood likelihood, const LikelihoodLoss<Target>& a, float* scratch, cudaStream_t stream) {
   check("likelihood_unfused", a);
-  require(scratch != nullptr, "likelihood_unfused: no scratch");
+  require(scratch || !a.nll_partial, "likelihood_unfused: no scratch");
   elements("likelihood_unfused", a.rows * a.samples * a.pixels);
   const Range range("likelihood_unfused");
   const Index pixels = a.pixels, samples = a.samples;

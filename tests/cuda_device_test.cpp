@@ -322,6 +322,19 @@ TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
                                      .scratch = scratch});
         });
         EXPECT_EQ(launches, rival.likelihood_launches) << rival.name;
+        for (const Tensor& weights : {Tensor{}, nll}) {
+          const int alone = launches_of([&] {
+            device->run(LikelihoodLoss{.output = output,
+                                       .target = target,
+                                       .likelihood = likelihood,
+                                       .variant = rival.kernels,
+                                       .dnll_partial = weights,
+                                       .nll_partial = {},
+                                       .grad = grad,
+                                       .scratch = {}});
+          });
+          EXPECT_EQ(alone, rival.kernels == LossVariant::unfused ? 2 : 1) << rival.name << ", the gradient alone";
+        }
       }
     }
     const int launches = launches_of([&] {

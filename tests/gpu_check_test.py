@@ -586,7 +586,7 @@ class Rules(unittest.TestCase):
 
     def test_a_kernel_that_is_not_fused_has_no_contract(self):
         for name in (
-            "void likelihood_two_pass_gradient_kernel<true, Bernoulli, float>(Bernoulli, LikelihoodLoss<float>)",
+            "void likelihood_gradient_kernel<true, Bernoulli, float>(Bernoulli, LikelihoodLoss<float>)",
             "void elbo::kernels::<unnamed>::likelihood_fused_log_bernoulli_kernel<true, float, float>(LikelihoodLoss<float>)",
             "cub::DeviceReduce<float>(x)",
         ):

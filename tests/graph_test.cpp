@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "elbo/math/activation.h"
+#include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
 #include "host/base/devices.h"
 #include "host/graph/dense.h"
@@ -191,6 +192,48 @@ TEST(Gradient, EndsWhereItIsStoppedAndAtOtherParameters) {
   EXPECT_NE(bench.get(into.memory), Floats(16, 7.0f));
 }
 
+// 0.3 of the mean loss and a ten-thousand-millionth of the mean quartic of each chunk's: the weight of a row's gradient
+// is a number and a tensor, which the value must be known for.
+TEST(Gradient, OfALossThatIsWeighedByATensor) {
+  constexpr std::int64_t rows = 2, samples = 2, outputs = rows * samples, pixels = 4100, chunks = 2;
+  constexpr float weight = 0.3f, factor = 1e-10f;
+  for (const Likelihood likelihood : {Likelihood::bernoulli, Likelihood::gaussian})
+    for (const LossVariant variant :
+         {LossVariant::fused, LossVariant::fused_log, LossVariant::two_pass, LossVariant::unfused})
+      for (const bool fused : {true, false}) {
+        Bench bench;
+        const Floats logits = normals(outputs * pixels, 1);
+        Block x = bench.make("x", {outputs, pixels}, logits), dx = bench.make("dx", {outputs, pixels});
+        Block target = bench.make_bytes("target", {rows, pixels});
+        bench.device.fill(target.memory, 200);
+        auto graph = std::make_unique<Graph>("weighed");
+        const Value from = graph->of(x);
+        const RowLoss loss = likelihood_loss(from, graph->of(target), {.likelihood = likelihood, .variant = variant});
+        graph->differentiate(weight * mean(loss) + factor * mean(quartics(loss.partial)), {{from, graph->of(dx)}});
+        if (fused) fuse(*graph);
+        const Program program(std::move(graph), bench.device, "a test");
+        program.run();
+        EXPECT_EQ(program.calls().size(), 4u);  // loss, quartics, and the gradients of the two
+
+        const auto pixel = [&](std::int64_t i) {
+          const double output = logits[at(i)], value = 200 / 255.0;
+          return likelihood == Likelihood::bernoulli ? math::bernoulli(output, value)
+                                                     : math::gaussian(output, value, 0.5, 0.5 * std::log(2 * M_PI));
+        };
+        std::vector<double> nll(outputs * chunks);
+        for (std::int64_t i = 0; i < outputs * pixels; ++i)
+          nll[at(i / pixels * chunks + i % pixels / pixel_chunk)] += pixel(i).value;
+        const Floats got = bench.get(dx.memory);
+        for (std::int64_t i = 0; i < outputs * pixels; ++i) {
+          const double partial = nll[at(i / pixels * chunks + i % pixels / pixel_chunk)];
+          const double want = (weight + factor * std::pow(partial, 3)) / outputs * pixel(i).grad;
+          // The loss errs by a few parts in 1e7, its cube by three times that.
+          ASSERT_NEAR(got[at(i)], want, 3e-6 * (weight + factor * std::pow(partial, 3)))
+              << static_cast<int>(likelihood) << ", kernels " << static_cast<int>(variant) << ", element " << i;
+        }
+      }
+}
+
 // A graph over x [2, 4], a layer of [4, 4] and places for gradients.
 struct Pieces {
   Bench bench;
@@ -246,6 +289,10 @@ TEST(Gradient, WhatCannotBeDifferentiatedIsAnError) {
                  p.g.differentiate({p.layer(p.g.of(p.x)), 1.0f}, {{p.g.of(p.x), p.g.of(p.dx)}});
                }),
                {"dense_forward leaves out its y"});
+  expect_words(error([](Pieces& p) {  // by a tensor, where the rule asks for a number only
+                 p.g.differentiate(mean(quartics(quartics(p.g.of(p.x)).partial)), {{p.g.of(p.x), p.g.of(p.dx)}});
+               }),
+               {"quartics leaves out its loss"});
   expect_words(error([](Pieces& p) {
                  const RowLoss loss = quartics(p.g.of(p.x));
                  fuse(p.g);

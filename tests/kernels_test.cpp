@@ -425,7 +425,8 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
   const float variance = 0.3f, scale = 0.25f;
   const std::vector<float> output = gaussian_values(count_, 6, 4.0f);
   const int64_t chunks = ceil_div(pixels_, pixel_chunk);
-  std::vector<double> value(static_cast<size_t>(rows_ * samples_ * chunks)), grad(count_);
+  std::vector<double> value(static_cast<size_t>(rows_ * samples_ * chunks)), grad(count_), weighed_grad(count_);
+  const std::vector<float> weights = gaussian_values(value.size(), 24);
   for (int64_t row = 0; row < rows_ * samples_; ++row) {
     for (int64_t p = 0; p < pixels_; ++p) {
       const size_t at = static_cast<size_t>(row * pixels_ + p);
@@ -433,12 +434,14 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
       const math::ValueGrad<double> v = likelihood == Likelihood::bernoulli
                                             ? math::bernoulli(o, x)
                                             : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
-      value[static_cast<size_t>(row * chunks + p / pixel_chunk)] += v.value;
+      const size_t chunk = static_cast<size_t>(row * chunks + p / pixel_chunk);
+      value[chunk] += v.value;
       grad[at] = scale * v.grad;
+      weighed_grad[at] = (double{scale} + weights[chunk]) * v.grad;
     }
   }
 
-  const Array<float> output_d(output), partial_d(value.size()), grad_d(count_), scratch(count_);
+  const Array<float> output_d(output), weights_d(weights), partial_d(value.size()), grad_d(count_), scratch(count_);
   const Array<Target> target_d(target);
   LikelihoodLoss<Target> a{.output = output_d.data(),
                            .target = target_d.data(),
@@ -453,7 +456,7 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
   const double value_error = 2e-6 * std::sqrt(static_cast<double>(pixels_));
   const Array<float> in_place(count_), output_odd(output, 1), grad_odd(count_, 1);
   const Array<Target> target_odd(target, 1);
-  std::string grad_bits;
+  std::string grad_bits, weighed_bits;
   for (const auto kernel :
        {likelihood_fused<Target, float>, likelihood_fused_log<Target, float>, likelihood_two_pass<Target, float>}) {
     run([&] { kernel(likelihood, a, stream_); }, {&partial_d, &grad_d});
@@ -485,6 +488,21 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
     odd.grad = grad_odd.data();
     run([&] { kernel(likelihood, odd, stream_); }, {&partial_d, &grad_odd});
     EXPECT_TRUE(partial_d.bits() == partial_bits && grad_odd.bits() == grad_bits) << "alignment";
+
+    // The gradient alone, also weighed by a tensor, then with and without the loss beside it.
+    LikelihoodLoss<Target> gradient_only = a;
+    gradient_only.nll_partial = nullptr;
+    run([&] { kernel(likelihood, gradient_only, stream_); }, {&grad_d});
+    EXPECT_TRUE(grad_d.bits() == grad_bits) << "gradient only";
+    for (LikelihoodLoss<Target> weighed : {gradient_only, odd}) {
+      weighed.dnll_partial = weights_d.data();
+      const Array<float>& into = weighed.nll_partial ? grad_odd : grad_d;
+      run([&] { kernel(likelihood, weighed, stream_); }, {&partial_d, &into});
+      expect_near(into, weighed_grad, 5e-7, 5e-7);
+      EXPECT_TRUE(into.bits() == weighed_bits || weighed_bits.empty()) << "gradients of rivals, weighed";
+      weighed_bits = into.bits();
+    }
+    EXPECT_TRUE(partial_d.bits() == partial_bits) << "a loss beside a weighed gradient";
   }
 
   check_bf16(likelihood, target, variance, scale);
@@ -500,6 +518,11 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
       {&partial_d, &in_place});
   EXPECT_TRUE(in_place.bits() == grad_bits) << "gradients, fused and unfused";
   expect_near(partial_d, value, 1e-6, value_error);
+  unfused = a;
+  unfused.nll_partial = nullptr;
+  unfused.dnll_partial = weights_d.data();
+  run([&] { likelihood_unfused(likelihood, unfused, nullptr, stream_); }, {&grad_d});
+  EXPECT_TRUE(grad_d.bits() == weighed_bits) << "weighed gradients, fused and unfused";
 }
 
 // A bf16 output is what the same numbers as floats are: the same losses, and the gradients rounded, bit for bit.
@@ -523,8 +546,10 @@ void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>
                                  .rows = rows_,
                                  .samples = samples_,
                                  .pixels = pixels_};
-  const auto compare = [&](auto kernel, auto kernel_of_bf16) {
-    run([&] { kernel(likelihood, a, stream_); }, {&partial_d, &grad_d});
+  const auto compare = [&](auto kernel, auto kernel_of_bf16, const float* weights) {
+    LikelihoodLoss<Target> of_floats = a;
+    of_floats.dnll_partial = weights;
+    run([&] { kernel(likelihood, of_floats, stream_); }, {&partial_d, &grad_d});
     std::vector<std::uint16_t> expected;
     for (const float g : grad_d.get()) expected.push_back(math::to_bf16(g).bits);
     for (const size_t offset : {0, 1}) {  // 1: buffers that allow no vector access; and the gradient in place
@@ -534,6 +559,7 @@ void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>
                                                  .target = target_d.data(),
                                                  .variance = variance,
                                                  .grad_scale = scale,
+                                                 .dnll_partial = weights,
                                                  .nll_partial = partial_bf16.data(),
                                                  .grad = grad.data(),
                                                  .rows = rows_,
@@ -551,9 +577,11 @@ void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>
       EXPECT_EQ(got, expected) << "offset " << offset;
     }
   };
-  compare(likelihood_fused<Target, float>, likelihood_fused<Target, math::Bf16>);
-  compare(likelihood_fused_log<Target, float>, likelihood_fused_log<Target, math::Bf16>);
-  compare(likelihood_two_pass<Target, float>, likelihood_two_pass<Target, math::Bf16>);
+  const Array<float> weights_d(gaussian_values(partials, 24));
+  compare(likelihood_fused<Target, float>, likelihood_fused<Target, math::Bf16>, nullptr);
+  compare(likelihood_fused_log<Target, float>, likelihood_fused_log<Target, math::Bf16>, nullptr);
+  compare(likelihood_two_pass<Target, float>, likelihood_two_pass<Target, math::Bf16>, nullptr);
+  compare(likelihood_fused<Target, float>, likelihood_fused<Target, math::Bf16>, weights_d.data());
 }
 
 TEST_P(LikelihoodTest, BernoulliOfPixels) {
@@ -1130,6 +1158,10 @@ TEST_F(KernelTest, LaunchersNameWhatIsWrong) {
   expect_error([&] { likelihood_fused(Likelihood::gaussian, loss, stream_); }, "likelihood_fused: a variance of 0");
   expect_error([&] { likelihood_unfused(Likelihood::bernoulli, loss, nullptr, stream_); },
                "likelihood_unfused: no scratch");
+  loss.nll_partial = nullptr;
+  expect_error([&] { likelihood_two_pass(Likelihood::bernoulli, loss, stream_); },
+               "likelihood_two_pass: a null buffer");
+  loss.nll_partial = f.data();
   loss.pixels = int64_t{1} << 50;
   expect_error([&] { likelihood_fused(Likelihood::bernoulli, loss, stream_); }, "likelihood_fused");
   const Array<double> sums(4);

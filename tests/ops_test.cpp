@@ -674,7 +674,13 @@ struct LikelihoodCase {
   LossVariant kernels;
   bool bytes, grad, in_place;
   bool halves = false;  // output and gradient are bf16
+  bool value = true, weighed = false;
 };
+
+// The gradient of the objective with respect to the loss of a chunk, beside a grad_scale of 0.125.
+Floats loss_weights(const PixelCase& c) {
+  return normals(c.rows * c.samples * ceil_div(c.pixels, pixel_chunk), 3, 0.5f);
+}
 
 LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, const Floats& output,
                          const Bytes& target) {
@@ -697,9 +703,11 @@ LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, co
   a.variant = k.kernels;
   a.variance = 0.3f;
   a.grad_scale = 0.125f;
-  a.nll_partial = d.make({c.rows * c.samples, ceil_div(c.pixels, pixel_chunk)});
+  const Shape partials{c.rows * c.samples, ceil_div(c.pixels, pixel_chunk)};
+  if (k.value) a.nll_partial = d.make(partials);
+  if (k.weighed) a.dnll_partial = d.put(partials, loss_weights(c));
   if (k.grad) a.grad = k.in_place ? a.output : d.make(a.output.shape, a.output.dtype);
-  a.scratch = scratch_for(d, k.kernels, c.rows * c.samples, 1, c.pixels);
+  if (k.value) a.scratch = scratch_for(d, k.kernels, c.rows * c.samples, 1, c.pixels);
   return a;
 }
 
@@ -713,6 +721,9 @@ std::vector<LikelihoodCase> likelihood_variants() {
           all.push_back({likelihood, kernels, bytes, true, false, halves});
           all.push_back({likelihood, kernels, bytes, true, true, halves});
           all.push_back({likelihood, kernels, bytes, false, false, halves});
+          all.push_back({likelihood, kernels, bytes, true, true, halves, false, false});
+          all.push_back({likelihood, kernels, bytes, true, false, halves, false, true});
+          all.push_back({likelihood, kernels, bytes, true, true, halves, true, true});
         }
       }
     }
@@ -734,8 +745,9 @@ TEST_P(Ops, LikelihoodValueAndGradient) {
     Floats output = normals(c.rows * c.samples * c.pixels, 1, 4.0f);
     for (float& o : output) o = math::to_float(math::to_bf16(o));  // so that one reference serves f32 and bf16
     const Bytes target = pixels(c.rows * c.pixels, 2);
+    const Floats weights = loss_weights(c);
     for (Likelihood likelihood : likelihoods) {
-      Expected nll(c.rows * c.samples * chunks), grad(c.rows * c.samples * c.pixels);
+      Expected nll(c.rows * c.samples * chunks), slope(c.rows * c.samples * c.pixels);
       for (std::int64_t i = 0; i < c.rows * c.samples * c.pixels; ++i) {
         const std::int64_t row = i / c.pixels, p = i % c.pixels;
         const double x = target[at(row / c.samples * c.pixels + p)] / 255.0, o = output[at(i)], variance = 0.3f;
@@ -744,8 +756,8 @@ TEST_P(Ops, LikelihoodValueAndGradient) {
                            : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
         nll.add(row * chunks + p / pixel_chunk, v.value);
         nll.magnitude[at(row * chunks + p / pixel_chunk)] += 1;  // a factor 1 + e^-|l| is rounded beside 1
-        grad.add(i, 0.125 * v.grad);
-        grad.magnitude[at(i)] += 0.125 * (likelihood == Likelihood::bernoulli ? 1 : std::abs(o) / variance);
+        slope.add(i, v.grad);
+        slope.magnitude[at(i)] += likelihood == Likelihood::bernoulli ? 1 : std::abs(o) / variance;
       }
       for (const LikelihoodCase& k : likelihood_variants()) {
         if (k.likelihood != likelihood) continue;
@@ -754,9 +766,17 @@ TEST_P(Ops, LikelihoodValueAndGradient) {
         d->run(a);
         const std::string which =
             cat("likelihood ", static_cast<int>(likelihood), ", kernels ", static_cast<int>(k.kernels),
-                k.bytes ? ", bytes" : "", k.halves ? ", bf16" : "", ", pixels ", c.pixels);
-        expect_close(d.get(a.nll_partial), nll, 5e-7, "nll, " + which);  // sums of up to 256 terms a lane or thread
+                k.bytes ? ", bytes" : "", k.halves ? ", bf16" : "", k.value ? "" : ", gradient alone",
+                k.weighed ? ", weighed" : "", ", pixels ", c.pixels);
+        if (k.value)
+          expect_close(d.get(a.nll_partial), nll, 5e-7, "nll, " + which);  // sums of up to 256 terms a lane or thread
         if (!k.grad) continue;
+        Expected grad = slope;
+        for (std::int64_t i = 0; i < c.rows * c.samples * c.pixels; ++i) {
+          const double more = k.weighed ? weights[at(i / c.pixels * chunks + i % c.pixels / pixel_chunk)] : 0.0;
+          grad.value[at(i)] *= 0.125 + more;
+          grad.magnitude[at(i)] *= 0.125 + std::abs(more);
+        }
         if (!k.halves) {
           expect_close(d.get(a.grad), grad, 4e-7, "grad, " + which);
           continue;
@@ -804,9 +824,9 @@ TEST_P(Ops, LikelihoodKeepsNanAndInfinity) {
         target[at(c.pixels + p)] = planted > 0 ? 0 : 255;  // the logit's opposite: an infinite loss
         const LikelihoodLoss a = make_loss(d, k, c, output, target);
         d->run(a);
-        const Floats nll = d.get(a.nll_partial);
-        for (std::int64_t i = 0; i < a.nll_partial.count(); ++i) {
-          EXPECT_EQ(!std::isfinite(nll[at(i)]), i == 3 * 2 + p / pixel_chunk) << i << ", planted " << planted;
+        const Floats nll = k.value ? d.get(a.nll_partial) : Floats{};
+        for (std::size_t i = 0; i < nll.size(); ++i) {
+          EXPECT_EQ(!std::isfinite(nll[i]), i == at(3 * 2 + p / pixel_chunk)) << i << ", planted " << planted;
         }
         if (!k.grad) continue;
         const Floats grad = floats_of(d, a.grad);
@@ -1470,6 +1490,15 @@ TEST_P(Ops, WrongShapesNameTheOperation) {
   refuse([&](Accumulate& a) { a.losses[1] = {.partial = halves}; }, "accumulate: losses[1]");
   refuse([&](Accumulate& a) { a.losses[3] = {.partial = nll}; }, "accumulate: losses[3] comes behind");
   refuse([&](Accumulate& a) { a.losses[1].samples = 0; }, "accumulate: losses[1] of 0 samples");
+  const auto expect_loss_error = [&](const char* part, const Tensor& weights, const Tensor& value, const Tensor& grad) {
+    expect_error(part, [&] {
+      d->run(LikelihoodLoss{
+          .output = t23, .target = bytes, .dnll_partial = weights, .nll_partial = value, .grad = grad, .scratch = {}});
+    });
+  };
+  expect_loss_error("likelihood: neither nll_partial nor grad", {}, {}, {});
+  expect_loss_error("likelihood: a dnll_partial, which weighs the gradient, without grad", nll, nll, {});
+  expect_loss_error("likelihood: dnll_partial", t23, {}, t23);
   expect_error("optimizer_step", [&] {
     d->run(OptimizerStep{
         .parameters = t4, .gradients = t4, .first_moment = t3, .second_moment = t4, .state = state, .settings = {}});

@@ -9,10 +9,11 @@ class Loss final : public OperationOf<LikelihoodLoss> {
 
   void differentiate(Gradients& gradients) const override {
     LikelihoodLoss gradient = op;
-    gradient.nll_partial = gradients.graph().make(op.nll_partial.shape);  // the value again, for nobody
     gradient.grad_scale = gradients.weight_of(op.nll_partial);
+    gradient.dnll_partial = gradients.of(op.nll_partial);
+    gradient.nll_partial = {};
     gradient.grad = gradients.into(op.output);
-    if (op.scratch) gradient.scratch = gradients.graph().make(op.scratch.shape);
+    gradient.scratch = {};
     gradients.graph().add(gradient);
   }
 };
@@ -39,8 +40,7 @@ RowLoss likelihood_loss(const Value& output, const Value& target, const Likeliho
 
 bool fuse_value_with_gradient(Graph& graph, std::size_t call) {
   const auto* const gradient = graph.calls()[call].operation->as<LikelihoodLoss>();
-  if (!gradient || !gradient->grad) return false;
-  if (!graph.readers(gradient->nll_partial).empty() || graph.is_wanted(gradient->nll_partial)) return false;
+  if (!gradient || gradient->nll_partial || gradient->dnll_partial) return false;
   const auto same = [](const Tensor& a, const Tensor& b) { return a.data == b.data && a.shape == b.shape; };
   for (std::size_t i = 0; i < call; ++i) {
     auto* const value = graph.calls()[i].operation->as<LikelihoodLoss>();

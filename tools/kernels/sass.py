@@ -249,8 +249,8 @@ def likelihood_cases():
             ("likelihood_fused_bernoulli_kernel", "value", ""),
             ("likelihood_fused_log_bernoulli_kernel", "value and gradient", ""),
             ("likelihood_fused_gaussian_kernel", "value and gradient", ""),
-            ("likelihood_two_pass_gradient_kernel", "gradient", "Bernoulli<math::Approximate>, "),
-            ("likelihood_two_pass_gradient_kernel", "gradient", "Gaussian<math::Approximate>, ")]
+            ("likelihood_gradient_kernel", "gradient", "Bernoulli<math::Approximate>, "),
+            ("likelihood_gradient_kernel", "gradient", "Gaussian<math::Approximate>, ")]
     for (kernel, does, loss), target, output, (rows, image) in itertools.product(
             uses, ("float", "unsigned char"), ("float", "math::Bf16"), ((65536, (784,)), (512, (3, 218, 178)))):
         pixels = math.prod(image)

@@ -12,10 +12,14 @@ void LikelihoodLoss::check() const {
               target.shape == Shape{rows, pixels},
           name, ": target should be u8 or f32 [rows, ", pixels, "] with rows dividing ", outputs, ", not ",
           name_of(target.dtype), " ", target.shape);
-  check_tensor(name, "nll_partial", nll_partial, DType::f32, {outputs, ceil_div(pixels, pixel_chunk)});
+  const Shape partials{outputs, ceil_div(pixels, pixel_chunk)};
+  require(nll_partial || grad, name, ": neither nll_partial nor grad; give either or both");
+  require(grad || !dnll_partial, name, ": a dnll_partial, which weighs the gradient, without grad");
+  if (nll_partial) check_tensor(name, "nll_partial", nll_partial, DType::f32, partials);
+  if (dnll_partial) check_tensor(name, "dnll_partial", dnll_partial, DType::f32, partials);
   if (grad) check_tensor(name, "grad", grad, type, {outputs, pixels});
   require(likelihood != Likelihood::gaussian || variance > 0, name, ": a variance of ", variance);
-  if (variant == LossVariant::unfused) check_scratch(name, scratch, outputs * pixels);
+  if (variant == LossVariant::unfused && nll_partial) check_scratch(name, scratch, outputs * pixels);
 }
 
 }  // namespace elbo

@@ -16,14 +16,16 @@ struct LikelihoodLoss {
   LossVariant variant = LossVariant::fused;
   float variance = 1.0f;    // Gaussian
   float grad_scale = 1.0f;  // d objective / d loss of one output row
-  Tensor nll_partial;       // f32 [R * S, ceil_div(D, pixel_chunk)] out: -log p(x|z), in nats
+  Tensor dnll_partial{};    // f32, as nll_partial: what d objective / d nll_partial is beside grad_scale; none: 0
+  Tensor nll_partial;       // f32 [R * S, ceil_div(D, pixel_chunk)] out: -log p(x|z), in nats; none: gradient only
   Tensor grad;              // [R * S, D] of output's type, out, may be `output` itself; none: value only
-  Tensor scratch;           // f32, as many elements as output has; none unless unfused
+  Tensor scratch;           // f32, as many elements as output has; none unless unfused, with a value
 
   template <class Self, class F>
   static void each_tensor(Self& op, const F& f) {
     f("output", op.output, Access::read);
     f("target", op.target, Access::read);
+    f("dnll_partial", op.dnll_partial, Access::read);
     f("nll_partial", op.nll_partial, Access::write);
     f("grad", op.grad, Access::write);
     f("scratch", op.scratch, Access::scratch);
