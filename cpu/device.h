@@ -34,6 +34,8 @@ class CpuBackend final : public Backend {
   void do_run(const Add&) override;
   // gather.cpp
   void do_run(const GatherBatch&) override;
+  // importance.cpp
+  void do_run(const ImportanceBound&) override;
   // latent.cpp
   void do_run(const SampleLatent&) override;
   void do_run(const SampleLatentBackward&) override;

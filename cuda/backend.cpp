@@ -18,6 +18,7 @@
 #include "cuda/tune.h"
 #include "kernels/dense.h"
 #include "kernels/gather.h"
+#include "kernels/importance.h"
 #include "kernels/latent.h"
 #include "kernels/launcher.h"
 #include "kernels/likelihood.h"
@@ -260,6 +261,7 @@ class CudaBackend : public Backend {
                                   .posterior = op.posterior,
                                   .z = address_of<float>(op.z),
                                   .kl_partial = address_of<float>(op.kl_partial),
+                                  .sampled_kl = address_of<float>(op.sampled_kl),
                                   .rows = op.stats.rows(),
                                   .samples = op.z ? op.z.shape[1] : 0,
                                   .latent = op.stats.columns() / 2};
@@ -272,6 +274,8 @@ class CudaBackend : public Backend {
                                           .state = state_of(op.state),
                                           .posterior = op.posterior,
                                           .kl_scale = op.kl_scale,
+                                          .sampled_kl_scale = op.sampled_kl_scale,
+                                          .dsampled_kl = address_of<float>(op.dsampled_kl),
                                           .dstats = op.dstats.as<float>(),
                                           .rows = op.stats.rows(),
                                           .samples = op.dz ? op.dz.shape[1] : 0,
@@ -284,6 +288,19 @@ class CudaBackend : public Backend {
     if (op.output.dtype == DType::bf16)
       return of_bytes ? likelihood_of<std::uint8_t, math::Bf16>(op) : likelihood_of<float, math::Bf16>(op);
     of_bytes ? likelihood_of<std::uint8_t, float>(op) : likelihood_of<float, float>(op);
+  }
+  void do_run(const ImportanceBound& op) override {
+    const kernels::ImportanceBound k{.nll_partial = op.nll_partial.as<float>(),
+                                     .sampled_kl = op.sampled_kl.as<float>(),
+                                     .grad_scale = op.grad_scale,
+                                     .loss = address_of<float>(op.loss),
+                                     .dnll_partial = address_of<float>(op.dnll_partial),
+                                     .dsampled_kl = address_of<float>(op.dsampled_kl),
+                                     .rows = op.sampled_kl.rows(),
+                                     .samples = op.sampled_kl.columns(),
+                                     .chunks = op.nll_partial.columns()};
+    if (op.variant != LossVariant::unfused) return kernels::importance_bound_fused(k, stream());
+    kernels::importance_bound_unfused(k, op.scratch.as<float>(), stream());
   }
   void do_run(const Accumulate& op) override { kernels::accumulate(accumulate_of(op), stream()); }
   void do_run(const OptimizerStep& op) override { kernels::optimizer_step(optimizer_step_of(op), stream()); }

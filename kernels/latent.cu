@@ -4,8 +4,10 @@
 //   stored: the backward pass draws it again. kl_partial: the KL of each latent unit, summed over the rows
 //   of a tile of 32 in the order of the rows.
 //   dmu = sum over samples of dz + kl_scale dKL/dmu;  ds = sum over samples of dz dz/ds + kl_scale dKL/ds.
+//   sampled_kl = log q(z|x) - log p(z) of each draw, the sum over its dimensions; with a weight w for it, dz above is
+//   dz + w z, and ds has w d(sampled_kl)/ds, z held, besides.
 // Shapes: stats, dstats [rows, 2 latent] (mu, then s); z, dz [rows, samples, latent];
-//   kl_partial [ceil_div(rows, 32), latent].
+//   kl_partial [ceil_div(rows, 32), latent]; sampled_kl, dsampled_kl [rows, samples].
 // Bytes: reads the statistics (again for every 8 samples) and dz once; writes z, the partial sums and dstats once:
 //   sample_latent 4 an element of z, 8 of mu and 4 of the sums; sample_latent_backward 4 an element of dz, 16 of mu.
 //   (unfused.cu: 12, 24 and 4; 24 and 36.)
@@ -131,9 +133,43 @@ __global__ void __launch_bounds__(max_threads, resident_blocks(max_threads, n ==
   }
 }
 
+constexpr unsigned sampled_threads = 128;
+
+// The sample with the KL divergence of each draw. 2^log2_lanes lanes of a warp share a draw's dimensions, so that the
+// sum over them stays within the warp: lane i takes quads i, i + lanes, ...
+template <bool aligned, Posterior posterior>
+__global__ void __launch_bounds__(sampled_threads)
+    sample_latent_sampled_kl_kernel(const SampleLatent a, const Divisor of_samples, unsigned draws,
+                                    unsigned log2_lanes) {
+  const StepState state = *a.state;
+  const unsigned i = blockIdx.x * sampled_threads + threadIdx.x, lanes = 1u << log2_lanes;
+  const unsigned draw = i >> log2_lanes, row = of_samples.quotient(draw);
+  const auto latent = static_cast<unsigned>(a.latent);
+  const unsigned sample = draw - row * static_cast<unsigned>(a.samples), end = draw < draws ? latent : 0;
+  const float* const stats = a.stats + std::uint64_t{row} * (2 * latent);
+  float* const z_row = a.z + std::uint64_t{draw} * latent;
+  float sum = 0.0f;
+  for (unsigned dimension = 4 * (i & (lanes - 1)); dimension < end; dimension += 4 * lanes) {
+    const unsigned left = latent - dimension;
+    const Quad<float> mu = load_quad<aligned>(stats + dimension, left);
+    const Quad<float> s = load_quad<aligned>(stats + latent + dimension, left);
+    const math::Normals4 eps = math::normals(draw_of(state, row, sample), dimension / 4);
+    Quad<float> z;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      z.v[j] = math::sample(mu.v[j], math::posterior_sigma(posterior, s.v[j], Approximate{}), eps.v[j], Approximate{});
+      const float kl = math::sampled_kl(posterior, s.v[j], z.v[j], eps.v[j], Approximate{});
+      sum += static_cast<unsigned>(j) < left ? kl : 0.0f;
+    }
+    store_quad<aligned>(z_row + dimension, z, aligned ? 4 : left);
+  }
+  for (unsigned distance = lanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+  if ((i & (lanes - 1)) == 0 && draw < draws) a.sampled_kl[draw] = sum;
+}
+
 // A thread has a quad of dimensions of n rows, and walks through the samples. It loads the next sample while it draws
-// the noise of this one.
-template <bool aligned, Posterior posterior, unsigned n>
+// the noise of this one. `weighed`: the KL divergence of the draws counts, too.
+template <bool aligned, Posterior posterior, unsigned n, bool weighed>
 __global__ void __launch_bounds__(backward_threads)
     sample_latent_backward_kernel(const SampleLatentBackward a, const Divisor of_quads, unsigned quads) {
   const StepState state = *a.state;
@@ -174,21 +210,33 @@ __global__ void __launch_bounds__(backward_threads)
 #pragma unroll
     for (int r = 0; r < static_cast<int>(n); ++r) {
       const math::Normals4 eps = math::normals(draw_of(state, row + static_cast<unsigned>(r), now), quad);
+      const float weight = weighed && r < rows
+                               ? a.weight_of_sampled_kl(std::int64_t{row + static_cast<unsigned>(r)} * samples + now)
+                               : 0.0f;
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        dmu[r].v[j] += dz[r][j];
-        ds[r].v[j] += dz[r][j] * math::sample_slope(posterior, s[r][j], eps.v[j], Approximate{});
+        float g = dz[r][j];
+        if constexpr (weighed) {
+          const float sigma = math::posterior_sigma(posterior, s[r][j], Approximate{});
+          g = Approximate::multiply_add(weight, math::sample(mu[r][j], sigma, eps.v[j], Approximate{}), g);
+        }
+        float through_s = g * math::sample_slope(posterior, s[r][j], eps.v[j], Approximate{});
+        if constexpr (weighed) through_s += weight * math::sampled_kl_slope(posterior, s[r][j], Approximate{});
+        dmu[r].v[j] += g;
+        ds[r].v[j] += through_s;
       }
     }
   }
   float* out = a.dstats + first;
 #pragma unroll
   for (int r = 0; r < static_cast<int>(n); ++r, out += 2 * latent) {
+    if (a.kl_scale != 0.0f) {  // 0 times an infinity were NaN
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const math::LatentGrad<float> kl = math::gaussian_kl_grad(posterior, mu[r][j], s[r][j], Approximate{});
-      dmu[r].v[j] = Approximate::multiply_add(a.kl_scale, kl.mu, dmu[r].v[j]);
-      ds[r].v[j] = Approximate::multiply_add(a.kl_scale, kl.s, ds[r].v[j]);
+      for (int j = 0; j < 4; ++j) {
+        const math::LatentGrad<float> kl = math::gaussian_kl_grad(posterior, mu[r][j], s[r][j], Approximate{});
+        dmu[r].v[j] = Approximate::multiply_add(a.kl_scale, kl.mu, dmu[r].v[j]);
+        ds[r].v[j] = Approximate::multiply_add(a.kl_scale, kl.s, ds[r].v[j]);
+      }
     }
     if (r >= rows) break;
     store_quad<aligned>(out, dmu[r], aligned ? 4 : left);
@@ -212,12 +260,36 @@ void with_constants(Posterior posterior, std::int64_t work, const F& f) {
   }
 }
 
+// The sample with the KL divergence of each draw.
+void sample_latent_sampled_kl(const SampleLatent& a, bool aligned, cudaStream_t stream) {
+  const std::int64_t quads = ceil_div(a.latent, 4),
+                     lanes = std::bit_ceil(static_cast<unsigned>(std::min<std::int64_t>(quads, 32)));
+  const unsigned draws = blocks_for("sample_latent_fused", a.rows * a.samples);
+  const unsigned blocks = blocks_for("sample_latent_fused", draws * lanes, sampled_threads);
+  const bool is_log = a.posterior == Posterior::log_variance;
+  constexpr auto log_variance = Posterior::log_variance, sigma = Posterior::sigma;
+  launch("sample_latent_sampled_kl_kernel",
+         aligned ? (is_log ? sample_latent_sampled_kl_kernel<true, log_variance>
+                           : sample_latent_sampled_kl_kernel<true, sigma>)
+                 : (is_log ? sample_latent_sampled_kl_kernel<false, log_variance>
+                           : sample_latent_sampled_kl_kernel<false, sigma>),
+         {blocks, sampled_threads, stream}, a, Divisor(a.samples), draws,
+         static_cast<unsigned>(std::countr_zero(static_cast<unsigned>(lanes))));
+}
+
 }  // namespace
 
-void sample_latent_fused(const SampleLatent& a, cudaStream_t stream) {
-  check("sample_latent_fused", a);
+void sample_latent_fused(const SampleLatent& whole, cudaStream_t stream) {
+  check("sample_latent_fused", whole);
   const Range range("sample_latent_fused");
+  SampleLatent a = whole;
   const bool aligned = a.latent % 4 == 0 && is_aligned(a.stats, 16) && is_aligned(a.z, 16);
+  if (a.sampled_kl) {
+    sample_latent_sampled_kl(a, aligned, stream);
+    if (!a.kl_partial) return;
+    a.z = nullptr;  // the rest: the KL divergence in closed form
+    a.samples = 0;
+  }
   const std::int64_t ranges = std::max<std::int64_t>(1, ceil_div(a.samples, samples_per_block));
   with_constants<many_rows>(a.posterior, a.rows * ranges * a.latent, [&](auto c) {
     constexpr unsigned groups = tile_rows / c.rows;  // threads that share a tile's quad of dimensions
@@ -244,10 +316,13 @@ void sample_latent_backward_fused(const SampleLatentBackward& a, cudaStream_t st
     const std::int64_t quads = ceil_div(a.latent, 4);
     const unsigned blocks =
         blocks_for("sample_latent_backward_fused", ceil_div(a.rows, c.rows) * quads, backward_threads);
-    launch("sample_latent_backward_kernel",
-           aligned ? sample_latent_backward_kernel<true, c.posterior, c.rows>
-                   : sample_latent_backward_kernel<false, c.posterior, c.rows>,
-           {blocks, backward_threads, stream}, a, Divisor(quads), static_cast<unsigned>(quads));
+    const auto launch_it = [&](auto weighed) {
+      launch("sample_latent_backward_kernel",
+             aligned ? sample_latent_backward_kernel<true, c.posterior, c.rows, weighed>
+                     : sample_latent_backward_kernel<false, c.posterior, c.rows, weighed>,
+             {blocks, backward_threads, stream}, a, Divisor(quads), static_cast<unsigned>(quads));
+    };
+    a.has_sampled_kl() ? launch_it(std::true_type{}) : launch_it(std::false_type{});
   });
 }
 

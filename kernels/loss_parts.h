@@ -10,6 +10,7 @@
 #include "elbo/math/random.h"
 #include "elbo/sizes.h"
 #include "elbo/step_state.h"
+#include "kernels/importance.h"
 #include "kernels/latent.h"
 #include "kernels/launcher.h"
 #include "kernels/likelihood.h"
@@ -79,9 +80,19 @@ inline void check_latent(const char* launcher, const void* stats, const void* z,
 }
 inline void check(const char* launcher, const SampleLatent& a) {
   check_latent(launcher, a.stats, a.z, a.state, a.z ? a.z : a.kl_partial, a.rows, a.samples, a.latent);
+  require(a.z || !a.sampled_kl, launcher, ": a KL divergence of draws without z");
 }
 inline void check(const char* launcher, const SampleLatentBackward& a) {
   check_latent(launcher, a.stats, a.dz, a.state, a.dstats, a.rows, a.samples, a.latent);
+  require(a.dz || !a.has_sampled_kl(), launcher, ": the gradient of a sampled KL divergence without dz");
+}
+
+// ---- Importance weights -----------------------------------------------------------------------------
+
+inline void check(const char* launcher, const ImportanceBound& a) {
+  require(a.nll_partial && a.sampled_kl, launcher, ": a null buffer");
+  require(a.rows > 0 && a.samples > 0 && a.chunks > 0, launcher, ": ", a.rows, " rows, ", a.samples, " samples, ",
+          a.chunks, " parts of a loss; each should be at least 1");
 }
 
 }  // namespace elbo::kernels

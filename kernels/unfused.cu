@@ -18,6 +18,7 @@
 #include <thrust/tabulate.h>
 #include <thrust/transform.h>
 
+#include "elbo/math/importance.h"
 #include "elbo/math/latent.h"
 #include "kernels/loss_parts.h"
 #include "kernels/on_stream.h"
@@ -149,6 +150,23 @@ void sample_latent_unfused(const SampleLatent& a, float* scratch, cudaStream_t s
     on_stream("sample_latent_unfused_z", stream,
               [=](auto policy) { thrust::tabulate(policy, a.z, a.z + count, reparameterise); });
   }
+  if (a.sampled_kl) {
+    // In place: epsilon becomes the KL divergence of a draw in one dimension.
+    const auto sampled = [=] __host__ __device__(Index i) {
+      const float s = a.stats[i / row_size * 2 * latent + latent + i % latent];
+      return math::sampled_kl(a.posterior, s, a.z[i], scratch[i], Approximate{});
+    };
+    on_stream("sample_latent_unfused_sampled_kl", stream,
+              [=](auto policy) { thrust::tabulate(policy, scratch, scratch + count, sampled); });
+    const auto sum_over_dimensions = [=] __host__ __device__(Index draw) {
+      float sum = 0.0f;
+      for (Index d = 0; d < latent; ++d) sum += scratch[std::int64_t{draw} * latent + d];
+      return sum;
+    };
+    float* const sums = a.sampled_kl;
+    on_stream("sample_latent_unfused_sampled_kl_sums", stream,
+              [=](auto policy) { thrust::tabulate(policy, sums, sums + count / latent, sum_over_dimensions); });
+  }
   if (!a.kl_partial) return;
 
   float* const kl = scratch;  // [rows, latent]: epsilon's work is done
@@ -181,10 +199,25 @@ void sample_latent_backward_unfused(const SampleLatentBackward& a, float* scratc
   const Range range("sample_latent_backward_unfused");
   if (a.dz) draw_epsilon(a, scratch, stream);
 
-  // In place: epsilon becomes dz dz/ds.
+  float* const weighed = scratch + count;  // the gradient through z, where that of sampled_kl is a part of it
+  if (a.has_sampled_kl()) {
+    const auto through_z = [=] __host__ __device__(Index i) {
+      const float* const stats = a.stats + i / row_size * 2 * latent + i % latent;
+      const float sigma = math::posterior_sigma(a.posterior, stats[latent], Approximate{});
+      const float z = math::sample(stats[0], sigma, scratch[i], Approximate{});
+      return Approximate::multiply_add(a.weight_of_sampled_kl(i / latent), z, a.dz[i]);
+    };
+    on_stream("sample_latent_backward_unfused_through_z", stream,
+              [=](auto policy) { thrust::tabulate(policy, weighed, weighed + count, through_z); });
+  }
+  const float* const dz = a.has_sampled_kl() ? weighed : a.dz;
+
+  // In place: epsilon becomes dz dz/ds, and what sampled_kl has beside it.
   const auto slope = [=] __host__ __device__(Index i) {
     const float s = a.stats[i / row_size * 2 * latent + latent + i % latent];
-    return a.dz[i] * math::sample_slope(a.posterior, s, scratch[i], Approximate{});
+    const float ds = dz[i] * math::sample_slope(a.posterior, s, scratch[i], Approximate{});
+    if (!a.has_sampled_kl()) return ds;
+    return ds + a.weight_of_sampled_kl(i / latent) * math::sampled_kl_slope(a.posterior, s, Approximate{});
   };
   if (a.dz)
     on_stream("sample_latent_backward_unfused_slopes", stream,
@@ -195,7 +228,7 @@ void sample_latent_backward_unfused(const SampleLatentBackward& a, float* scratc
     const Index row = i / latent, unit = i % latent;
     float dmu = 0.0f, ds = 0.0f;
     for (Index at = row * row_size + unit, end = (row + 1) * row_size; at < end; at += latent) {
-      dmu += a.dz[at];
+      dmu += dz[at];
       ds += scratch[at];
     }
     a.dstats[row * 2 * latent + unit] = dmu;
@@ -204,6 +237,7 @@ void sample_latent_backward_unfused(const SampleLatentBackward& a, float* scratc
   on_stream("sample_latent_backward_unfused_sums", stream,
             [=](auto policy) { thrust::for_each(policy, first, last, sum_over_samples); });
 
+  if (a.kl_scale == 0.0f) return;  // times an infinity it were NaN
   const auto add_kl_gradient = [=] __host__ __device__(Index i) {
     const Index mu = i / latent * 2 * latent + i % latent, s = mu + latent;
     const math::LatentGrad<float> kl = math::gaussian_kl_grad(a.posterior, a.stats[mu], a.stats[s], Approximate{});
@@ -212,6 +246,47 @@ void sample_latent_backward_unfused(const SampleLatentBackward& a, float* scratc
   };
   on_stream("sample_latent_backward_unfused_kl", stream,
             [=](auto policy) { thrust::for_each(policy, first, last, add_kl_gradient); });
+}
+
+// ---- Importance weights -----------------------------------------------------------------------------
+
+void importance_bound_unfused(const ImportanceBound& a, float* scratch, cudaStream_t stream) {
+  check("importance_bound_unfused", a);
+  require(scratch != nullptr, "importance_bound_unfused: no scratch");
+  const Index draws = elements("importance_bound_unfused", a.rows * a.samples), samples = a.samples;
+  const Index parts = elements("importance_bound_unfused", a.rows * a.samples * a.chunks), chunks = a.chunks;
+  const Range range("importance_bound_unfused");
+  float *const weights = scratch, *const largest = scratch + draws, *const sums = largest + a.rows;
+  const auto for_each = [&](const char* name, float* out, std::int64_t count, const auto& value) {
+    on_stream(name, stream, [=](auto policy) { thrust::tabulate(policy, out, out + count, value); });
+  };
+  for_each("importance_bound_unfused_log_weights", weights, draws, [=] __host__ __device__(Index i) {
+    return static_cast<float>(math::log_weight(a.nll_partial + std::int64_t{i} * chunks, chunks, a.sampled_kl[i]));
+  });
+  for_each("importance_bound_unfused_largest", largest, a.rows, [=] __host__ __device__(Index row) {
+    float most = weights[row * samples];
+    for (Index i = row * samples + 1; i < (row + 1) * samples; ++i) most = weights[i] > most ? weights[i] : most;
+    return most;
+  });
+  for_each("importance_bound_unfused_weights", weights, draws, [=] __host__ __device__(Index i) {
+    return math::relative_weight(static_cast<double>(weights[i]), static_cast<double>(largest[i / samples]));
+  });
+  for_each("importance_bound_unfused_sums", sums, a.rows, [=] __host__ __device__(Index row) {
+    float sum = 0.0f;
+    for (Index i = row * samples; i < (row + 1) * samples; ++i) sum += weights[i];
+    return sum;
+  });
+  if (a.loss)
+    for_each("importance_bound_unfused_losses", a.loss, a.rows, [=] __host__ __device__(Index row) {
+      return math::importance_loss(static_cast<double>(largest[row]), sums[row], a.samples);
+    });
+  if (a.dsampled_kl)
+    for_each("importance_bound_unfused_kl_gradients", a.dsampled_kl, draws,
+             [=] __host__ __device__(Index i) { return a.grad_scale * (weights[i] / sums[i / samples]); });
+  if (a.dnll_partial)
+    for_each("importance_bound_unfused_nll_gradients", a.dnll_partial, parts, [=] __host__ __device__(Index i) {
+      return a.grad_scale * (weights[i / chunks] / sums[i / chunks / samples]);
+    });
 }
 
 }  // namespace elbo::kernels

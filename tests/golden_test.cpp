@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "elbo/math/activation.h"
+#include "elbo/math/importance.h"
 #include "elbo/math/latent.h"
 #include "elbo/math/likelihood.h"
 #include "elbo/math/optimizer.h"
@@ -154,6 +155,47 @@ TYPED_TEST(Golden, sample) {
     const T s = static_cast<T>(row["s"]);
     expect_close(math::posterior_sigma(row.posterior(), s), row["sigma"], 0, row, "sigma");
     expect_close(math::sample_slope(row.posterior(), s, static_cast<T>(row["epsilon"])), row["slope"], 0, row, "dz/ds");
+  }
+}
+
+TYPED_TEST(Golden, sampled_kl) {
+  using T = TypeParam;
+  for (const Row& row : read_table("sampled_kl")) {
+    const T mu = static_cast<T>(row["mu"]), s = static_cast<T>(row["s"]), eps = static_cast<T>(row["epsilon"]);
+    const T sigma = math::posterior_sigma(row.posterior(), s), z = math::sample(mu, sigma, eps);
+    // z is rounded where mu and sigma eps nearly cancel, and squared.
+    const double parts = row["mu"] * row["mu"] + std::pow(static_cast<double>(sigma * eps), 2);
+    const double terms = parts + row["epsilon"] * row["epsilon"] + std::abs(row["s"]);
+    expect_close(math::sampled_kl(row.posterior(), s, z, eps), row["value"], terms, row, "sampled KL");
+    expect_close(z, row["dmu"], std::sqrt(parts), row, "its slope by mu");
+    const T slope = math::sample_slope(row.posterior(), s, eps), beside = math::sampled_kl_slope(row.posterior(), s);
+    const double scale =
+        std::sqrt(parts) * std::abs(static_cast<double>(slope)) + std::abs(static_cast<double>(beside));
+    expect_close(z * slope + beside, row["ds"], scale, row, "its slope by s");
+  }
+}
+
+// In float alone: the operation takes floats.
+TEST(GoldenRows, importance) {
+  const std::vector<Row> all = read_table("importance");
+  for (std::size_t begin = 0, end = 0; begin < all.size(); begin = end) {
+    std::vector<double> log_weights;
+    for (; end < all.size() && all[end].text("row") == all[begin].text("row"); ++end) {
+      const auto nll = static_cast<float>(all[end]["nll"]);
+      log_weights.push_back(math::log_weight(&nll, 1, static_cast<float>(all[end]["kl"])));
+    }
+    const double largest = *std::ranges::max_element(log_weights);
+    float sum = 0;
+    for (const double w : log_weights) sum += math::relative_weight(w, largest);
+    const auto samples = static_cast<std::int64_t>(log_weights.size());
+    expect_close(math::importance_loss(largest, sum, samples), all[begin]["loss"], 1, all[begin], "loss");
+    for (std::size_t i = begin; i < end; ++i) {
+      // The exponential's argument is a float: it errs by half an ulp of it.
+      const double argument = log_weights[i - begin] - largest;
+      const float share = math::relative_weight(log_weights[i - begin], largest) / sum;
+      EXPECT_NEAR(static_cast<double>(share), all[i]["gradient"], (1e-6 - argument * 6e-8) * all[i]["gradient"] + 1e-38)
+          << all[i].where;
+    }
   }
 }
 

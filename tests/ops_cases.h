@@ -14,8 +14,8 @@ inline constexpr DenseCase dense_cases[] = {{1, 1, 1},     {1, 3, 2},      {31, 
 struct LatentCase {
   std::int64_t rows, samples, latent;
 };
-inline constexpr LatentCase latent_cases[] = {{1, 1, 1},  {31, 1, 2}, {32, 1, 3},   {33, 3, 8},
-                                              {64, 3, 5}, {1, 3, 20}, {100, 1, 20}, {100, 2, 3}};
+inline constexpr LatentCase latent_cases[] = {{1, 1, 1},  {31, 1, 2},   {32, 1, 3},  {33, 3, 8}, {64, 3, 5},
+                                              {1, 3, 20}, {100, 1, 20}, {100, 2, 3}, {5, 2, 131}};
 
 struct PixelCase {
   std::int64_t rows, samples, pixels;

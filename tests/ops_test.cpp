@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "elbo/math/activation.h"
+#include "elbo/math/importance.h"
 #include "elbo/math/latent.h"
 #include "elbo/math/likelihood.h"
 #include "elbo/math/random.h"
@@ -624,6 +625,192 @@ TEST_P(Ops, SampleLatentBackward) {
         expect_close(d.get(a.dstats), dstats, 1.2e-6,
                      cat("posterior ", static_cast<int>(posterior), ", kernels ", static_cast<int>(kernels)));
       }
+    }
+  }
+}
+
+TEST_P(Ops, SampledKl) {
+  for (const LatentCase& c : latent_cases) {
+    for (Posterior posterior : posteriors) {
+      const Latent v(c);
+      Expected kl(c.rows * c.samples), dstats(c.rows * 2 * c.latent);
+      const float scale = -0.5f;
+      const Floats dkl = normals(c.rows * c.samples, 3);
+      for (std::int64_t r = 0; r < c.rows; ++r) {
+        for (std::int64_t i = 0; i < c.latent; ++i) {
+          const double m = v.mu(r, i), s = v.s(r, i), sigma = math::posterior_sigma(posterior, s);
+          const std::int64_t mu = r * 2 * c.latent + i;
+          for (std::int64_t sample = 0; sample < c.samples; ++sample) {
+            const std::int64_t draw = r * c.samples + sample;
+            const double eps = v.eps(r, sample, i), z = m + sigma * eps, dz = v.dz[at(v.z(r, sample, i))];
+            kl.add(draw, 0.5 * z * z);
+            kl.add(draw, -0.5 * eps * eps);
+            kl.add(draw, -std::log(std::abs(sigma)));
+            kl.magnitude[at(draw)] += m * m + sigma * sigma * eps * eps;  // whose sum may cancel in z
+            const double weight = double{scale} + double{dkl[at(draw)]};
+            const double slope = math::sample_slope(posterior, s, eps);
+            const double of_s = posterior == Posterior::log_variance ? 0.5 : 1 / s;  // d log sigma / ds
+            dstats.add(mu, dz);
+            dstats.add(mu, weight * m);
+            dstats.add(mu, weight * sigma * eps);
+            dstats.add(mu + c.latent, dz * slope);
+            dstats.add(mu + c.latent, weight * m * slope);
+            dstats.add(mu + c.latent, weight * sigma * eps * slope);
+            dstats.add(mu + c.latent, -weight * of_s);
+          }
+        }
+      }
+      for (LossVariant kernels : both_kernels) {
+        Lab& d = next();
+        const std::string which = cat("posterior ", static_cast<int>(posterior), ", kernels ",
+                                      static_cast<int>(kernels), ", latent ", c.latent);
+        SampleLatent a;
+        a.stats = d.put({c.rows, 2 * c.latent}, v.stats);
+        a.state = d.put(v.state);
+        a.posterior = posterior;
+        a.variant = kernels;
+        a.z = d.make({c.rows, c.samples, c.latent});
+        a.scratch = scratch_for(d, kernels, c.rows, c.samples, c.latent);
+        d->run(a);
+        const Floats alone = d.get(a.z);
+        a.z = d.make(a.z.shape);
+        a.kl_partial = d.make({ceil_div(c.rows, latent_tile), c.latent});
+        a.sampled_kl = d.make({c.rows, c.samples});
+        d->run(a);
+        expect_same_bits(d.get(a.z), alone, "z, " + which);
+        // sigma's error, twice in its square; the sum over the dimensions.
+        expect_close(d.get(a.sampled_kl), kl, 2e-6, "sampled_kl, " + which);
+        const Floats closed = d.get(a.kl_partial);
+        a.kl_partial = d.make(a.kl_partial.shape);
+        const Tensor together = a.kl_partial;
+        a.sampled_kl = {};
+        d->run(a);
+        expect_same_bits(d.get(together), closed, "kl, " + which);
+
+        SampleLatentBackward b;
+        b.stats = a.stats;
+        b.dz = d.put({c.rows, c.samples, c.latent}, v.dz);
+        b.state = a.state;
+        b.posterior = posterior;
+        b.variant = kernels;
+        b.kl_scale = 0.0f;
+        b.sampled_kl_scale = scale;
+        b.dsampled_kl = d.put({c.rows, c.samples}, dkl);
+        b.dstats = d.make({c.rows, 2 * c.latent});
+        b.scratch = scratch_for(d, kernels, 2 * c.rows, c.samples, c.latent);
+        d->run(b);
+        expect_close(d.get(b.dstats), dstats, 2e-6, "dstats, " + which);
+      }
+    }
+  }
+}
+
+// A weight of 0 leaves out what is infinite.
+TEST_P(Ops, NoGradientOfAKlThatDoesNotCount) {
+  const Floats stats = {0.0f, 100.0f, 0.0f, 100.0f};  // [2, 2]: e^100 is no float, e^50 is one
+  for (LossVariant kernels : both_kernels) {
+    Lab& d = next();
+    SampleLatentBackward a;
+    a.stats = d.put({2, 2}, stats);
+    a.dz = d.put({2, 1, 1}, Floats{1.0f, 2.0f});
+    a.state = d.put(some_state());
+    a.variant = kernels;
+    a.kl_scale = 0.0f;
+    a.dstats = d.make({2, 2});
+    a.scratch = scratch_for(d, kernels, 2, 1, 1);
+    d->run(a);
+    for (const float g : d.get(a.dstats)) EXPECT_TRUE(std::isfinite(g)) << g;
+  }
+}
+
+TEST_P(Ops, ImportanceBound) {
+  struct Case {
+    std::int64_t rows, samples, chunks;
+  };
+  for (const Case c : {Case{1, 1, 1}, Case{3, 5, 1}, Case{33, 50, 2}, Case{5, 31, 29}, Case{2, 1000, 1}}) {
+    const std::int64_t draws = c.rows * c.samples;
+    // Losses of hundreds of nats that differ by some.
+    const Floats nll = normals(draws * c.chunks, 1, 3.0f, 500.0f), kl = normals(draws, 2, 2.0f, 20.0f);
+    const double scale = 0.01;
+    Expected loss(c.rows), dkl(draws), dnll(draws * c.chunks);
+    for (std::int64_t r = 0; r < c.rows; ++r) {
+      std::vector<double> weights;
+      double largest = -1e300, sum = 0;
+      for (std::int64_t i = r * c.samples; i < (r + 1) * c.samples; ++i) {
+        double w = -double{kl[at(i)]};
+        for (std::int64_t k = 0; k < c.chunks; ++k) w -= double{nll[at(i * c.chunks + k)]};
+        weights.push_back(w);
+        largest = std::max(largest, w);
+      }
+      for (const double w : weights) sum += std::exp(w - largest);
+      loss.add(r, -(largest + std::log(sum / static_cast<double>(c.samples))));
+      for (std::int64_t s = 0; s < c.samples; ++s) {
+        const std::int64_t draw = r * c.samples + s;
+        const double share = scale * std::exp(weights[at(s)] - largest) / sum;
+        dkl.add(draw, share);
+        for (std::int64_t k = 0; k < c.chunks; ++k) dnll.add(draw * c.chunks + k, share);
+      }
+    }
+    for (LossVariant kernels : both_kernels) {
+      Lab& d = next();
+      const std::string which = cat(c.rows, " rows, ", c.samples, " samples, kernels ", static_cast<int>(kernels));
+      // The unfused kernels keep the logarithm of a weight as a float: it errs by half an ulp of its size.
+      const double nats = kernels == LossVariant::unfused ? 500.0 * static_cast<double>(c.chunks) * 6e-8 : 0;
+      ImportanceBound a;
+      a.nll_partial = d.put({draws, c.chunks}, nll);
+      a.sampled_kl = d.put({c.rows, c.samples}, kl);
+      a.variant = kernels;
+      a.grad_scale = static_cast<float>(scale);
+      a.loss = d.make({c.rows});
+      a.scratch = scratch_for(d, kernels, c.rows, c.samples + 2, 1);
+      d->run(a);
+      const Floats alone = d.get(a.loss);
+      expect_close(alone, loss, 3e-7, "loss alone, " + which);
+      a.loss = d.make({c.rows});
+      a.dnll_partial = d.make({draws, c.chunks});
+      a.dsampled_kl = d.make({c.rows, c.samples});
+      d->run(a);
+      expect_same_bits(d.get(a.loss), alone, "loss, " + which);
+      // An exponential, a sum, a quotient, a product. What the exponential is of, up to 60 nats below the largest, is
+      // a float, and errs by half an ulp of 2^-18.
+      expect_close(d.get(a.dsampled_kl), dkl, 3e-6 + 2 * nats, "dsampled_kl, " + which);
+      expect_close(d.get(a.dnll_partial), dnll, 3e-6 + 2 * nats, "dnll_partial, " + which);
+      const Floats kept = d.get(a.dsampled_kl);
+      a.loss = a.dnll_partial = {};
+      a.dsampled_kl = d.make({c.rows, c.samples});
+      d->run(a);
+      expect_same_bits(d.get(a.dsampled_kl), kept, "gradient alone, " + which);
+    }
+  }
+}
+
+TEST_P(Ops, ImportanceBoundKeepsNan) {
+  for (LossVariant kernels : both_kernels) {
+    for (const std::int64_t planted : {0, 4, 39}) {
+      Lab& d = next();
+      Floats nll(4 * 40, 1.0f);
+      nll[at(40 + planted)] = nan;
+      nll[at(80 + planted)] = infinity;  // no weight beside the others
+      ImportanceBound a;
+      std::fill(nll.begin() + 120, nll.end(), infinity);
+      a.nll_partial = d.put({4 * 40, 1}, nll);
+      a.sampled_kl = d.put({4, 40}, Floats(4 * 40, 2.0f));
+      a.variant = kernels;
+      a.loss = d.make({4});
+      a.dnll_partial = d.make({4 * 40, 1});
+      a.dsampled_kl = d.make({4, 40});
+      a.scratch = scratch_for(d, kernels, 4, 42, 1);
+      d->run(a);
+      const Floats loss = d.get(a.loss), dkl = d.get(a.dsampled_kl), dnll = d.get(a.dnll_partial);
+      EXPECT_FLOAT_EQ(loss[0], 3.0f);
+      EXPECT_TRUE(std::isnan(loss[1]));
+      EXPECT_FLOAT_EQ(loss[2], 3.0f - std::log(39.0f / 40));
+      EXPECT_FALSE(std::isfinite(loss[3]));
+      for (std::int64_t i = 0; i < 120; ++i) {
+        EXPECT_EQ(std::isnan(dkl[at(i)]), i / 40 == 1) << i;
+        EXPECT_EQ(std::isnan(dnll[at(i)]), i / 40 == 1) << i;
+      }
+      EXPECT_LE(dkl[at(80 + planted)], 1e-37f);  // e^-infinity is that small, and 0 on a GPU
     }
   }
 }

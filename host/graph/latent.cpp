@@ -5,8 +5,8 @@
 namespace elbo {
 namespace {
 
-Tensor scratch_for(Graph& graph, LossVariant variant, const Shape& shape) {
-  return variant == LossVariant::unfused ? static_cast<Tensor>(graph.make(shape)) : Tensor{};
+Tensor scratch_for(Graph& graph, LossVariant variant, std::int64_t size) {
+  return variant == LossVariant::unfused && size > 0 ? static_cast<Tensor>(graph.make({size})) : Tensor{};
 }
 
 class Latent final : public OperationOf<SampleLatent> {
@@ -15,17 +15,27 @@ class Latent final : public OperationOf<SampleLatent> {
 
   void differentiate(Gradients& gradients) const override {
     Graph& graph = gradients.graph();
-    const Tensor dz = op.z ? gradients.of(op.z) : Tensor{};
-    graph.add(SampleLatentBackward{.stats = op.stats,
-                                   .dz = dz,
-                                   .state = op.state,
-                                   .posterior = op.posterior,
-                                   .variant = op.variant,
-                                   .kl_scale = op.kl_partial ? gradients.weight_of(op.kl_partial) : 0.0f,
-                                   .dstats = gradients.into(op.stats),
-                                   .scratch = dz ? scratch_for(graph, op.variant, dz.shape) : Tensor{}});
+    SampleLatentBackward backward{.stats = op.stats,
+                                  .dz = op.z ? gradients.of(op.z) : Tensor{},
+                                  .state = op.state,
+                                  .posterior = op.posterior,
+                                  .variant = op.variant,
+                                  .kl_scale = op.kl_partial ? gradients.weight_of(op.kl_partial) : 0.0f,
+                                  .sampled_kl_scale = op.sampled_kl ? gradients.weight_of(op.sampled_kl) : 0.0f,
+                                  .dsampled_kl = op.sampled_kl ? gradients.of(op.sampled_kl) : Tensor{},
+                                  .dstats = gradients.into(op.stats),
+                                  .scratch = {}};
+    backward.scratch = scratch_for(graph, op.variant, backward.scratch_size());
+    graph.add(backward);
   }
 };
+
+void append(const LatentOptions& options, Graph& graph, SampleLatent op) {
+  op.posterior = options.posterior;
+  op.variant = options.variant;
+  op.scratch = scratch_for(graph, op.variant, op.scratch_size());
+  graph.append(std::make_unique<Latent>(op));
+}
 
 // Whether calls i < k, which are a and b, are of the same posterior at the same step.
 template <class Op>
@@ -38,30 +48,26 @@ bool same_posterior(const Graph& graph, const Op& a, std::size_t i, const Op& b,
 }  // namespace
 
 Value sample_latent(const Value& stats, const Value& state, std::int64_t samples, const LatentOptions& options) {
-  Graph& graph = stats.graph();
-  const Value z = graph.make({stats.rows(), samples, stats.columns() / 2});
-  graph.append(std::make_unique<Latent>(SampleLatent{.stats = stats,
-                                                     .state = state,
-                                                     .posterior = options.posterior,
-                                                     .variant = options.variant,
-                                                     .z = z,
-                                                     .kl_partial = {},
-                                                     .scratch = scratch_for(graph, options.variant, z.shape())}));
+  const Value z = stats.graph().make({stats.rows(), samples, stats.columns() / 2});
+  append(options, stats.graph(),
+         {.stats = stats, .state = state, .z = z, .kl_partial = {}, .sampled_kl = {}, .scratch = {}});
   return z;
+}
+
+LatentDraws sample_latent_with_kl(const Value& stats, const Value& state, std::int64_t samples,
+                                  const LatentOptions& options) {
+  Graph& graph = stats.graph();
+  const std::int64_t rows = stats.rows();
+  const Value z = graph.make({rows, samples, stats.columns() / 2}), kl = graph.make({rows, samples});
+  append(options, graph, {.stats = stats, .state = state, .z = z, .kl_partial = {}, .sampled_kl = kl, .scratch = {}});
+  return {z, {kl, rows, samples}};
 }
 
 RowLoss latent_kl(const Value& stats, const Value& state, const LatentOptions& options) {
   Graph& graph = stats.graph();
-  const std::int64_t rows = stats.rows(), latent = stats.columns() / 2;
-  const Value kl = graph.make({ceil_div(rows, latent_tile), latent});
-  graph.append(
-      std::make_unique<Latent>(SampleLatent{.stats = stats,
-                                            .state = state,
-                                            .posterior = options.posterior,
-                                            .variant = options.variant,
-                                            .z = {},
-                                            .kl_partial = kl,
-                                            .scratch = scratch_for(graph, options.variant, {rows, 1, latent})}));
+  const std::int64_t rows = stats.rows();
+  const Value kl = graph.make({ceil_div(rows, latent_tile), stats.columns() / 2});
+  append(options, graph, {.stats = stats, .state = state, .z = {}, .kl_partial = kl, .sampled_kl = {}, .scratch = {}});
   return {kl, rows, 1};
 }
 
@@ -74,6 +80,7 @@ bool fuse_sample_with_kl(Graph& graph, std::size_t call) {
     if ((first->z && second->z) || (first->kl_partial && second->kl_partial)) continue;
     if (second->z) {
       first->z = second->z;
+      first->sampled_kl = second->sampled_kl;
       first->scratch = second->scratch;
     } else {
       first->kl_partial = second->kl_partial;
@@ -99,8 +106,10 @@ bool fuse_sample_with_kl_backward(Graph& graph, std::size_t call) {
   if (!same_posterior(graph, *first, a, *second, b) || static_cast<bool>(first->dz) == static_cast<bool>(second->dz))
     return false;
   if (first->dz) {
-    if (!graph.stays(first->dz, a, b)) return false;
+    if (!graph.stays(first->dz, a, b) || (first->dsampled_kl && !graph.stays(first->dsampled_kl, a, b))) return false;
     second->dz = first->dz;
+    second->sampled_kl_scale = first->sampled_kl_scale;
+    second->dsampled_kl = first->dsampled_kl;
     second->scratch = first->scratch;
   }
   second->kl_scale += first->kl_scale;  // one of them is 0

@@ -17,6 +17,13 @@ class GaussianPosterior {
     z.graph().describe(z, "the sampled z");
     return z;
   }
+  // The same z, with log q(z|x) - log p(z) of each draw.
+  LatentDraws sample_with_kl(const Value& stats, const Value& state, std::int64_t samples) const {
+    const LatentDraws draws = sample_latent_with_kl(stats, state, samples, options_);
+    draws.z.graph().describe(draws.z, "the sampled z");
+    draws.z.graph().describe(draws.kl.partial, "the KL divergence of the draws");
+    return draws;
+  }
   // The KL divergence from the prior N(0, 1).
   RowLoss kl(const Value& stats, const Value& state) const {
     const RowLoss kl = latent_kl(stats, state, options_);

@@ -14,6 +14,7 @@
 #include "elbo/memory.h"
 #include "elbo/operations/dense.h"
 #include "elbo/operations/gather.h"
+#include "elbo/operations/importance.h"
 #include "elbo/operations/latent.h"
 #include "elbo/operations/likelihood.h"
 #include "elbo/operations/optimizer.h"
@@ -171,6 +172,7 @@ class Backend {
   virtual void do_run(const SampleLatent&) = 0;
   virtual void do_run(const SampleLatentBackward&) = 0;
   virtual void do_run(const LikelihoodLoss&) = 0;
+  virtual void do_run(const ImportanceBound&) = 0;
   virtual void do_run(const Accumulate&) = 0;
   virtual void do_run(const OptimizerStep&) = 0;
   virtual void do_run(const Advance&) = 0;

@@ -110,6 +110,40 @@ def sample():
                 yield {"posterior": posterior, "s": s, "epsilon": epsilon, "sigma": sigma, "slope": t.grad}
 
 
+def sampled_kl():
+    """log q(z|x) - log p(z) of a draw z = mu + sigma epsilon, and its gradients by mu and s through z and beside it."""
+    for posterior, ss in (("log_variance", floats(-3, -1, 0.02, 3)), ("sigma", floats(-2, -0.3, 0.5, 1.5, 30))):
+        for mu in floats(-4, 0, 0.3, 12):
+            for s in ss:
+                for epsilon in floats(-4.2, 1e-3, 1.1):
+                    m, t = tensor(mu, grad=True), tensor(s, grad=True)
+                    sigma = posterior_sigma(posterior, t)
+                    # A draw of N(mu, sigma^2) by epsilon and a negative sigma is one by -epsilon and a positive one.
+                    z = m + sigma * tensor(epsilon if s > 0 or posterior == "log_variance" else -epsilon)
+                    q, p = torch.distributions.Normal(m, sigma), torch.distributions.Normal(tensor(0), tensor(1))
+                    value = q.log_prob(z) - p.log_prob(z)
+                    value.backward()
+                    yield {"posterior": posterior, "mu": mu, "s": s, "epsilon": epsilon, "value": value,
+                           "dmu": m.grad, "ds": t.grad}
+
+
+def importance():
+    """Rows of draws, a line each: the loss is the row's, the gradient the draw's."""
+    rows = [[(3.5, 0.25)],
+            [(550.25, 21.5), (547.0, 19.75), (561.5, 30.25), (540.125, 25.0)],
+            [(-1200.5, 40.0), (-1150.0, 2.5)],
+            [(90.0, 5.0)] * 3 + [(300.0, 5.0)],
+            [(80.0 + 0.37 * i, 25.0 - 0.2 * i) for i in range(50)]]
+    for row, draws in enumerate(rows):
+        nll = torch.tensor(floats(*[d[0] for d in draws]), requires_grad=True)
+        kl = torch.tensor(floats(*[d[1] for d in draws]), requires_grad=True)
+        loss = math.log(len(draws)) - torch.logsumexp(-nll - kl, 0)
+        loss.backward()
+        assert torch.equal(nll.grad, kl.grad)
+        for i in range(len(draws)):
+            yield {"row": row, "nll": nll[i], "kl": kl[i], "loss": loss, "gradient": nll.grad[i]}
+
+
 OPTIMIZERS = {  # case: class, options by PyTorch's names
     "adam": (torch.optim.Adam, {"lr": 3e-4, "betas": (0.9, 0.999), "eps": 1e-8}),
     "adam-decay": (torch.optim.Adam, {"lr": 1e-2, "betas": (0.5, 0.9), "eps": 1e-4, "weight_decay": 0.1}),
@@ -150,7 +184,7 @@ def optimizer():
             }
 
 
-TABLES = [elementary, activation, bernoulli, gaussian, kl, sample, optimizer]
+TABLES = [elementary, activation, bernoulli, gaussian, kl, sample, sampled_kl, importance, optimizer]
 
 
 def as_text(value):

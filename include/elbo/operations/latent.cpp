@@ -23,15 +23,21 @@ void SampleLatent::check() const {
   if (kl_partial)
     check_tensor(name, "kl_partial", kl_partial, DType::f32,
                  {ceil_div(stats.shape[0], latent_tile), stats.shape[1] / 2});
+  if (sampled_kl) {
+    require(static_cast<bool>(z), name, ": a KL divergence of draws without z");
+    check_tensor(name, "sampled_kl", sampled_kl, DType::f32, {z.shape[0], z.shape[1]});
+  }
   check_state(name, state);
-  if (variant == LossVariant::unfused) check_scratch(name, scratch, z ? z.count() : stats.count() / 2);
+  if (variant == LossVariant::unfused) check_scratch(name, scratch, scratch_size());
 }
 
 void SampleLatentBackward::check() const {
   check_latent(name, stats, "dz", dz);
   check_tensor(name, "dstats", dstats, DType::f32, stats.shape);
+  require(dz || !has_sampled_kl(), name, ": the gradient of a sampled KL divergence without dz");
+  if (dsampled_kl) check_tensor(name, "dsampled_kl", dsampled_kl, DType::f32, {dz.shape[0], dz.shape[1]});
   check_state(name, state);
-  if (variant == LossVariant::unfused && dz) check_scratch(name, scratch, dz.count());
+  if (variant == LossVariant::unfused && dz) check_scratch(name, scratch, scratch_size());
 }
 
 }  // namespace elbo
