@@ -1,14 +1,11 @@
 // The importance-weighted bound of each row and its gradient.
 #include <algorithm>
-#include <limits>
 
 #include "cpu/device.h"
 #include "elbo/math/importance.h"
 
 namespace elbo::cpu {
 namespace {
-
-constexpr double lowest = -std::numeric_limits<double>::infinity();
 
 // The batch, and where row r's draws lie.
 struct Draws {
@@ -32,7 +29,7 @@ struct Gradient {
 
 void importance_bound_row(const Draws& d, std::int64_t row, float* loss, const Gradient& gradient) {
   const std::int64_t first = row * d.samples, end = first + d.samples;
-  double largest = lowest;
+  double largest = math::lowest_log_weight;
   for (std::int64_t i = first; i < end; ++i) largest = std::max(largest, d.log_weight(i));
   double sum = 0;
   for (std::int64_t i = first; i < end; ++i) sum += double{math::relative_weight(d.log_weight(i), largest)};

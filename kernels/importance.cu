@@ -9,7 +9,8 @@
 // Arithmetic: logarithms of weights are added up in double, which is a few thousand operations a batch: an exponential
 //   and a logarithm in float are the larger part of it, and the launch is larger than both.
 // NaN and infinity: a NaN among a row's losses makes all of its gradient and its loss NaN; so does an infinite one of
-//   all draws, or one of -infinity. A draw of an infinite loss beside others of finite ones has the weight 0.
+//   all draws, or one of -infinity, the loss being infinite or NaN. A draw of an infinite loss beside others of finite
+//   ones has the weight 0.
 // Deterministic: a lane adds up its draws in their order, then the lanes of a warp in a fixed tree.
 #include "kernels/importance.h"
 
@@ -41,19 +42,23 @@ __global__ void __launch_bounds__(threads) importance_bound_kernel(const Importa
     const std::int64_t draw = first + sample;
     return math::log_weight(a.nll_partial + draw * a.chunks, a.chunks, a.sampled_kl[draw]);
   };
-  double largest = log_weight(lane < a.samples ? lane : 0);
-  for (std::int64_t s = lane + warp_size; s < a.samples; s += warp_size) largest = fmax(largest, log_weight(s));
+  double largest = math::lowest_log_weight;
+#pragma unroll 1
+  for (std::int64_t s = lane; s < a.samples; s += warp_size) largest = fmax(largest, log_weight(s));
   largest = warp_largest(largest);
   double sum = 0;
+#pragma unroll 1
   for (std::int64_t s = lane; s < a.samples; s += warp_size)
     sum += static_cast<double>(math::relative_weight(log_weight(s), largest));
   const auto total = static_cast<float>(warp_sum(sum));
   if (a.loss && lane == 0) a.loss[row] = math::importance_loss(largest, total, a.samples);
   if (!a.dnll_partial && !a.dsampled_kl) return;
   const float scale = a.grad_scale * math::Approximate::inverse(total);
+#pragma unroll 1
   for (std::int64_t s = lane; s < a.samples; s += warp_size) {
     const float share = scale * math::relative_weight(log_weight(s), largest);
     if (a.dsampled_kl) a.dsampled_kl[first + s] = share;
+#pragma unroll 1
     for (std::int64_t c = 0; a.dnll_partial && c < a.chunks; ++c) a.dnll_partial[(first + s) * a.chunks + c] = share;
   }
 }

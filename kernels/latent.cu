@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(sampled_threads)
   float* const z_row = a.z + std::uint64_t{draw} * latent;
   float sum = 0.0f;
   for (unsigned dimension = 4 * (i & (lanes - 1)); dimension < end; dimension += 4 * lanes) {
-    const unsigned left = latent - dimension;
+    const unsigned left = aligned ? 4 : latent - dimension;
     const Quad<float> mu = load_quad<aligned>(stats + dimension, left);
     const Quad<float> s = load_quad<aligned>(stats + latent + dimension, left);
     const math::Normals4 eps = math::normals(draw_of(state, row, sample), dimension / 4);
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(sampled_threads)
       const float kl = math::sampled_kl(posterior, s.v[j], z.v[j], eps.v[j], Approximate{});
       sum += static_cast<unsigned>(j) < left ? kl : 0.0f;
     }
-    store_quad<aligned>(z_row + dimension, z, aligned ? 4 : left);
+    store_quad<aligned>(z_row + dimension, z, left);
   }
   for (unsigned distance = lanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
   if ((i & (lanes - 1)) == 0 && draw < draws) a.sampled_kl[draw] = sum;

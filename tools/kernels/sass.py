@@ -267,13 +267,23 @@ def likelihood_cases():
 
 def latent_cases():
     """kernels/latent.cu, one sample: a block of 8 warps has 32 rows (and half of them sum its KL), a thread 4 of them;
-    backward 2."""
+    backward 2. With the KL of the draws a warp has a draw, and each lane one quad."""
     rows, latent = 65536, 128
     for posterior in ("log_variance", "sigma"):
         yield Case(f"sample_latent_kernel<true, {posterior}, 4u>", "65536x128", "sample and KL", rows * latent,
                    rows // 32 * 8, 12, trips=(1,))
-        yield Case(f"sample_latent_backward_kernel<true, {posterior}, 2u>", "65536x128", "gradient", rows * latent,
-                   rows // 2 * latent // 4 // 32, 20, trips=(1,))
+        yield Case(f"sample_latent_backward_kernel<true, {posterior}, 2u, false>", "65536x128", "gradient",
+                   rows * latent, rows // 2 * latent // 4 // 32, 20, trips=(1,))
+        yield Case(f"sample_latent_sampled_kl_kernel<true, {posterior}>", "65536x128", "sample and its KL",
+                   rows * latent, rows, 12 + 4 / latent, trips=(1, 5))
+        yield Case(f"sample_latent_backward_kernel<true, {posterior}, 2u, true>", "65536x128", "gradient, weighed",
+                   rows * latent, rows // 2 * latent // 4 // 32, 20 + 4 / latent, trips=(1,))
+
+
+def importance_cases():
+    """kernels/importance.cu, rows of 32 draws: a warp has a row, a lane a draw; loss and both gradients."""
+    yield Case("importance_bound_kernel", "65536x32", "loss and gradients", 65536 * 32, 65536, 16 + 4 / 32,
+               trips=(1,) * 13)
 
 
 def optimizer_cases():
@@ -290,7 +300,8 @@ def optimizer_cases():
 
 
 # Source in kernels/ -> its cases. The pages and budgets have them in this order.
-CASES = {"likelihood.cu": likelihood_cases, "latent.cu": latent_cases, "optimizer.cu": optimizer_cases}
+CASES = {"likelihood.cu": likelihood_cases, "importance.cu": importance_cases, "latent.cu": latent_cases,
+         "optimizer.cu": optimizer_cases}
 
 
 class Row(NamedTuple):

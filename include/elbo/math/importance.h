@@ -14,9 +14,15 @@
 
 namespace elbo::math {
 
+// Below the logarithm of every weight whose losses are finite.
+inline constexpr double lowest_log_weight = -1e300;
+
 // log w of a draw, of the partial sums of its nll [chunks] and of its kl.
 ELBO_HD double log_weight(const float* nll, std::int64_t chunks, float kl) {
   double loss = static_cast<double>(kl);
+#if defined(__CUDA_ARCH__)
+#pragma unroll 1
+#endif
   for (std::int64_t c = 0; c < chunks; ++c) loss += static_cast<double>(nll[c]);
   return -loss;
 }
@@ -28,7 +34,8 @@ ELBO_HD float relative_weight(double log_weight, double largest) {
 
 // The loss of a row of S samples, of the sum of the relative weights.
 ELBO_HD float importance_loss(double largest, float sum, std::int64_t samples) {
-  return static_cast<float>(-(largest + static_cast<double>(math::log(sum / static_cast<float>(samples)))));
+  const auto log_of = [](float x) { return static_cast<double>(math::log(x)); };
+  return static_cast<float>(log_of(static_cast<float>(samples)) - (largest + log_of(sum)));
 }
 
 }  // namespace elbo::math
