@@ -661,7 +661,7 @@ class CommandLine(unittest.TestCase):
         again = ["--out", run, "--resume"]
         for lines, place in (([first, third], ":2: epoch 3"), ([first, second], ":2: "),
                              ([first, second, second, third], ":3: epoch 2"),
-                             ([first, second, third.replace('"elbo":-', '"elbo":-1')], ":3: the best test ELBO")):
+                             ([first, second, third.replace('"elbo":-', '"elbo":-1')], ":3: the best test bound")):
             metrics.write_text("\n".join([*lines, ""]))
             before = self.content(run)
             for result in (self.train(*again, "--set", "train.epochs=4"),

@@ -12,6 +12,7 @@
 #include "host/base/devices.h"
 #include "host/graph/dense.h"
 #include "host/graph/fusion.h"
+#include "host/graph/importance.h"
 #include "host/graph/latent.h"
 #include "host/graph/likelihood.h"
 #include "host/graph/program.h"
@@ -363,6 +364,73 @@ TEST(Rules, LeaveLossesOfDifferentLikelihoods) {
                   two = likelihood_loss(x, t, {.likelihood = Likelihood::gaussian});
     p.g.differentiate(0.3f * mean(one) + 0.7f * mean(two), {{x, p.g.of(p.dx)}});
   });
+}
+
+// The decoder is z itself, [2 * samples, 2], and the targets are 0.
+Objective importance_weighted(Pieces& p, std::int64_t samples) {
+  const Value stats = p.g.of(p.x);
+  const LatentDraws draws = sample_latent_with_kl(stats, p.g.of(p.state), samples, {});
+  const RowLoss nll = likelihood_loss(draws.z.reshaped({2 * samples, 2}), p.g.of(p.target).part(0, {2, 2}),
+                                      {.likelihood = Likelihood::gaussian});
+  return mean(importance_bound(nll, draws.kl, LossVariant::fused));
+}
+
+// With one draw all its weight is its own: the ELBO, its KL divergence by sampling.
+TEST(Gradient, OfTheBoundWithOneDrawIsThatOfTheElboWithASampledKl) {
+  Pieces weighted, sampled;
+  weighted.g.differentiate(importance_weighted(weighted, 1), {{weighted.g.of(weighted.x), weighted.g.of(weighted.dx)}});
+  const Value stats = sampled.g.of(sampled.x);
+  const LatentDraws draws = sample_latent_with_kl(stats, sampled.g.of(sampled.state), 1, {});
+  const RowLoss nll = likelihood_loss(draws.z.reshaped({2, 2}), sampled.g.of(sampled.target).part(0, {2, 2}),
+                                      {.likelihood = Likelihood::gaussian});
+  sampled.g.differentiate(mean(nll) + mean(draws.kl), {{stats, sampled.g.of(sampled.dx)}});
+  EXPECT_EQ(weighted.run(), sampled.run());
+}
+
+TEST(Rules, LeaveTheGradientOfImportanceWeights) {
+  for (const std::int64_t samples : {1, 3})
+    expect_same_gradient([=](Pieces& p) {
+      const Value stats = p.g.of(p.x);
+      const Objective bound = importance_weighted(p, samples);
+      p.g.keep(latent_kl(stats, p.g.of(p.state), {}).partial);
+      p.g.differentiate(bound + 0.5f * mean(quartics(stats)), {{stats, p.g.of(p.dx)}});
+    });
+}
+
+// Against differences of the bound, computed here in double.
+TEST(Gradient, OfTheImportanceWeightedBound) {
+  for (const std::int64_t samples : {1, 4}) {
+    Pieces p;
+    p.g.differentiate(importance_weighted(p, samples), {{p.g.of(p.x), p.g.of(p.dx)}});
+    const Floats x = p.bench.get(p.x.memory), gradient = p.run();
+    const StepState state = state_at(3, 1, {});
+    const auto bound = [&](const std::vector<double>& stats) {
+      double loss = 0;
+      for (std::uint32_t r = 0; r < 2; ++r) {
+        double weights = 0;
+        for (std::uint32_t s = 0; s < samples; ++s) {
+          double log_weight = 0;
+          const math::Normals4 eps =
+              math::normals({state.seed, Purpose::latent, state.noise_step, state.row0 + r, s}, 0);
+          for (std::size_t d = 0; d < 2; ++d) {
+            const double mu = stats[4 * r + d], log_variance = stats[4 * r + 2 + d], e = eps.v[d];
+            const double z = mu + std::exp(log_variance / 2) * e;
+            // p(x|z) of a target of 0, p(z) and q(z|x); two constants cancel.
+            log_weight += -(z * z + std::log(2 * M_PI)) / 2 - z * z / 2 + e * e / 2 + log_variance / 2;
+          }
+          weights += std::exp(log_weight);
+        }
+        loss -= std::log(weights / static_cast<double>(samples)) / 2;  // the mean over two rows
+      }
+      return loss;
+    };
+    for (std::size_t i = 0; i < 8; ++i) {
+      std::vector<double> above(x.begin(), x.end()), below = above;
+      above[i] += 1e-5;
+      below[i] -= 1e-5;
+      EXPECT_NEAR(gradient[i], (bound(above) - bound(below)) / 2e-5, 2e-6) << samples << " samples, " << i;
+    }
+  }
 }
 
 TEST(Rules, LeaveADrawBehindAStepOfTheState) {

@@ -89,9 +89,9 @@ TEST(History, WhatIsWrongIsSaid) {
   refused({one, "{}", three}, ":2: ... epoch: missing");
   refused({one, two, three.substr(0, 30)}, ":3: metrics:1:");
   refused({"\1", two, three}, ":1: metrics:1:1");
-  refused({one, two, three}, ":3: ... best test ELBO ... -90.125 ... -90 ... checkpoint", 60, -90);
+  refused({one, two, three}, ":3: ... best test bound ... -90.125 ... -90 ... checkpoint", 60, -90);
   refused({one, two, line(4, 60)}, ":3: epoch 4");
-  refused({two, three}, ":2: ... best test ELBO ... -90.125 ... -95 ... checkpoint", 60, -95);
+  refused({two, three}, ":2: ... best test bound ... -90.125 ... -95 ... checkpoint", 60, -95);
 }
 
 // A run goes on from a checkpoint of another folder, or somebody moved the file away.

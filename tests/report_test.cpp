@@ -395,11 +395,10 @@ TEST_F(Report, SpecKeepsItsText) {
     EXPECT_NE(page.find(piece), std::string::npos) << piece;
 }
 
-TEST_F(Report, BetaIsSaid) {
+TEST_F(Report, TheObjectiveIsSaid) {
   ReportData data = made_up_report(8, 1);
-  EXPECT_NE(page_of(data).find("<td>reconstruction + KL</td>"), std::string::npos);
-  data.beta = 2;
-  EXPECT_NE(page_of(data).find("reconstruction + 2 · KL"), std::string::npos);
+  data.objective = "reconstruction + 2 · KL";
+  EXPECT_NE(page_of(data).find("<td>reconstruction + 2 · KL</td>"), std::string::npos);
 }
 
 TEST_F(Report, DataThatContradictThemselvesAreRefused) {

@@ -78,6 +78,17 @@ std::vector<fs::path> experiments() {
 
 // ---- What is read -----------------------------------------------------------------------------------------
 
+TEST(Spec, SaysWhatIsMinimised) {
+  const auto text = [](const std::vector<std::string>& overrides) {
+    return objective_text(parse_spec(smallest, "x.json", overrides));
+  };
+  EXPECT_EQ(text({}), "reconstruction + KL");
+  EXPECT_EQ(text({"objective.beta=0.5"}), "reconstruction + 0.5 · KL");
+  EXPECT_EQ(text({"objective.type=iwae", "objective.samples=5"}),
+            "the negative importance-weighted bound of 5 samples");
+  EXPECT_EQ(text({"objective.type=iwae"}), "the negative importance-weighted bound of 1 sample");
+}
+
 TEST(Spec, KnowsWhereAFieldWasGiven) {
   const Spec s = parse_spec(smallest, "x.json", {"train.epochs=5", "optimizer={\"type\":\"sgd\",\"learning_rate\":1}"});
   EXPECT_EQ(s.where("train.batch_size"), "x.json:16: train.batch_size");
@@ -395,6 +406,8 @@ const Edit bad_fields[] = {
      "x.json:5: model.initialization.std: ... only with type \"normal\" ... \"glorot\""},
     {"\"latent\": 2", "\"latent\": 2, \"initialization\": { \"std\": 1 }",
      "x.json:5: model.initialization.std: ... only with type \"normal\" ... \"pytorch\""},
+    {"\"optimizer\"", "\"objective\": { \"type\": \"iwae\", \"beta\": 1 }, \"optimizer\"",
+     "x.json:10: objective.beta: ... only with type \"elbo\" ... \"iwae\""},
     {"3e-4", "1, \"momentum\": 0.9", "x.json:12: optimizer.momentum: ... only with type \"sgd\" ... \"adam\""},
     {"\"adam\"", "\"adagrad\", \"beta1\": 0.9",
      "x.json:11: optimizer.beta1: ... only with type \"adam\" ... \"adagrad\""},

@@ -5,7 +5,8 @@
 //
 // FOLDER/steps.safetensors: "before.NAME", "gradient.NAME" (of the first step), and for WHEN = "after1" and "after":
 // "WHEN.NAME", "WHEN.first.NAME", "WHEN.second.NAME"; "input" f32 [R, D] of the first step; of every step: "target"
-// u8 [steps, R, D], "epsilon" f32 [steps, R, S, L], "losses" f64 [steps, 2] (reconstruction and KL, nats an image);
+// u8 [steps, R, D], "epsilon" f32 [steps, R, S, L], "losses" f64 [steps, 2 or 3] (reconstruction, KL, and the negative
+// importance-weighted bound where that is minimised; nats an image);
 // at the end: "images" u8 [R, D] and "reconstruction" f32 [R, D], decoded from their posterior means. Metadata: the
 // resolved spec and the number of training images.
 // FOLDER/checkpoint.safetensors: the state after the last step, as a run would keep it.
@@ -93,7 +94,8 @@ void dump(const Spec& spec, const ImageSet& images, const std::string& device_na
   NamedTensor input{"input", DType::f32, {rows, pixels}, {}};
   NamedTensor target{"target", DType::u8, {count, rows, pixels}, {}};
   NamedTensor epsilon{"epsilon", DType::f32, {count, rows, spec.objective.samples, vae.latent()}, {}};
-  NamedTensor losses{"losses", DType::f64, {count, 2}, {}};
+  const bool is_weighted = spec.objective.type == ObjectiveType::iwae;
+  NamedTensor losses{"losses", DType::f64, {count, is_weighted ? 3 : 2}, {}};
   for (std::uint32_t step = 0; step < steps; ++step) {
     trainer.reset_figures();
     trainer.run_until(step + 1);
@@ -101,6 +103,7 @@ void dump(const Spec& spec, const ImageSet& images, const std::string& device_na
     const Figures figures = trainer.figures();
     append(losses, &figures.reconstruction, 1);
     append(losses, &figures.kl, 1);
+    if (is_weighted) append(losses, &figures.objective, 1);
     append(target, vae.device(), trainer.target());
     append_epsilon(epsilon, spec, step);
     if (step == 0) {

@@ -182,7 +182,7 @@ TEST_P(Training, AResumedRunEndsWithTheSameBits) {
     const TensorFile file = make_checkpoint(first.trainer, spec, {13, 1.5, -7.25, ""});
     const Progress progress = restore(second.trainer, file, "memory");
     EXPECT_EQ(progress.step, 13u);
-    EXPECT_EQ(progress.best_elbo, -7.25);
+    EXPECT_EQ(progress.best_bound, -7.25);
     EXPECT_EQ(hash_weights(whole.trainer.vae), second.run(23)) << change;
     EXPECT_EQ(whole.trainer.figures().elbo, second.trainer.figures().elbo) << "the epoch's sums go on, too";
   }
@@ -201,7 +201,7 @@ TEST_P(Training, ASnapshotIsTheMomentInWhichItWasTaken) {
   const Progress progress = restore(other.trainer, snapshot.read(spec), "memory");
   EXPECT_EQ(progress.step, 13u);
   EXPECT_EQ(progress.seconds, 1.5);
-  EXPECT_EQ(progress.best_elbo, -7.25);
+  EXPECT_EQ(progress.best_bound, -7.25);
   EXPECT_EQ(progress.images, "those");
   EXPECT_EQ(other.run(23), whole.run(23));
   EXPECT_EQ(other.run(23), hash_weights(job.trainer.vae)) << "taking it has changed nothing";
@@ -225,9 +225,49 @@ TEST_P(Training, RivalKernelsAgree) {
     }
 }
 
+// With the weights of one training: the expectation of the bound grows with the samples (theorem 1 of
+// arXiv 1509.00519). Its first draws are the same ones.
+TEST_P(Training, TheImportanceWeightedBoundGrowsWithItsSamples) {
+  Job job(GetParam(), small_spec({"objective.type=iwae", "objective.samples=5", "optimizer.learning_rate=0.01"}));
+  const auto evaluate = [&](int samples) {
+    const Spec spec = small_spec({"objective.type=iwae", cat("objective.samples=", samples)});
+    return Evaluator(job.trainer.vae, spec, images()).run();
+  };
+  const Figures before = evaluate(5);
+  job.run(200);
+  const Figures one = evaluate(1), five = evaluate(5), fifty = evaluate(50);
+  EXPECT_GT(five.bound(), before.bound() + 5);
+  EXPECT_GT(five.bound(), one.bound() + 0.1);
+  EXPECT_GT(fifty.bound(), five.bound() + 0.1);
+  // With one sample it differs from the ELBO by the noise of the sampled KL divergence alone.
+  EXPECT_NEAR(one.bound(), one.elbo, 1);
+  for (const Figures& f : {one, five, fifty}) {
+    EXPECT_EQ(f.bound(), f.further_named("iwae"));
+    EXPECT_EQ(f.objective, -f.bound());
+  }
+}
+
+TEST_P(Training, RivalKernelsAgreeOnImportanceWeights) {
+  for (const char* likelihood : {"model.likelihood=bernoulli", "model.likelihood=gaussian"})
+    for (const char* posterior : {"model.posterior=log_variance", "model.posterior=sigma"}) {
+      const auto spec = [&](const char* kernels) {
+        return small_spec({likelihood, posterior, cat("objective.kernels=", kernels), "objective.type=iwae",
+                           "objective.samples=3", "model.initialization.type=glorot"});
+      };
+      Job fused(GetParam(), spec("fused")), unfused(GetParam(), spec("unfused"));
+      fused.run(10);
+      unfused.run(10);
+      const Figures a = fused.trainer.figures(), b = unfused.trainer.figures();
+      // As above.
+      EXPECT_NEAR(a.bound(), b.bound(), 1e-5 * std::abs(b.bound())) << likelihood << posterior;
+      EXPECT_NEAR(a.kl, b.kl, 1e-4 * (1 + std::abs(b.kl))) << likelihood << posterior;
+    }
+}
+
 TEST_P(Training, AgreesWithTheCpu) {
-  for (const char* optimizer : {"optimizer.type=adam", "optimizer.type=adagrad", "optimizer.type=sgd"}) {
-    const std::vector<std::string> overrides = {optimizer, "data.binarize=dynamic", "objective.samples=2"};
+  for (const char* setting :
+       {"optimizer.type=adam", "optimizer.type=adagrad", "optimizer.type=sgd", "objective.type=iwae"}) {
+    const std::vector<std::string> overrides = {setting, "data.binarize=dynamic", "objective.samples=2"};
     Job cpu("cpu", small_spec(overrides)), other(GetParam(), small_spec(overrides));
     for (std::uint32_t step = 1; step <= 100; ++step) {
       for (Trainer* t : {&cpu.trainer, &other.trainer}) {
@@ -237,7 +277,7 @@ TEST_P(Training, AgreesWithTheCpu) {
       }
       const Figures a = cpu.trainer.figures(), b = other.trainer.figures();
       // the same noise, so only rounding differs; Adam's division by sqrt(v) lets it grow over 100 steps
-      ASSERT_NEAR(a.objective, b.objective, 1e-4 * std::abs(a.objective)) << optimizer << " step " << step;
+      ASSERT_NEAR(a.objective, b.objective, 1e-4 * std::abs(a.objective)) << setting << " step " << step;
     }
   }
 }
@@ -376,6 +416,27 @@ TEST_P(Training, TheLastBatchOfAnEvaluationMayNeedMoreMemory) {
             std::max(bytes(rows), test.count % rows ? bytes(test.count % rows) : 0));
 }
 
+TEST_P(Training, WhatAGpuCannotCountIsRefusedBefore) {
+  const OpenedDevice opened = open_device(GetParam());
+  const DeviceInfo info = opened.backend->info();
+  const ImageSet many{.count = 70000, .height = 2, .width = 2, .channels = 1, .pixels = {}, .labels = {}};
+  const Dataset sizes{.name = "many", .train = many, .test = many};
+  const auto needs = [&](const std::vector<std::string>& overrides) {
+    const Spec spec = small_spec(overrides);
+    return test::error_of([&] { MemoryNeeds(spec, sizes, info).step(); });
+  };
+  const std::string wide = R"(model.encoder=[{"type":"dense","units":65536}])",
+                    deep = R"(model.encoder=[{"type":"dense","units":65536},{"type":"dense","units":65536}])";
+  EXPECT_EQ(needs({wide, "train.batch_size=32767"}), "");
+  if (!info.launches) {
+    EXPECT_EQ(needs({deep, "train.batch_size=32768"}), "");
+    return;
+  }
+  test::expect_words(needs({wide, "train.batch_size=32768"}),
+                     {"the output of encoder.0", "2147483648 elements [32768, 65536]", "2^31 - 1", "train.batch_size"});
+  test::expect_words(needs({deep}), {"the gradient of encoder.2.weight", "4294967296 elements", "2^31 - 1", "units"});
+}
+
 TEST_P(Training, ABatchOfTheEvaluationTakesLittleMemory) {
   const OpenedDevice opened = open_device(GetParam());
   const auto rows = [&](std::int64_t pixels, const std::vector<std::string>& overrides, std::int64_t count) {
@@ -389,6 +450,7 @@ TEST_P(Training, ABatchOfTheEvaluationTakesLittleMemory) {
   // A row of 100,000 pixels is 4 + 1 bytes a pixel for the images, 4 for the output, and 1 kB: 900 kB.
   EXPECT_EQ(rows(100000, {}, 10000), is_cpu ? 32 : 288);
   EXPECT_EQ(rows(100000, {"objective.kernels=unfused"}, 10000), is_cpu ? 32 : 192);
+  EXPECT_EQ(rows(100000, {"objective.type=iwae", "objective.samples=4"}, 10000), is_cpu ? 32 : 64);
   EXPECT_EQ(rows(100000, {"train.batch_size=500"}, 10000), 512) << "as many as train are not too many";
 }
 

@@ -50,7 +50,8 @@ class Vae(nn.Module):
         super().__init__()
         self.model = spec["model"]
         self.latent = self.model["latent"]
-        self.samples = spec["objective"]["samples"]
+        self.objective = spec["objective"]
+        self.samples = self.objective["samples"]
         self.encoder = make_layers(pixels, self.model["encoder"], 2 * self.latent)
         self.decoder = make_layers(self.latent, self.model["decoder"], pixels)
         self.initialise()
@@ -68,8 +69,8 @@ class Vae(nn.Module):
                 nn.init.zeros_(parameter)
 
     def losses(self, images, target, epsilon=None):
-        """Reconstruction loss and KL of a batch [R, D], in nats an image. epsilon: [R, L] or [S, R, L], drawn if not
-        given."""
+        """Reconstruction loss and KL of a batch [R, D], in nats an image; and the negative importance-weighted bound
+        where that is minimised. epsilon: [R, L] or [S, R, L], drawn if not given."""
         mu, s = self.encoder(images).chunk(2, dim=1)
         if self.model["posterior"] == "sigma":
             sigma, log_variance = s, torch.log(s * s)
@@ -79,15 +80,28 @@ class Vae(nn.Module):
 
         if epsilon is None:
             epsilon = torch.randn_like(mu if self.samples == 1 else mu.expand(self.samples, -1, -1))
-        output = self.decoder(mu + sigma * epsilon)
+        z = mu + sigma * epsilon
+        output = self.decoder(z)
         target = target.expand_as(output)
+        reduction = "sum" if self.objective["type"] == "elbo" else "none"
         if self.model["likelihood"] == "bernoulli":
-            loss = F.binary_cross_entropy_with_logits(output, target, reduction="sum")
+            loss, constant = F.binary_cross_entropy_with_logits(output, target, reduction=reduction), 0
         else:
             variance = self.model["variance"]
-            loss = (0.5 / variance) * F.mse_loss(output, target, reduction="sum")
-            loss = loss + 0.5 * math.log(2 * math.pi * variance) * output.numel()
-        return loss * (output.shape[-1] / output.numel()), kl
+            loss = (0.5 / variance) * F.mse_loss(output, target, reduction=reduction)
+            constant = 0.5 * math.log(2 * math.pi * variance) * output.shape[-1]  # of an image
+        if self.objective["type"] == "elbo":
+            return loss * (output.shape[-1] / output.numel()) + constant, kl
+        loss = loss.sum(-1) + constant  # of a draw
+        prior, posterior = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(mu, sigma.abs())
+        log_weights = (prior.log_prob(z) - posterior.log_prob(z)).sum(-1) - loss
+        log_weights = log_weights.reshape(-1, len(images))
+        bound = torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+        return loss.mean(), kl, -bound.mean()
+
+    def minimised(self, losses):
+        """The objective, of what losses() gives."""
+        return losses[0] + self.objective["beta"] * losses[1] if self.objective["type"] == "elbo" else losses[2]
 
     def reconstruct(self, images):
         """Pixel means [R, D], decoded from the posterior's mean."""

@@ -59,7 +59,7 @@ Figures OpenedRun::evaluate(const ImageSet& images) const {
 Behind OpenedRun::behind() const {
   std::int64_t images = 0;  // for training: describe_images() begins with their number
   std::from_chars(progress.images.data(), progress.images.data() + progress.images.size(), images);
-  return {progress.step, std::max<std::int64_t>(1, images / spec.train.batch_size), progress.best_elbo};
+  return {progress.step, std::max<std::int64_t>(1, images / spec.train.batch_size), progress.best_bound};
 }
 
 }  // namespace elbo

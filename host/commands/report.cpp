@@ -84,7 +84,8 @@ void make_report(const std::string& folder, const std::string& out, const std::s
   for (const Parameter& p : vae.parameters.layout()) report.parameters += p.shape.count();
   report.train_images = data.train.count;
   report.test_images = data.test.count;
-  report.beta = spec.objective.beta;
+  report.objective = objective_text(spec);
+  if (spec.objective.beta != 1) report.objective += " (the ELBO above counts KL once)";
   report.epochs = epochs;
   write_report(report, out);
 }

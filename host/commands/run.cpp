@@ -105,8 +105,8 @@ int run_experiment(const RunOptions& options) {
   const Dataset data = load_dataset(spec, directories);
   fmt::print("{}: {} on {}{}\n", spec.name, spec.data.dataset, info.description,
              device.reason.empty() ? "" : " (" + device.reason + ")");
-  fmt::print("{} training images, {} test images; effective beta {}\n", data.train.count, data.test.count,
-             spec.objective.beta);
+  fmt::print("{} training images, {} test images; minimised is {}\n", data.train.count, data.test.count,
+             objective_text(spec));
 
   std::optional<FolderLock> lock;  // outlives the run, whose thread writes to the end
   TrainingRun run(spec, data, *device.backend, options.checkpoint_seconds);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "host/graph/gather.h"
+#include "host/graph/importance.h"
 #include "host/model/vae.h"
 
 namespace elbo {
@@ -14,6 +15,7 @@ struct NamedLoss {
   RowLoss loss;
   double weight = 0;       // of its mean in what is minimised: 0 where it is only looked at
   bool by_column = false;  // each column has a mean of its own, and all together are the loss
+  bool is_bound = false;   // it is the negative of a bound, which is the figure
 };
 
 // A bound of the evidence of a batch: what is minimised, and at most most_losses losses. Every bound has
@@ -34,13 +36,38 @@ inline Bound elbo(const Vae& model, const Batch& batch, const Value& state, std:
           {{"reconstruction", reconstruction, 1.0}, {"unit_kl", kl, beta, true}}};
 }
 
-// What a training step minimises, and what an evaluation measures, with one sample of z an image. Both have the same
-// parts.
+// Equation 8 of arXiv 1509.00519: the logarithm of the mean importance weight of the samples, the closer to log p(x)
+// the more of them there are. With one it is the ELBO, its KL divergence by sampling.
+inline Bound iwae(const Vae& model, const Batch& batch, const Value& state, std::int64_t samples, LossVariant kernels) {
+  const Value stats = model.encode(batch.input);
+  const auto [z, sampled_kl] = model.posterior.sample_with_kl(stats, state, samples);
+  const RowLoss reconstruction = model.likelihood.nll(model.decode(z), batch.target);
+  const RowLoss bound = importance_bound(reconstruction, sampled_kl, kernels);
+  return {mean(bound),
+          {{.name = "reconstruction", .loss = reconstruction},
+           {.name = "unit_kl", .loss = model.posterior.kl(stats, state), .by_column = true},
+           {.name = "iwae", .loss = bound, .weight = 1.0, .is_bound = true}}};
+}
+
+// Samples of z an image in an evaluation: the bound of several is another with each number of them.
+inline std::int64_t evaluation_samples(const Spec& spec) {
+  return spec.objective.type == ObjectiveType::iwae ? spec.objective.samples : 1;
+}
+
+// What a training step minimises, and what an evaluation measures. Both have the same parts.
+inline Bound bound_of(const Spec& spec, const Vae& model, const Batch& batch, const Value& state,
+                      std::int64_t samples) {
+  switch (spec.objective.type) {
+    case ObjectiveType::elbo: return elbo(model, batch, state, samples, spec.objective.beta);
+    case ObjectiveType::iwae: return iwae(model, batch, state, samples, spec.objective.kernels);
+  }
+  fail("an objective of no type");
+}
 inline Bound training_bound(const Spec& spec, const Vae& model, const Batch& batch, const Value& state) {
-  return elbo(model, batch, state, spec.objective.samples, spec.objective.beta);
+  return bound_of(spec, model, batch, state, spec.objective.samples);
 }
 inline Bound evaluation_bound(const Spec& spec, const Vae& model, const Batch& batch, const Value& state) {
-  return elbo(model, batch, state, 1, spec.objective.beta);
+  return bound_of(spec, model, batch, state, evaluation_samples(spec));
 }
 
 }  // namespace elbo

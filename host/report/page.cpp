@@ -103,6 +103,7 @@ std::string section(const char* id, const char* title, const std::string& conten
 // ---- Parts of the page, in reading order ------------------------------------------------------------------
 
 std::string figures_of_merit(const ReportData& data) {
+  const std::string nats = "nats per image";
   std::string html = "<dl class=\"figures\">\n";
   const auto add = [&](const char* mark, const std::string& name, const std::string& value, const std::string& note) {
     html += fmt::format("<div{}><dt>{}</dt><dd>{} <small>{}</small></dd></div>\n", mark, name, value, note);
@@ -110,13 +111,17 @@ std::string figures_of_merit(const ReportData& data) {
   if (!data.epochs.empty()) {
     const Figures& test = data.epochs.back().test;
     const EpochMetrics& best = best_epoch(data.epochs);
-    add(" class=\"first\"", "Test ELBO", short_number(test.elbo, 2),
-        best.epoch == data.epochs.back().epoch || std::isnan(best.test.elbo)
-            ? "nats per image"
-            : fmt::format("nats per image; best {}, epoch {}", short_number(best.test.elbo, 2), best.epoch));
-    add("", "Reconstruction", short_number(test.reconstruction, 2), "nats per image");
-    add("", "KL divergence", short_number(test.kl, 2), "nats per image");
-    for (const auto& [name, value] : test.further) add("", escape_html(name), short_number(value, 2), "nats per image");
+    // Of the bound by which epochs are judged: where it was better before.
+    const auto note = [&](bool is_judge) {
+      if (!is_judge || best.epoch == data.epochs.back().epoch || std::isnan(best.test.bound())) return nats;
+      return fmt::format("{}; best {}, epoch {}", nats, short_number(best.test.bound(), 2), best.epoch);
+    };
+    const bool is_weighted = !std::isnan(best.test.further_named(Figures::importance_weighted));
+    add(" class=\"first\"", "Test ELBO", short_number(test.elbo, 2), note(!is_weighted));
+    add("", "Reconstruction", short_number(test.reconstruction, 2), nats);
+    add("", "KL divergence", short_number(test.kl, 2), nats);
+    for (const auto& [name, value] : test.further)
+      add("", escape_html(name), short_number(value, 2), note(name == Figures::importance_weighted));
   }
   add("", "Time", format_seconds(data.seconds),
       grouped(static_cast<std::int64_t>(data.epochs.size())) + (data.epochs.size() == 1 ? " epoch" : " epochs"));
@@ -275,9 +280,7 @@ std::string run_facts(const ReportData& data) {
   const auto add = [&](const char* name, const std::string& value) {
     if (!value.empty()) html += fmt::format("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", name, value);
   };
-  add("Objective", data.beta == 1
-                       ? "reconstruction + KL"
-                       : fmt::format("reconstruction + {:.6g} · KL (the ELBO above counts KL once)", data.beta));
+  add("Objective", escape_html(data.objective));
   add("Images", fmt::format("{} for training, {} for testing", grouped(data.train_images), grouped(data.test_images)));
   add("Device", escape_html(data.device));
   add("Machine", escape_html(data.machine));

@@ -246,7 +246,7 @@ Picture curves(const std::vector<EpochMetrics>& epochs) {
 
 const EpochMetrics& best_epoch(const std::vector<EpochMetrics>& epochs) {
   const auto better = [](const EpochMetrics& a, const EpochMetrics& b) {
-    return !(a.test.elbo >= b.test.elbo) && !std::isnan(b.test.elbo);  // a NaN is worse than anything
+    return !(a.test.bound() >= b.test.bound()) && !std::isnan(b.test.bound());  // a NaN is worse than anything
   };
   return *std::max_element(epochs.begin(), epochs.end(), better);
 }

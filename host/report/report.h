@@ -19,7 +19,7 @@ struct ReportData {
   std::string device, machine, version, date;  // for people; date in UTC
   double seconds = 0;
   std::int64_t parameters = 0, train_images = 0, test_images = 0;
-  double beta = 1;  // effective beta of the training objective
+  std::string objective;  // what was minimised, for people
   std::vector<EpochMetrics> epochs;
 
   ImageStrip originals, reconstructions;    // of the same test images

@@ -159,11 +159,17 @@ Table table(Spec& s) {
           .in(scale)
           .only_with("type", {"normal"}),
 
-      Field{"objective", Section{}, "What is minimised: reconstruction + beta KL, in nats for each image."},
-      Field{"objective.type", only("elbo"), "elbo: the evidence lower bound, its KL in closed form."},
-      Field{"objective.beta", &objective.beta, "Weight of the KL; 1 makes the objective the negative ELBO."}.in(
-          not_negative),
-      Field{"objective.samples", &objective.samples, "Draws of z for each image in training."}.in({1, 1024}),
+      Field{"objective", Section{}, "What is minimised, in nats for each image."},
+      Field{"objective.type", choice(objective.type, {{"elbo", ObjectiveType::elbo}, {"iwae", ObjectiveType::iwae}}),
+            "elbo: reconstruction + beta KL, the evidence lower bound with its KL in closed form. iwae: the negative "
+            "importance-weighted bound (arXiv 1509.00519), log of the mean weight p(x, z) / q(z|x) of the samples."},
+      Field{"objective.beta", &objective.beta, "Weight of the KL; 1 makes the objective the negative ELBO."}
+          .in(not_negative)
+          .only_with("type", {"elbo"}),
+      Field{"objective.samples", &objective.samples,
+            "Draws of z for each image: elbo takes the mean of their losses, in training; iwae the logarithm of the "
+            "mean of their weights, in evaluation, too."}
+          .in({1, 1024}),
       Field{"objective.kernels",
             choice(objective.kernels, {{"fused", LossVariant::fused},
                                        {"fused_log", LossVariant::fused_log},
@@ -620,7 +626,7 @@ ordered_json schema_of(const Table& fields, const std::string& section) {
     }
     if (f.required || properties[name].contains("required")) required.push_back(name);
     if (!f.owner.empty()) {
-      dependencies[name]["required"] = {f.owner};
+      if (!has_meaning(fields, f)) dependencies[name]["required"] = {f.owner};  // the default is another word
       dependencies[name]["properties"][f.owner]["enum"] = f.owner_words;
     }
   }
@@ -636,6 +642,19 @@ ordered_json schema_of(const Table& fields, const std::string& section) {
 std::string Spec::where(const std::string& field) const {
   const auto found = given.find(field);
   return found == given.end() ? field : found->second + ": " + field;
+}
+
+std::string objective_text(const Spec& spec) {
+  const auto& objective = spec.objective;
+  switch (objective.type) {
+    case ObjectiveType::elbo:
+      return objective.beta == 1 ? "reconstruction + KL"
+                                 : cat("reconstruction + ", number_text(objective.beta), " · KL");
+    case ObjectiveType::iwae:
+      return cat("the negative importance-weighted bound of ", objective.samples,
+                 objective.samples == 1 ? " sample" : " samples");
+  }
+  return "";
 }
 
 Spec load_spec(const std::string& path, const std::vector<std::string>& overrides) {

@@ -14,6 +14,7 @@ namespace elbo {
 enum class Split : std::uint8_t { holdout, none };  // none: train and test on every image
 enum class Residency : std::uint8_t { automatic, device, stream };
 enum class Initialization : std::uint8_t { pytorch, glorot, normal };
+enum class ObjectiveType : std::uint8_t { elbo, iwae };
 enum class WeightPrior : std::uint8_t { none, standard_normal };
 
 struct LayerSpec {
@@ -43,7 +44,8 @@ struct Spec {
   } model;
 
   struct Objective {
-    double beta = 1.0;
+    ObjectiveType type = ObjectiveType::elbo;
+    double beta = 1.0;         // of the ELBO
     std::int64_t samples = 1;  // draws of z for each image
     LossVariant kernels = LossVariant::fused;
     WeightPrior weight_prior = WeightPrior::none;
@@ -69,6 +71,9 @@ struct Spec {
 // every mistake, each with file, line, path, what was expected and, where one is near, the name that was meant.
 Spec load_spec(const std::string& path, const std::vector<std::string>& overrides = {});
 Spec parse_spec(const std::string& text, const std::string& file, const std::vector<std::string>& overrides = {});
+
+// What is minimised, for people: "reconstruction + 4 · KL".
+std::string objective_text(const Spec&);
 
 // The spec with every default filled in, as JSON text that parses back to the same spec.
 std::string to_json(const Spec&);

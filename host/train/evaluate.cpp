@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "host/data/batch_stream.h"
+#include "host/model/objective.h"
 #include "host/train/trainer.h"
 
 namespace elbo {
@@ -15,6 +16,7 @@ std::int64_t Evaluator::choose_batch(const Vae& vae, const Spec& spec, std::int6
     std::int64_t floats =
         vae.pixels() + vae.latent() + (spec.objective.kernels == LossVariant::unfused ? vae.pixels() : 0);
     floats += vae.layer_outputs();
+    floats *= evaluation_samples(spec);  // more than it is: an image is encoded once
     const std::int64_t bytes = floats * static_cast<std::int64_t>(sizeof(float)) + vae.pixels();
     rows = std::max(rows, std::min(most, most_bytes / bytes / latent_tile * latent_tile));
   }

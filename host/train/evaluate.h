@@ -11,11 +11,11 @@
 
 namespace elbo {
 
-// Walks through a whole set, last incomplete batch included, with one draw of z (and of the pixels, where they are
-// binarised dynamically) for each image: the same draws each time, whatever the batches and the device. How the set is
-// cut depends on the spec and the kind of device alone, so that a run has the same figures each time. Another cut
-// would change the last bits of the figures: by the order of the sums in double, and by the order in which a product
-// of another number of rows may add.
+// Walks through a whole set, last incomplete batch included, with one draw of z for each image (as many as in training
+// where the bound is of several) and one of the pixels where they are binarised dynamically: the same draws each time,
+// whatever the batches and the device. How the set is cut depends on the spec and the kind of device alone, so that a
+// run has the same figures each time. Another cut would change the last bits of the figures: by the order of the sums
+// in double, and by the order in which a product of another number of rows may add.
 class Evaluator {
  public:
   // `images` must outlive the evaluator. Device memory for everything is taken here, none later.

@@ -98,6 +98,11 @@ double Figures::further_named(const std::string& name) const {
   return found == further.end() ? std::numeric_limits<double>::quiet_NaN() : found->value;
 }
 
+double Figures::bound() const {
+  const auto found = std::ranges::find(further, importance_weighted, &NamedFigure::name);
+  return found == further.end() ? elbo : found->value;
+}
+
 std::string to_json_line(const EpochMetrics& metrics) {
   ordered_json line;
   visit_metrics(metrics, Writer{line});

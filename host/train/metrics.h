@@ -21,13 +21,16 @@ struct Figures {
 
   // A further figure; NaN where there is none of that name.
   double further_named(const std::string& name) const;
+  // By which a run's epochs are judged: the importance-weighted bound where that is what was maximised, else the ELBO.
+  double bound() const;
+  static constexpr const char* importance_weighted = "iwae";  // that bound's name in host/model/objective.h
 };
 
 struct EpochMetrics {
   std::int64_t epoch = 0;        // 1 after the first epoch
   std::int64_t step = 0;         // optimiser steps so far
   Figures train;                 // running averages over the epoch's batches, as the weights were then
-  Figures test;                  // after the epoch, one sample of z an image
+  Figures test;                  // after the epoch, one sample of z an image; of the iwae those of training
   double images_per_second = 0;  // training only, this epoch
   double seconds = 0;            // wall time since the run began, earlier parts of a resumed run included
 };

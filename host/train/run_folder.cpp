@@ -212,10 +212,10 @@ std::vector<EpochMetrics> read_history(const std::string& folder, const Behind& 
   if (!epochs.empty() && epochs.back().epoch < last) refuse("the last is epoch ", epochs.back().epoch);
 
   double best = -std::numeric_limits<double>::infinity();
-  for (const EpochMetrics& m : epochs) best = std::max(best, m.test.elbo);
+  for (const EpochMetrics& m : epochs) best = std::max(best, m.test.bound());
   const std::int64_t missing = epochs.empty() ? last : epochs.front().epoch - 1;
-  if (best > checkpoint.best_elbo || (missing == 0 && best != checkpoint.best_elbo))
-    refuse("the best test ELBO is ", fmt::format("{}", best), ", but ", fmt::format("{}", checkpoint.best_elbo),
+  if (best > checkpoint.best_bound || (missing == 0 && best != checkpoint.best_bound))
+    refuse("the best test bound is ", fmt::format("{}", best), ", but ", fmt::format("{}", checkpoint.best_bound),
            " by the checkpoint");
   if (missing > 0)
     std::fprintf(stderr, "note: %s: the figures of epoch%s are not there\n", path.c_str(),

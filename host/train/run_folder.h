@@ -52,7 +52,7 @@ bool belongs_to_run(const std::string& path);
 // What a checkpoint says of the epochs before it.
 struct Behind {
   std::int64_t step = 0, steps_per_epoch = 1;
-  double best_elbo = 0;  // on the test set; -infinity where there is no epoch
+  double best_bound = 0;  // on the test set; -infinity where there is no epoch
 };
 
 // The epochs of metrics.jsonl that a checkpoint has behind it, each once and in order.

@@ -13,7 +13,7 @@ std::vector<LossSums> losses_of(const Spec& spec, const Vae& vae) {
   const Batch batch{graph.input(image), graph.input(image, DType::u8)};
   std::vector<LossSums> losses;
   for (const NamedLoss& part : training_bound(spec, vae, batch, graph.input({sizeof(StepState)}, DType::u8)).parts)
-    losses.push_back({part.name, part.by_column ? part.loss.partial.columns() : 1, part.weight});
+    losses.push_back({part.name, part.by_column ? part.loss.partial.columns() : 1, part.weight, part.is_bound});
   require(losses.size() <= most_losses, "a bound of ", losses.size(), " losses; at most ", most_losses,
           " are possible");
   return losses;

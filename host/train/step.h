@@ -17,6 +17,7 @@ struct LossSums {
   std::string name;
   std::int64_t count;  // its sums
   double weight;       // of its mean in what is minimised
+  bool is_bound;       // its figure is the negative of its mean
 };
 
 // What a step reads and changes beside the model.

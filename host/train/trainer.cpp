@@ -209,7 +209,7 @@ Figures make_figures(const std::vector<double>& sums, const std::vector<LossSums
       f.kl = mean;
       f.unit_kl = std::move(means);
     } else {
-      f.further.push_back({loss.name, mean});
+      f.further.push_back({loss.name, loss.is_bound ? -mean : mean});
     }
     f.objective += loss.weight * mean;
   }

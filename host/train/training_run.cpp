@@ -63,7 +63,7 @@ bool TrainingRun::restore(const std::string& folder, const std::string& name) {
   if (progress_.step > total_)
     fail(spec_.where("train.epochs"), ": the run has done ", progress_.step, " steps, and ", spec_.train.epochs,
          " epochs are only ", total_);
-  epochs_ = read_history(folder_, {progress_.step, trainer_.batches_per_epoch(), progress_.best_elbo});
+  epochs_ = read_history(folder_, {progress_.step, trainer_.batches_per_epoch(), progress_.best_bound});
   // What can be wrong has been found; from here on, `last` is where the run stands, and only then are the metrics
   // cut. `previous` stays: it may be the only other one that is whole.
   if (name != "last") checkpoints_.replace_last(file);
@@ -139,7 +139,7 @@ bool TrainingRun::record_epoch(std::uint32_t epoch, double images_per_second) {
   m.images_per_second = images_per_second;
   m.seconds = seconds();
   trainer_.reset_figures();
-  progress_.best_elbo = std::max(progress_.best_elbo, m.test.elbo);
+  progress_.best_bound = std::max(progress_.best_bound, m.test.bound());
   // The line comes first: a run killed between the two repeats the epoch and drops the line.
   writer_.add([path = metrics_path(folder_), line = to_json_line(m)] { append_line(path, line); });
   line_.clear();
@@ -178,7 +178,7 @@ bool TrainingRun::is_kept(const EpochMetrics& m) const {
 }
 
 // Whether it is the best so far.
-bool TrainingRun::is_best(const EpochMetrics& m) const { return m.test.elbo == progress_.best_elbo; }
+bool TrainingRun::is_best(const EpochMetrics& m) const { return m.test.bound() == progress_.best_bound; }
 
 // The other names that the checkpoint at the end of an epoch gets.
 std::vector<std::string> TrainingRun::names_of(const EpochMetrics& m) const {
@@ -259,7 +259,7 @@ std::int64_t TrainingRun::step_of_good(const char* name) {
   }
 }
 
-Progress TrainingRun::progress_now() const { return {trainer_.step(), seconds(), progress_.best_elbo, images_}; }
+Progress TrainingRun::progress_now() const { return {trainer_.step(), seconds(), progress_.best_bound, images_}; }
 
 double TrainingRun::seconds() const { return progress_.seconds + seconds_since(start_); }
 

@@ -32,15 +32,14 @@ def make_step(torch, form, spec, data):
     from elbo_torch import Vae, make_optimizer
 
     compiled = None if form in EAGER else timing.compiler(torch)
-    size, beta = spec["train"]["batch_size"], spec["objective"]["beta"]
+    size = spec["train"]["batch_size"]
     model = Vae(spec, data.shape[1]).to(data.device)
     variant = EAGER[form] if form in EAGER else {"fused": True, "capturable": data.is_cuda}
     optimizer = make_optimizer(spec, model.parameters(), len(data), **variant)
     order = torch.randperm(len(data), device=data.device)[: len(data) // size * size].view(-1, size)
 
     def objective(batch):
-        reconstruction, kl = model.losses(batch, batch)
-        return reconstruction + beta * kl
+        return model.minimised(model.losses(batch, batch))
 
     update = optimizer.step
     if form not in EAGER:

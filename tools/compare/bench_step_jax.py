@@ -50,6 +50,8 @@ def make_training(jax, spec, count):
     activations = {"relu": jax.nn.relu, "tanh": jnp.tanh, "softplus": jax.nn.softplus, "identity": lambda x: x}
     if o["type"] != "adam":
         raise ValueError(f"only Adam is written here, not {o['type']}")
+    if spec["objective"]["type"] != "elbo":
+        raise ValueError(f"only the ELBO is written here, not {spec['objective']['type']}")
     decay = o["weight_decay"] + (1 / count if spec["objective"]["weight_prior"] == "standard_normal" else 0)
 
     def through(part, weights, x):

@@ -35,13 +35,13 @@ def evaluate(model, data, how):
     sums = torch.zeros(2, dtype=torch.float64)
     for batch in data.split(512):
         batch = binarize(batch, how)
-        sums += torch.stack(model.losses(batch, batch)).double() * len(batch)
+        sums += torch.stack(model.losses(batch, batch)[:2]).double() * len(batch)
     reconstruction, kl = (sums / len(data)).tolist()
     return {"elbo": -(reconstruction + kl), "reconstruction": reconstruction, "kl": kl}
 
 
 def train(spec, train_images, test_images):
-    how, beta, size = spec["data"]["binarize"], spec["objective"]["beta"], spec["train"]["batch_size"]
+    how, size = spec["data"]["binarize"], spec["train"]["batch_size"]
     model = Vae(spec, train_images.shape[1])
     optimizer = make_optimizer(spec, model.parameters(), len(train_images))
     begin = time.perf_counter()
@@ -53,9 +53,10 @@ def train(spec, train_images, test_images):
         total = torch.zeros(())
         for indices in batches:
             batch = binarize(train_images[indices], how)
-            reconstruction, kl = model.losses(batch, batch)
+            losses = model.losses(batch, batch)
+            reconstruction, kl = losses[:2]
             optimizer.zero_grad(set_to_none=True)
-            (reconstruction + beta * kl).backward()
+            model.minimised(losses).backward()
             optimizer.step()
             total += reconstruction.detach() + kl.detach()
         train_elbo = -total.item() / len(batches)
