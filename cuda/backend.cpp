@@ -408,13 +408,14 @@ class CudaBackend : public Backend {
     const kernels::LikelihoodLoss<Target, Output> k{.output = op.output.as<Output>(),
                                                     .target = op.target.as<Target>(),
                                                     .variance = op.variance,
+                                                    .mean = op.mean,
                                                     .grad_scale = op.grad_scale,
                                                     .dnll_partial = address_of<float>(op.dnll_partial),
                                                     .nll_partial = address_of<float>(op.nll_partial),
                                                     .grad = address_of<Output>(op.grad),
                                                     .rows = rows,
                                                     .samples = op.output.rows() / rows,
-                                                    .pixels = op.output.columns()};
+                                                    .pixels = op.target.columns()};
     switch (op.variant) {
       case LossVariant::fused: return kernels::likelihood_fused(op.likelihood, k, stream());
       case LossVariant::fused_log: return kernels::likelihood_fused_log(op.likelihood, k, stream());

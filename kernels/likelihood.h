@@ -12,18 +12,20 @@ namespace elbo::kernels {
 // Target: std::uint8_t (a pixel is value / 255) or float. Output: float or math::Bf16.
 template <class Target, class Output = float>
 struct LikelihoodLoss {
-  const Output* output;                 // [rows * samples, pixels]: logits (Bernoulli) or means (Gaussian)
-  const Target* target;                 // [rows, pixels]
-  float variance;                       // Gaussian
-  float grad_scale;                     // d objective / d loss of one output row
-  const float* dnll_partial = nullptr;  // as nll_partial: d objective / d nll_partial beside grad_scale; null: 0
-  float* nll_partial;                   // [rows * samples, ceil_div(pixels, pixel_chunk)] out; null: gradient only
-  Output* grad;                         // [rows * samples, pixels] out, may be `output` itself; null: value only
+  const Output*
+      output;  // [rows * samples, pixels], or 2 pixels where gaussian_learned: as elbo/operations/likelihood.h
+  const Target* target;                  // [rows, pixels]
+  float variance;                        // gaussian
+  PixelMean mean = PixelMean::identity;  // gaussian_learned
+  float grad_scale;                      // d objective / d loss of one output row
+  const float* dnll_partial = nullptr;   // as nll_partial: d objective / d nll_partial beside grad_scale; null: 0
+  float* nll_partial;                    // [rows * samples, ceil_div(pixels, pixel_chunk)] out; null: gradient only
+  Output* grad;                          // as output, out, may be `output` itself; null: value only
   std::int64_t rows, samples, pixels;
 };
 
-// Value and gradient in one launch; in two where dnll_partial is given. Bernoulli: _fused takes one logarithm for all
-// pixels of a thread, _fused_log one for each pixel. Gaussian: they are the same.
+// Value and gradient in one launch; in two where dnll_partial is given. _fused takes one logarithm for all pixels of a
+// thread, _fused_log one for each pixel; of gaussian, which has none, they are the same.
 template <class Target, class Output>
 void likelihood_fused(Likelihood, const LikelihoodLoss<Target, Output>&, cudaStream_t);
 template <class Target, class Output>

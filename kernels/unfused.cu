@@ -4,7 +4,8 @@
 // What, shapes: those of likelihood.cu and latent.cu, value and gradient.
 // Launches: one for each call of on_stream() or launch(). likelihood: 2 for the value, 2 for the gradient;
 //   sample_latent: 4; sample_latent_backward: 4.
-// Bytes, likelihood: 28 an element and the target twice (30 with u8, 36 with f32). sample_latent: 12 an element of z,
+// Bytes, likelihood: 28 an element and the target twice (30 with u8, 36 with f32), 48 a pixel and the target twice
+//   where the variance is learned. sample_latent: 12 an element of z,
 //   24 of mu and 4 of the sums. sample_latent_backward: 24 an element of dz, 36 of mu. All through a scratch buffer of
 //   the size of output or z.
 // Deterministic: every sum is taken by one thread or block, in a fixed order. Latent: the bits of the fused kernels.
@@ -49,8 +50,10 @@ __global__ void __launch_bounds__(chunk_threads)
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
+// each: gradients of a pixel.
 template <class Target>
-void scale_gradients(const LikelihoodLoss<Target>& a, std::int64_t count, cudaStream_t stream) {
+void scale_gradients(const LikelihoodLoss<Target>& a, int each, cudaStream_t stream) {
+  const std::int64_t count = a.rows * a.samples * each * a.pixels;
   float* const grad = a.grad;
   const float scale = a.grad_scale;
   if (!a.dnll_partial) {
@@ -59,24 +62,38 @@ void scale_gradients(const LikelihoodLoss<Target>& a, std::int64_t count, cudaSt
                      [=](auto policy) { thrust::transform(policy, grad, grad + count, grad, scaled); });
   }
   const float* const weights = a.dnll_partial;
-  const Index pixels = a.pixels, chunks = ceil_div(a.pixels, pixel_chunk);
+  const Index pixels = a.pixels, columns = each * pixels, chunks = ceil_div(a.pixels, pixel_chunk);
   const auto weighed = [=] __host__ __device__(Index i) {
-    return (scale + weights[i / pixels * chunks + i % pixels / pixel_chunk]) * grad[i];
+    return (scale + weights[i / columns * chunks + i % columns % pixels / pixel_chunk]) * grad[i];
   };
   on_stream("likelihood_unfused_weigh", stream,
             [=](auto policy) { thrust::tabulate(policy, grad, grad + count, weighed); });
 }
 
-// targets: an iterator over as many targets as there are outputs.
+// targets: an iterator over the targets of all outputs' pixels.
 template <class Loss, class Target, class Targets>
 void likelihood_unfused_of(const Loss& loss, const LikelihoodLoss<Target>& a, Targets targets, float* values,
                            cudaStream_t stream) {
   const std::int64_t count = a.rows * a.samples * a.pixels;
   const float* const output = a.output;
+  constexpr int each = Loss::outputs;
+  const Index pixels = a.pixels;
+  const auto at_pixel = [=] __host__ __device__(Index i) {  // i counts pixels; where the first number of one is
+    return i / pixels * each * pixels + i % pixels;
+  };
   if (a.nll_partial) {
-    const auto value = [=] __host__ __device__(float o, Target x) { return loss(o, pixel(x)).value; };
-    on_stream("likelihood_unfused_values", stream,
-              [=](auto policy) { thrust::transform(policy, output, output + count, targets, values, value); });
+    if constexpr (each == 1) {
+      const auto value = [=] __host__ __device__(float o, Target x) { return loss({o}, pixel(x)).value; };
+      on_stream("likelihood_unfused_values", stream,
+                [=](auto policy) { thrust::transform(policy, output, output + count, targets, values, value); });
+    } else {
+      const auto value = [=] __host__ __device__(Index i) {
+        const Index at = at_pixel(i);
+        return loss({output[at], output[at + pixels]}, pixel(Target(targets[i]))).value;
+      };
+      on_stream("likelihood_unfused_values", stream,
+                [=](auto policy) { thrust::tabulate(policy, values, values + count, value); });
+    }
     const unsigned chunks =
         blocks_for("likelihood_unfused_sum_kernel", a.rows * a.samples * ceil_div(a.pixels, pixel_chunk));
     launch("likelihood_unfused_sum_kernel", likelihood_unfused_sum_kernel, {chunks, chunk_threads, stream}, values,
@@ -85,10 +102,22 @@ void likelihood_unfused_of(const Loss& loss, const LikelihoodLoss<Target>& a, Ta
   if (!a.grad) return;
 
   float* const grad = a.grad;
-  const auto slope = [=] __host__ __device__(float o, Target x) { return loss(o, pixel(x)).grad; };
-  on_stream("likelihood_unfused_gradients", stream,
-            [=](auto policy) { thrust::transform(policy, output, output + count, targets, grad, slope); });
-  scale_gradients(a, count, stream);
+  if constexpr (each == 1) {
+    const auto slope = [=] __host__ __device__(float o, Target x) { return loss({o}, pixel(x)).grad.first; };
+    on_stream("likelihood_unfused_gradients", stream,
+              [=](auto policy) { thrust::transform(policy, output, output + count, targets, grad, slope); });
+  } else {
+    const auto slopes = [=] __host__ __device__(Index i) {
+      const Index at = at_pixel(i);
+      const PixelOutput<2> slope = loss({output[at], output[at + pixels]}, pixel(Target(targets[i]))).grad;
+      grad[at] = slope.first;
+      grad[at + pixels] = slope.second;
+    };
+    const thrust::counting_iterator<Index> first(0), last(static_cast<Index>(count));
+    on_stream("likelihood_unfused_gradients", stream,
+              [=](auto policy) { thrust::for_each(policy, first, last, slopes); });
+  }
+  scale_gradients(a, each, stream);
 }
 
 }  // namespace
@@ -97,7 +126,7 @@ template <class Target>
 void likelihood_unfused(Likelihood likelihood, const LikelihoodLoss<Target>& a, float* scratch, cudaStream_t stream) {
   check("likelihood_unfused", a);
   require(scratch || !a.nll_partial, "likelihood_unfused: no scratch");
-  elements("likelihood_unfused", a.rows * a.samples * a.pixels);
+  elements("likelihood_unfused", a.rows * a.samples * outputs_of_pixel(likelihood) * a.pixels);
   const Range range("likelihood_unfused");
   const Index pixels = a.pixels, samples = a.samples;
   const auto target_of = [=] __host__ __device__(Index i) { return i / pixels / samples * pixels + i % pixels; };

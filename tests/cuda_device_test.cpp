@@ -290,11 +290,11 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
 TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
   constexpr std::int64_t rows = 3, samples = 2, pixels = 8, latent = 5;
   const auto device = create_cuda_backend({});
-  Tensor output, nll, grad, scratch, targets[2], state, stats, z, kl;
+  Tensor outputs[2], nll, grads[2], scratch, targets[2], state, stats, z, kl;
   const auto layout = [&](Arena& a) {
-    output = a.take({rows * samples, pixels});
+    for (const int each : {1, 2}) outputs[each - 1] = a.take({rows * samples, each * pixels});
     nll = a.take({rows * samples, 1});
-    grad = a.take({rows * samples, pixels});
+    for (const int each : {1, 2}) grads[each - 1] = a.take({rows * samples, each * pixels});
     scratch = a.take({rows * samples * pixels});
     targets[0] = a.take({rows, pixels});
     targets[1] = a.take({rows, pixels}, DType::u8);
@@ -310,7 +310,9 @@ TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
     return static_cast<int>(cusim::enqueued() - before);
   };
   for (const LossRival& rival : loss_rivals) {
-    for (const Likelihood likelihood : {Likelihood::bernoulli, Likelihood::gaussian}) {
+    for (const Likelihood likelihood : {Likelihood::bernoulli, Likelihood::gaussian, Likelihood::gaussian_learned}) {
+      const Tensor& output = outputs[outputs_of_pixel(likelihood) - 1];
+      const Tensor& grad = grads[outputs_of_pixel(likelihood) - 1];
       for (const Tensor& target : targets) {
         const int launches = launches_of([&] {
           device->run(LikelihoodLoss{.output = output,

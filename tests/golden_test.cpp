@@ -137,6 +137,32 @@ TYPED_TEST(Golden, gaussian) {
   }
 }
 
+template <PixelMean mean, class T>
+void expect_learned(const Row& row) {
+  const math::PixelOutput<T, 2> o{static_cast<T>(row["output"]), static_cast<T>(row["raw"])};
+  const T x = static_cast<T>(row["target"]);
+  const double m = mean == PixelMean::sigmoid ? 1 / (1 + std::exp(-row["output"])) : row["output"];
+  // Besides the terms: t is rounded beside its size, and is an exponent; a mean is rounded beside 1 or its size.
+  const double precision = 1 / row["variance"], d = std::abs(m - row["target"]), t = 12 + std::abs(row["raw"]);
+  const double square = precision * d * (t * d + std::abs(m) + 1);
+  const double value_scale = square + t, slope_scale = precision * (t * d + std::abs(m) + 1);
+  const auto got = math::gaussian_learned<mean>(o, x);
+  expect_close(got.value, row["value"], value_scale, row, "value");
+  expect_close(got.grad.first, row["doutput"], slope_scale, row, "d output");
+  expect_close(got.grad.second, row["draw"], std::abs(row["draw"]) * t + square, row, "d raw");
+
+  const auto parts = math::gaussian_learned_parts<mean>(o, x);
+  expect_close(parts.linear + math::log(parts.factor) / T(2), row["value"], value_scale, row, "value of parts");
+  EXPECT_TRUE(parts.grad.first == got.grad.first && parts.grad.second == got.grad.second) << row.where;
+}
+
+TYPED_TEST(Golden, gaussian_learned) {
+  using T = TypeParam;
+  for (const Row& row : read_table("gaussian_learned"))
+    row.text("mean") == "sigmoid" ? expect_learned<PixelMean::sigmoid, T>(row)
+                                  : expect_learned<PixelMean::identity, T>(row);
+}
+
 TYPED_TEST(Golden, kl) {
   using T = TypeParam;
   for (const Row& row : read_table("kl")) {

@@ -364,6 +364,14 @@ TEST(Rules, LeaveLossesOfDifferentLikelihoods) {
                   two = likelihood_loss(x, t, {.likelihood = Likelihood::gaussian});
     p.g.differentiate(0.3f * mean(one) + 0.7f * mean(two), {{x, p.g.of(p.dx)}});
   });
+  expect_same_gradient([](Pieces& p) {
+    const Value x = p.g.of(p.x), t = p.g.of(p.target).part(0, {2, 2});
+    const auto loss = [&](PixelMean mean) {
+      return likelihood_loss(x, t, {.likelihood = Likelihood::gaussian_learned, .mean = mean});
+    };
+    const RowLoss one = loss(PixelMean::identity), two = loss(PixelMean::sigmoid);
+    p.g.differentiate(0.3f * mean(one) + 0.7f * mean(two), {{x, p.g.of(p.dx)}});
+  });
 }
 
 // The decoder is z itself, [2 * samples, 2], and the targets are 0.
@@ -506,6 +514,16 @@ TEST(MemoryPlan, DecodingTakesAnOutputAndWhatItIsMadeOf) {
   const Value z = graph.input({64, 1, 2});
   graph.keep(vae.decode(z));
   EXPECT_LE(MemoryPlan(graph).bytes, 4u * 64 * (2 + 500 + 784));
+}
+
+// A learned variance doubles what the decoder says of an image, on the host, too.
+TEST(MemoryPlan, DecodingALearnedVarianceTakesBothHalves) {
+  const Spec spec = small_spec({"model.latent=2", "model.likelihood=gaussian", "model.variance=learned"});
+  const Vae vae(spec, {28, 28, 1});
+  const std::int64_t rows = 4;
+  Graph graph("decode");
+  EXPECT_EQ(vae.decode(graph.input({rows, 1, 2})).columns(), 2 * 784);
+  EXPECT_EQ(vae.bytes_to_map(rows).host, 4u * rows * 2 * 784);
 }
 
 TEST(MemoryPlan, ATensorOf256TebibytesIsRefused) {

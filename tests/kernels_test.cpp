@@ -409,9 +409,18 @@ struct LossCase {
 class LikelihoodTest : public KernelTest, public testing::WithParamInterface<LossCase> {
  protected:
   template <class Target>
-  void check(Likelihood likelihood, const std::vector<Target>& target);
+  void check(Likelihood likelihood, const std::vector<Target>& target, PixelMean mean = PixelMean::identity);
   template <class Target>
-  void check_bf16(Likelihood likelihood, const std::vector<Target>& target, float variance, float scale);
+  void check_bf16(Likelihood likelihood, const std::vector<Target>& target, PixelMean mean, float variance,
+                  float scale);
+  // Numbers that the decoder gives of each pixel: a learned log variance is within a few of 0.
+  std::vector<float> outputs_of(Likelihood likelihood) const {
+    const size_t each = static_cast<size_t>(outputs_of_pixel(likelihood)), pixels = static_cast<size_t>(pixels_);
+    std::vector<float> output = gaussian_values(each * count_, 6, 4.0f);
+    for (size_t i = 0; i < output.size(); ++i)
+      if (i % (each * pixels) >= pixels) output[i] *= 0.25f;
+    return output;
+  }
 
   const int64_t rows_ = GetParam().rows, samples_ = GetParam().samples, pixels_ = GetParam().pixels;
   const size_t count_ = static_cast<size_t>(rows_ * samples_ * pixels_);
@@ -421,31 +430,46 @@ double stored(std::uint8_t x) { return math::pixel_value<double>(x); }
 double stored(float x) { return x; }
 
 template <class Target>
-void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& target) {
+void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& target, PixelMean mean) {
   const float variance = 0.3f, scale = 0.25f;
-  const std::vector<float> output = gaussian_values(count_, 6, 4.0f);
+  const std::vector<float> output = outputs_of(likelihood);
   const int64_t chunks = ceil_div(pixels_, pixel_chunk);
-  std::vector<double> value(static_cast<size_t>(rows_ * samples_ * chunks)), grad(count_), weighed_grad(count_);
+  std::vector<double> value(static_cast<size_t>(rows_ * samples_ * chunks)), grad(output.size()),
+      weighed_grad(output.size());
   const std::vector<float> weights = gaussian_values(value.size(), 24);
   for (int64_t row = 0; row < rows_ * samples_; ++row) {
     for (int64_t p = 0; p < pixels_; ++p) {
-      const size_t at = static_cast<size_t>(row * pixels_ + p);
+      const int each = outputs_of_pixel(likelihood);
+      const size_t at = static_cast<size_t>(row * each * pixels_ + p), raw_at = at + static_cast<size_t>(pixels_);
       const double x = stored(target[static_cast<size_t>(row / samples_ * pixels_ + p)]), o = output[at];
+      const size_t chunk = static_cast<size_t>(row * chunks + p / pixel_chunk);
+      if (likelihood == Likelihood::gaussian_learned) {
+        const math::PixelOutput<double, 2> both{o, output[raw_at]};
+        const auto v = mean == PixelMean::sigmoid ? math::gaussian_learned<PixelMean::sigmoid>(both, x)
+                                                  : math::gaussian_learned<PixelMean::identity>(both, x);
+        value[chunk] += v.value;
+        for (const size_t n : {size_t{0}, size_t{1}}) {
+          grad[n == 0 ? at : raw_at] = scale * v.grad[n == 0 ? 0 : 1];
+          weighed_grad[n == 0 ? at : raw_at] = (double{scale} + weights[chunk]) * v.grad[n == 0 ? 0 : 1];
+        }
+        continue;
+      }
       const math::ValueGrad<double> v = likelihood == Likelihood::bernoulli
                                             ? math::bernoulli(o, x)
                                             : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
-      const size_t chunk = static_cast<size_t>(row * chunks + p / pixel_chunk);
       value[chunk] += v.value;
       grad[at] = scale * v.grad;
       weighed_grad[at] = (double{scale} + weights[chunk]) * v.grad;
     }
   }
 
-  const Array<float> output_d(output), weights_d(weights), partial_d(value.size()), grad_d(count_), scratch(count_);
+  const Array<float> output_d(output), weights_d(weights), partial_d(value.size()), grad_d(output.size()),
+      scratch(count_);
   const Array<Target> target_d(target);
   LikelihoodLoss<Target> a{.output = output_d.data(),
                            .target = target_d.data(),
                            .variance = variance,
+                           .mean = mean,
                            .grad_scale = scale,
                            .nll_partial = partial_d.data(),
                            .grad = grad_d.data(),
@@ -454,14 +478,17 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
                            .pixels = pixels_};
   // Up to 32 terms a lane and a tree of at most 8 levels; a term may cancel against its neighbours.
   const double value_error = 2e-6 * std::sqrt(static_cast<double>(pixels_));
-  const Array<float> in_place(count_), output_odd(output, 1), grad_odd(count_, 1);
+  // A learned log variance is rounded beside 11, the least one, before it is an exponent: a few 1e-6 of the precision.
+  const bool is_learned = likelihood == Likelihood::gaussian_learned;
+  const double value_relative = is_learned ? 3e-6 : 1e-6, grad_error = is_learned ? 4e-6 : 5e-7;
+  const Array<float> in_place(output.size()), output_odd(output, 1), grad_odd(output.size(), 1);
   const Array<Target> target_odd(target, 1);
   std::string grad_bits, weighed_bits;
   for (const auto kernel :
        {likelihood_fused<Target, float>, likelihood_fused_log<Target, float>, likelihood_two_pass<Target, float>}) {
     run([&] { kernel(likelihood, a, stream_); }, {&partial_d, &grad_d});
-    expect_near(partial_d, value, 1e-6, value_error);
-    expect_near(grad_d, grad, 5e-7, 5e-7);
+    expect_near(partial_d, value, value_relative, value_error);
+    expect_near(grad_d, grad, grad_error, grad_error);
     const std::string partial_bits = partial_d.bits();
     if (grad_bits.empty()) grad_bits = grad_d.bits();
     EXPECT_TRUE(grad_d.bits() == grad_bits) << "gradients of rivals";
@@ -498,14 +525,14 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
       weighed.dnll_partial = weights_d.data();
       const Array<float>& into = weighed.nll_partial ? grad_odd : grad_d;
       run([&] { kernel(likelihood, weighed, stream_); }, {&partial_d, &into});
-      expect_near(into, weighed_grad, 5e-7, 5e-7);
+      expect_near(into, weighed_grad, grad_error, grad_error);
       EXPECT_TRUE(into.bits() == weighed_bits || weighed_bits.empty()) << "gradients of rivals, weighed";
       weighed_bits = into.bits();
     }
     EXPECT_TRUE(partial_d.bits() == partial_bits) << "a loss beside a weighed gradient";
   }
 
-  check_bf16(likelihood, target, variance, scale);
+  check_bf16(likelihood, target, mean, variance, scale);
 
   // One launch for each operation.
   LikelihoodLoss<Target> unfused = a;
@@ -517,7 +544,7 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
       },
       {&partial_d, &in_place});
   EXPECT_TRUE(in_place.bits() == grad_bits) << "gradients, fused and unfused";
-  expect_near(partial_d, value, 1e-6, value_error);
+  expect_near(partial_d, value, value_relative, value_error);
   unfused = a;
   unfused.nll_partial = nullptr;
   unfused.dnll_partial = weights_d.data();
@@ -527,8 +554,9 @@ void LikelihoodTest::check(Likelihood likelihood, const std::vector<Target>& tar
 
 // A bf16 output is what the same numbers as floats are: the same losses, and the gradients rounded, bit for bit.
 template <class Target>
-void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>& target, float variance, float scale) {
-  std::vector<float> floats = gaussian_values(count_, 6, 4.0f);
+void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>& target, PixelMean mean,
+                                float variance, float scale) {
+  std::vector<float> floats = outputs_of(likelihood);
   std::vector<math::Bf16> halves;
   for (float& x : floats) {
     halves.push_back(math::to_bf16(x));
@@ -536,10 +564,11 @@ void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>
   }
   const size_t partials = static_cast<size_t>(rows_ * samples_ * ceil_div(pixels_, pixel_chunk));
   const Array<Target> target_d(target);
-  const Array<float> floats_d(floats), partial_d(partials), grad_d(count_), partial_bf16(partials);
+  const Array<float> floats_d(floats), partial_d(partials), grad_d(floats.size()), partial_bf16(partials);
   const LikelihoodLoss<Target> a{.output = floats_d.data(),
                                  .target = target_d.data(),
                                  .variance = variance,
+                                 .mean = mean,
                                  .grad_scale = scale,
                                  .nll_partial = partial_d.data(),
                                  .grad = grad_d.data(),
@@ -553,11 +582,12 @@ void LikelihoodTest::check_bf16(Likelihood likelihood, const std::vector<Target>
     std::vector<std::uint16_t> expected;
     for (const float g : grad_d.get()) expected.push_back(math::to_bf16(g).bits);
     for (const size_t offset : {0, 1}) {  // 1: buffers that allow no vector access; and the gradient in place
-      const Array<math::Bf16> halves_d(halves, offset), apart(count_);
+      const Array<math::Bf16> halves_d(halves, offset), apart(halves.size());
       const Array<math::Bf16>& grad = offset == 0 ? apart : halves_d;
       const LikelihoodLoss<Target, math::Bf16> b{.output = halves_d.data(),
                                                  .target = target_d.data(),
                                                  .variance = variance,
+                                                 .mean = mean,
                                                  .grad_scale = scale,
                                                  .dnll_partial = weights,
                                                  .nll_partial = partial_bf16.data(),
@@ -589,6 +619,15 @@ TEST_P(LikelihoodTest, BernoulliOfPixels) {
 }
 TEST_P(LikelihoodTest, GaussianOfPixels) {
   check(Likelihood::gaussian, pixels_of(static_cast<size_t>(rows_ * pixels_), 8));
+}
+TEST_P(LikelihoodTest, LearnedGaussianOfPixels) {
+  check(Likelihood::gaussian_learned, pixels_of(static_cast<size_t>(rows_ * pixels_), 8));
+}
+TEST_P(LikelihoodTest, LearnedGaussianWithMeansBetween0And1) {
+  check(Likelihood::gaussian_learned, pixels_of(static_cast<size_t>(rows_ * pixels_), 8), PixelMean::sigmoid);
+}
+TEST_P(LikelihoodTest, LearnedGaussianOfFloats) {
+  check(Likelihood::gaussian_learned, gaussian_values(static_cast<size_t>(rows_ * pixels_), 10));
 }
 TEST_P(LikelihoodTest, BernoulliOfFloats) {
   std::vector<float> target = gaussian_values(static_cast<size_t>(rows_ * pixels_), 9);

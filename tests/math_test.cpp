@@ -414,6 +414,50 @@ TEST(Likelihoods, GradientsMatchFiniteDifferences) {
   }
 }
 
+template <PixelMean mean>
+void expect_learned_slopes() {
+  for (double x : {0.0, 0.3, 1.0}) {
+    for (double o : {-2.0, -0.4, 0.0, 0.3, 1.7}) {
+      for (double raw : {-20.0, -13.0, -11.1, -9.0, -4.0, 0.0, 3.0}) {
+        const auto of_pixel = gaussian_learned<mean>({o, raw}, x);
+        const auto parts = gaussian_learned_parts<mean>({o, raw}, x);
+        EXPECT_NEAR(parts.linear + std::log(parts.factor) / 2, of_pixel.value, 1e-14 * (16 + std::abs(of_pixel.value)));
+        EXPECT_TRUE(parts.factor >= 1 && parts.factor <= 2) << raw;
+        for (const auto& grad : {of_pixel.grad, parts.grad}) {
+          expect_slope(
+              grad.first,
+              [=](double t) {
+                return gaussian_learned<mean>({t, raw}, x).value;
+              },
+              o);
+          expect_slope(
+              grad.second,
+              [=](double t) {
+                return gaussian_learned<mean>({o, t}, x).value;
+              },
+              raw);
+        }
+      }
+    }
+  }
+}
+
+TEST(Likelihoods, GradientsOfALearnedVarianceMatchFiniteDifferences) {
+  expect_learned_slopes<PixelMean::identity>();
+  expect_learned_slopes<PixelMean::sigmoid>();
+}
+
+// The density of a Gaussian whose deviation is a grey level and more, as the contract says.
+TEST(Likelihoods, ALearnedVarianceIsAGreyLevelAtLeast) {
+  for (const double raw : {-1e3, -30.0, -11.0, -2.0, 1.0}) {
+    const double least = 1 / 255.0 / 255.0, variance = least * (1 + std::exp(raw - std::log(least))), d = 0.31 - 0.3;
+    const double density = std::exp(-0.5 * d * d / variance) / std::sqrt(2 * M_PI * variance);
+    EXPECT_NEAR(gaussian_learned<PixelMean::identity>({0.31, raw}, 0.3).value, -std::log(density), 1e-12) << raw;
+    const double logit = std::log(0.31 / 0.69);
+    EXPECT_NEAR(gaussian_learned<PixelMean::sigmoid>({logit, raw}, 0.3).value, -std::log(density), 1e-12) << raw;
+  }
+}
+
 TEST(Likelihoods, AgreeWithTheirDensities) {
   for (double l : {-3.0, -0.2, 0.0, 2.5}) {
     const double p = 1 / (1 + std::exp(-l));
@@ -445,6 +489,26 @@ TEST(Likelihoods, NanAndInfinityDoNotVanish) {
   for (float x : {0.0f, 0.5f, 1.0f}) {
     EXPECT_FALSE(std::isfinite(bernoulli(inf, x).value) && std::isfinite(bernoulli(-inf, x).value)) << x;
   }
+}
+
+template <PixelMean mean>
+void expect_learned_nan_and_infinity() {
+  const auto f = static_cast<float>(nan), inf = std::numeric_limits<float>::infinity();
+  for (const PixelOutput<float, 2>& o : {PixelOutput<float, 2>{f, 0.5f}, {0.5f, f}}) {
+    const auto v = gaussian_learned<mean>(o, 0.5f);
+    EXPECT_TRUE(std::isnan(v.value) && std::isnan(v.grad.first) && std::isnan(v.grad.second));
+    EXPECT_TRUE(std::isnan(gaussian_learned_parts<mean>(o, 0.5f).linear));
+  }
+  for (const float planted : {inf, -inf})
+    for (const PixelOutput<float, 2>& o : {PixelOutput<float, 2>{planted, 0.5f}, {0.5f, planted}}) {
+      EXPECT_FALSE(std::isfinite(gaussian_learned<mean>(o, 0.5f).value)) << planted;
+      EXPECT_FALSE(std::isfinite(gaussian_learned_parts<mean>(o, 0.5f).linear)) << planted;
+    }
+}
+
+TEST(Likelihoods, NanAndInfinityOfALearnedVarianceDoNotVanish) {
+  expect_learned_nan_and_infinity<PixelMean::identity>();
+  expect_learned_nan_and_infinity<PixelMean::sigmoid>();
 }
 
 TEST(Likelihoods, PixelValuesSpanZeroToOne) {
@@ -564,6 +628,36 @@ TEST(Approximations, NanAndInfinityDoNotVanish) {
       }
     }
     EXPECT_TRUE(std::isnan(bernoulli(1.0f, f, bent).value) && std::isnan(bernoulli(1.0f, f, bent).grad));
+  });
+}
+
+template <PixelMean mean>
+void expect_learned_accuracy(const Bent& bent) {
+  for (float raw = -30; raw <= 5; raw += 0.0317f)
+    for (const float o : {-1.3f, 0.2f, 0.9f})
+      for (const double target : targets) {
+        const auto x = static_cast<float>(target);
+        const auto want = gaussian_learned<mean>({double{o}, double{raw}}, double{x});
+        const auto got = gaussian_learned<mean>({o, raw}, x, bent);
+        const double m = mean == PixelMean::sigmoid ? 1 / (1 + std::exp(-double{o})) : double{o};
+        const double t = raw - least_log_variance, above = 1 / (1 + std::exp(-t)), d = std::abs(m - x);
+        const double precision = largest_precision * (1 - above);
+        // t is rounded beside 16, b beside 11: e^-|t| errs by 1e-6 besides exp_error, and by 2.5e-6 at most in all;
+        // a mean errs by 2e-7 where it is a sigmoid.
+        const double of_precision = 1e-6 + exp_error(t) + 3e-7, of_mean = 2e-7;
+        const double square = precision * d * (of_precision * d + 2 * of_mean);
+        ASSERT_NEAR(got.value, want.value, square + 1e-6 * (std::abs(raw) + 12)) << o << ", " << raw << ", " << x;
+        ASSERT_NEAR(got.grad.first, want.grad.first, precision * (2 * of_precision * d + of_mean)) << o << ", " << raw;
+        ASSERT_NEAR(got.grad.second, want.grad.second,
+                    above * (of_precision * (1 + precision * d * d) + square) + 1e-37)
+            << o << ", " << raw;
+      }
+}
+
+TEST(Approximations, ALearnedVarianceKeepsItsAccuracy) {
+  with_every_bend([](const Bent& bent) {
+    expect_learned_accuracy<PixelMean::identity>(bent);
+    expect_learned_accuracy<PixelMean::sigmoid>(bent);
   });
 }
 

@@ -31,7 +31,7 @@ constexpr Posterior posteriors[] = {Posterior::log_variance, Posterior::sigma};
 constexpr LossVariant both_kernels[] = {LossVariant::fused, LossVariant::unfused};
 constexpr LossVariant all_kernels[] = {LossVariant::fused, LossVariant::fused_log, LossVariant::two_pass,
                                        LossVariant::unfused};
-constexpr Likelihood likelihoods[] = {Likelihood::bernoulli, Likelihood::gaussian};
+constexpr Likelihood likelihoods[] = {Likelihood::bernoulli, Likelihood::gaussian, Likelihood::gaussian_learned};
 constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
@@ -862,7 +862,19 @@ struct LikelihoodCase {
   bool bytes, grad, in_place;
   bool halves = false;  // output and gradient are bf16
   bool value = true, weighed = false;
+  PixelMean mean = PixelMean::identity;
+
+  std::int64_t columns(const PixelCase& c) const { return outputs_of_pixel(likelihood) * c.pixels; }
 };
+
+// What decoders say: logits or means, and behind those of a row raw log variances on both sides of the least one.
+Floats decoder_outputs(const PixelCase& c, Likelihood likelihood, float deviation) {
+  const std::int64_t columns = outputs_of_pixel(likelihood) * c.pixels;
+  Floats output = normals(c.rows * c.samples * columns, 1, deviation);
+  for (std::size_t i = 0; i < output.size(); ++i)
+    if (i % at(columns) >= at(c.pixels)) output[i] -= 7;
+  return output;
+}
 
 // The gradient of the objective with respect to the loss of a chunk, beside a grad_scale of 0.125.
 Floats loss_weights(const PixelCase& c) {
@@ -875,9 +887,9 @@ LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, co
   if (k.halves) {
     std::vector<math::Bf16> halves;
     for (const float o : output) halves.push_back(math::to_bf16(o));
-    a.output = d.put({c.rows * c.samples, c.pixels}, halves);
+    a.output = d.put({c.rows * c.samples, k.columns(c)}, halves);
   } else {
-    a.output = d.put({c.rows * c.samples, c.pixels}, output);
+    a.output = d.put({c.rows * c.samples, k.columns(c)}, output);
   }
   if (k.bytes) {
     a.target = d.put({c.rows, c.pixels}, target);
@@ -889,6 +901,7 @@ LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, co
   a.likelihood = k.likelihood;
   a.variant = k.kernels;
   a.variance = 0.3f;
+  a.mean = k.mean;
   a.grad_scale = 0.125f;
   const Shape partials{c.rows * c.samples, ceil_div(c.pixels, pixel_chunk)};
   if (k.value) a.nll_partial = d.make(partials);
@@ -911,6 +924,9 @@ std::vector<LikelihoodCase> likelihood_variants() {
           all.push_back({likelihood, kernels, bytes, true, true, halves, false, false});
           all.push_back({likelihood, kernels, bytes, true, false, halves, false, true});
           all.push_back({likelihood, kernels, bytes, true, true, halves, true, true});
+          if (likelihood != Likelihood::gaussian_learned) continue;
+          all.push_back({likelihood, kernels, bytes, true, false, halves, true, false, PixelMean::sigmoid});
+          all.push_back({likelihood, kernels, bytes, true, true, halves, false, true, PixelMean::sigmoid});
         }
       }
     }
@@ -926,52 +942,114 @@ Floats floats_of(const Lab& d, const Tensor& t) {
   return values;
 }
 
+// The loss of a pixel and the gradient of what the decoder says of it, in float64; and how large the numbers are that
+// they are made of.
+struct PixelReference {
+  double value, value_size;
+  double grad[2], grad_size[2];
+};
+
+PixelReference reference_of(const LikelihoodCase& k, double o, double raw, double x) {
+  constexpr double variance = 0.3f;
+  switch (k.likelihood) {
+    case Likelihood::bernoulli: {
+      const auto v = math::bernoulli(o, x);
+      return {v.value, std::abs(v.value) + 1, {v.grad}, {std::abs(v.grad) + 1}};  // 1 + e^-|l| is rounded beside 1
+    }
+    case Likelihood::gaussian: {
+      const auto v = math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
+      return {v.value, std::abs(v.value) + 1, {v.grad}, {std::abs(v.grad) + std::abs(o) / variance}};
+    }
+    case Likelihood::gaussian_learned: {
+      const bool squashed = k.mean == PixelMean::sigmoid;
+      const auto v = squashed ? math::gaussian_learned<PixelMean::sigmoid>({o, raw}, x)
+                              : math::gaussian_learned<PixelMean::identity>({o, raw}, x);
+      const double m = squashed ? 1 / (1 + std::exp(-o)) : o, slope = squashed ? m * (1 - m) : 1;
+      const double t = raw - math::least_log_variance, above = 1 / (1 + std::exp(-t));
+      const double precision = math::largest_precision * (1 - above), d = std::abs(m - x);
+      // t, which is rounded beside 16, is an exponent: the precision errs by 2e-6 of itself, five times the tolerance.
+      // So does d, by half an ulp of m or of 1, in d^2 e^-v.
+      const double square = precision * d * (5 * d + std::abs(m) + 1);
+      return {v.value,
+              square + std::abs(raw) + 12,
+              {v.grad.first, v.grad.second},
+              {slope * precision * (5 * d + std::abs(m) + 1), 5 * above * (1 + square)}};
+    }
+  }
+  return {};
+}
+
 TEST_P(Ops, LikelihoodValueAndGradient) {
   for (const PixelCase& c : pixel_cases) {
-    const std::int64_t chunks = ceil_div(c.pixels, pixel_chunk);
-    Floats output = normals(c.rows * c.samples * c.pixels, 1, 4.0f);
-    for (float& o : output) o = math::to_float(math::to_bf16(o));  // so that one reference serves f32 and bf16
+    const std::int64_t outputs = c.rows * c.samples, chunks = ceil_div(c.pixels, pixel_chunk);
     const Bytes target = pixels(c.rows * c.pixels, 2);
     const Floats weights = loss_weights(c);
-    for (Likelihood likelihood : likelihoods) {
-      Expected nll(c.rows * c.samples * chunks), slope(c.rows * c.samples * c.pixels);
-      for (std::int64_t i = 0; i < c.rows * c.samples * c.pixels; ++i) {
-        const std::int64_t row = i / c.pixels, p = i % c.pixels;
-        const double x = target[at(row / c.samples * c.pixels + p)] / 255.0, o = output[at(i)], variance = 0.3f;
-        const auto v = likelihood == Likelihood::bernoulli
-                           ? math::bernoulli(o, x)
-                           : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
-        nll.add(row * chunks + p / pixel_chunk, v.value);
-        nll.magnitude[at(row * chunks + p / pixel_chunk)] += 1;  // a factor 1 + e^-|l| is rounded beside 1
-        slope.add(i, v.grad);
-        slope.magnitude[at(i)] += likelihood == Likelihood::bernoulli ? 1 : std::abs(o) / variance;
+    std::map<std::pair<Likelihood, PixelMean>, std::vector<PixelReference>> references;
+    for (const LikelihoodCase& k : likelihood_variants()) {
+      const std::int64_t columns = k.columns(c);
+      const bool has_raw = columns > c.pixels;
+      Floats output = decoder_outputs(c, k.likelihood, 4.0f);
+      for (float& o : output) o = math::to_float(math::to_bf16(o));  // so that one reference serves f32 and bf16
+      Expected nll(outputs * chunks), grad(outputs * columns);
+      std::vector<PixelReference>& reference = references[{k.likelihood, k.mean}];
+      for (std::int64_t i = 0; i < outputs * c.pixels; ++i) {
+        const std::int64_t row = i / c.pixels, p = i % c.pixels, first = row * columns + p;
+        const std::int64_t chunk = row * chunks + p / pixel_chunk;
+        if (reference.size() == at(i))
+          reference.push_back(reference_of(k, output[at(first)], has_raw ? output[at(first + c.pixels)] : 0,
+                                           target[at(row / c.samples * c.pixels + p)] / 255.0));
+        const PixelReference& v = reference[at(i)];
+        nll.value[at(chunk)] += v.value;
+        nll.magnitude[at(chunk)] += v.value_size;
+        const double more = k.weighed ? weights[at(chunk)] : 0.0;
+        const auto expect_gradient = [&](std::int64_t to, double slope, double size) {
+          grad.value[at(to)] = (0.125 + more) * slope;
+          grad.magnitude[at(to)] = (0.125 + std::abs(more)) * size;
+        };
+        expect_gradient(first, v.grad[0], v.grad_size[0]);
+        if (has_raw) expect_gradient(first + c.pixels, v.grad[1], v.grad_size[1]);
       }
-      for (const LikelihoodCase& k : likelihood_variants()) {
-        if (k.likelihood != likelihood) continue;
-        Lab& d = next();
-        const LikelihoodLoss a = make_loss(d, k, c, output, target);
-        d->run(a);
-        const std::string which =
-            cat("likelihood ", static_cast<int>(likelihood), ", kernels ", static_cast<int>(k.kernels),
-                k.bytes ? ", bytes" : "", k.halves ? ", bf16" : "", k.value ? "" : ", gradient alone",
-                k.weighed ? ", weighed" : "", ", pixels ", c.pixels);
-        if (k.value)
-          expect_close(d.get(a.nll_partial), nll, 5e-7, "nll, " + which);  // sums of up to 256 terms a lane or thread
-        if (!k.grad) continue;
-        Expected grad = slope;
-        for (std::int64_t i = 0; i < c.rows * c.samples * c.pixels; ++i) {
-          const double more = k.weighed ? weights[at(i / c.pixels * chunks + i % c.pixels / pixel_chunk)] : 0.0;
-          grad.value[at(i)] *= 0.125 + more;
-          grad.magnitude[at(i)] *= 0.125 + std::abs(more);
-        }
-        if (!k.halves) {
-          expect_close(d.get(a.grad), grad, 4e-7, "grad, " + which);
-          continue;
-        }
-        Expected rounded = grad;  // to 8 bits: by 1/256 at most, besides what the float erred by (1e-4 / 256 = 4e-7)
-        for (std::size_t i = 0; i < grad.value.size(); ++i)
-          rounded.magnitude[i] = std::abs(grad.value[i]) + 1e-4 * grad.magnitude[i];
-        expect_close(floats_of(d, a.grad), rounded, 1.0 / 256, "grad, " + which);
+      Lab& d = next();
+      const LikelihoodLoss a = make_loss(d, k, c, output, target);
+      d->run(a);
+      const std::string which =
+          cat("likelihood ", static_cast<int>(k.likelihood), ", mean ", static_cast<int>(k.mean), ", kernels ",
+              static_cast<int>(k.kernels), k.bytes ? ", bytes" : "", k.halves ? ", bf16" : "",
+              k.value ? "" : ", gradient alone", k.weighed ? ", weighed" : "", ", pixels ", c.pixels);
+      if (k.value)
+        expect_close(d.get(a.nll_partial), nll, 5e-7, "nll, " + which);  // sums of up to 256 terms a lane or thread
+      if (!k.grad) continue;
+      if (!k.halves) {
+        expect_close(d.get(a.grad), grad, 4e-7, "grad, " + which);
+        continue;
+      }
+      Expected rounded = grad;  // to 8 bits: by 1/256 at most, besides what the float erred by (1e-4 / 256 = 4e-7)
+      for (std::size_t i = 0; i < grad.value.size(); ++i)
+        rounded.magnitude[i] = std::abs(grad.value[i]) + 1e-4 * grad.magnitude[i];
+      expect_close(floats_of(d, a.grad), rounded, 1.0 / 256, "grad, " + which);
+    }
+  }
+}
+
+// Behind a great raw log variance the loss is its half, and a squared distance is nothing; far below the least one the
+// variance is that of a grey level, and an output moves it no more.
+TEST_P(Ops, LearnedVarianceAtTheEndsOfItsRange) {
+  const PixelCase c{1, 1, 5};
+  for (LossVariant kernels : all_kernels) {
+    for (const float raw : {1e6f, -1e6f}) {
+      Lab& d = next();
+      Floats output(10, 0.5f);
+      for (int p = 5; p < 10; ++p) output[at(p)] = raw;
+      const LikelihoodLoss a =
+          make_loss(d, {Likelihood::gaussian_learned, kernels, true, true, false}, c, output, Bytes(5, 0));
+      d->run(a);
+      const double log_2_pi = std::log(2 * M_PI), least = -2 * std::log(255.0);
+      const double of_pixel = raw > 0 ? (raw + log_2_pi) / 2 : (0.25 * 65025 + least + log_2_pi) / 2;
+      EXPECT_NEAR(d.get(a.nll_partial)[0], 5 * of_pixel, 1e-6 * 5 * of_pixel);
+      const Floats grad = d.get(a.grad);
+      for (int p = 0; p < 5; ++p) {
+        EXPECT_NEAR(grad[at(p)], raw > 0 ? 0 : 0.125 * 0.5 * 65025, 1e-3);
+        EXPECT_NEAR(grad[at(5 + p)], raw > 0 ? 0.125 * 0.5 : 0, 1e-8);
       }
     }
   }
@@ -999,15 +1077,17 @@ TEST_P(Ops, BernoulliAtTheEndsOfItsRange) {
 
 TEST_P(Ops, LikelihoodKeepsNanAndInfinity) {
   const PixelCase c{3, 2, 4100};
-  const Floats finite = normals(c.rows * c.samples * c.pixels, 1);
   const Bytes bytes = pixels(c.rows * c.pixels, 2);
   for (const LikelihoodCase& k : likelihood_variants()) {
+    const Floats finite = decoder_outputs(c, k.likelihood, 1.0f);
     for (const float planted : {nan, infinity, -infinity}) {
-      for (const std::int64_t p : {std::int64_t{0}, std::int64_t{777}, c.pixels - 1}) {
+      for (std::int64_t column :
+           {std::int64_t{0}, std::int64_t{777}, k.columns(c) - 1}) {  // the last may be a variance
+        const std::int64_t p = column % c.pixels;
         Lab& d = next();
         Floats output = finite;
         Bytes target = bytes;
-        output[at(3 * c.pixels + p)] = planted;
+        output[at(3 * k.columns(c) + column)] = planted;
         target[at(c.pixels + p)] = planted > 0 ? 0 : 255;  // the logit's opposite: an infinite loss
         const LikelihoodLoss a = make_loss(d, k, c, output, target);
         d->run(a);
@@ -1018,9 +1098,10 @@ TEST_P(Ops, LikelihoodKeepsNanAndInfinity) {
         if (!k.grad) continue;
         const Floats grad = floats_of(d, a.grad);
         for (std::int64_t i = 0; i < a.grad.count(); ++i) {
-          ASSERT_TRUE(std::isfinite(grad[at(i)]) || i == 3 * c.pixels + p) << i;
+          const bool of_pixel = i / k.columns(c) == 3 && i % k.columns(c) % c.pixels == p;
+          ASSERT_TRUE(std::isfinite(grad[at(i)]) || of_pixel) << i;
+          ASSERT_TRUE(!std::isnan(planted) || !of_pixel || std::isnan(grad[at(i)])) << i;
         }
-        EXPECT_TRUE(!std::isnan(planted) || std::isnan(grad[at(3 * c.pixels + p)]));
       }
     }
   }
@@ -1683,6 +1764,14 @@ TEST_P(Ops, WrongShapesNameTheOperation) {
           .output = t23, .target = bytes, .dnll_partial = weights, .nll_partial = value, .grad = grad, .scratch = {}});
     });
   };
+  expect_error("likelihood: output should be f32 [2, 4], not f32 [2, 5]", [&] {
+    d->run(LikelihoodLoss{.output = d.make({2, 5}),
+                          .target = bytes,
+                          .likelihood = Likelihood::gaussian_learned,
+                          .nll_partial = nll,
+                          .grad = {},
+                          .scratch = {}});
+  });
   expect_loss_error("likelihood: neither nll_partial nor grad", {}, {}, {});
   expect_loss_error("likelihood: a dnll_partial, which weighs the gradient, without grad", nll, nll, {});
   expect_loss_error("likelihood: dnll_partial", t23, {}, t23);

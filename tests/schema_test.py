@@ -25,7 +25,7 @@ MISTAKES = [
     ("seed", -1), ("seed", 2**53), ("optimizer.learning_rate", 0), ("optimizer.beta1", 1), ("objective.beta", -1),
     ("name", "../up"), ("name", ""), ("optimizer.type", "adm"), ("model.encoder.0.type", "conv"),
     ("model.encoder", [{"type": "dense", "units": 1}] * 65), ("$schema", 5),
-    ("model.variance", 1), ("model.initialization", {"std": 1}), ("optimizer.momentum", 0.5),
+    ("model.variance", 1), ("model.variance", "learned"), ("model.mean", "sigmoid"), ("model.initialization", {"std": 1}), ("optimizer.momentum", 0.5),
 ]
 
 

@@ -168,6 +168,20 @@ TEST(Spec, EveryFieldIsRead) {
   EXPECT_EQ(to_json(parse_spec(to_json(s), "again")), to_json(s));
 }
 
+TEST(Spec, AVarianceIsANumberOrLearned) {
+  const std::string learned = replaced(smallest, "\"bernoulli\"", R"("gaussian", "variance": "learned")");
+  const Spec s = parse_spec(learned, "x");
+  EXPECT_TRUE(s.model.is_variance_learned);
+  EXPECT_EQ(s.model.mean, PixelMean::identity);
+  EXPECT_NE(to_json(s).find(R"("variance": "learned")"), std::string::npos) << to_json(s);
+  EXPECT_EQ(to_json(parse_spec(to_json(s), "again")), to_json(s));
+  EXPECT_EQ(parse_spec(learned, "x", {"model.mean=sigmoid"}).model.mean, PixelMean::sigmoid);
+  const Spec number = parse_spec(learned, "x", {"model.variance=0.5"});
+  EXPECT_FALSE(number.model.is_variance_learned);
+  EXPECT_EQ(number.model.variance, 0.5);
+  EXPECT_EQ(to_json(number).find("\"mean\""), std::string::npos) << to_json(number);
+}
+
 TEST(Spec, EpsilonDefaultsToPyTorchsForTheOptimiser) {
   EXPECT_EQ(parse_spec(replaced(smallest, "adam", "adagrad"), "x").optimizer.epsilon, 1e-10f);
   const std::string given = replaced(smallest, "3e-4", "3e-4, \"epsilon\": 1e-4");
@@ -387,6 +401,9 @@ const Edit bad_fields[] = {
     {"3e-4", "1, \"beta1\": 1", "x.json:12: optimizer.beta1: ... 0 to below 1 ... 1"},
     {"3e-4", "1, \"beta2\": 1.5", "x.json:12: optimizer.beta2: ... 0 to below 1 ... 1.5"},
     {"\"bernoulli\"", "\"gaussian\", \"variance\": 0", "x.json:8: model.variance: ... 1e-30 to 1e30 ... 0"},
+    {"\"bernoulli\"", "\"gaussian\", \"variance\": \"lerned\"",
+     "x.json:8: model.variance: ... \"learned\" or a number from 1e-30 to 1e30 ... \"lerned\" ... \"learned\"?"},
+    {"\"bernoulli\"", "\"gaussian\", \"variance\": true", "x.json:8: model.variance: ... \"learned\" or ... true"},
     {"\"tiny\"", "\"../tiny\"", "x.json:2: name: ... 64 letters, digits, '.', '_' and '-' ... \"../tiny\""},
     {"\"mnist\"", "\"\"", "x.json:3: data.dataset: ... 64 letters, digits, '.', '_' and '-' ... \"\""},
     // misspelt words
@@ -402,6 +419,10 @@ const Edit bad_fields[] = {
     // rules between fields
     {"\"bernoulli\"", "\"bernoulli\", \"variance\": 2",
      "x.json:8: model.variance: ... only with likelihood \"gaussian\" ... \"bernoulli\""},
+    {"\"bernoulli\"", "\"bernoulli\", \"variance\": \"learned\"",
+     "x.json:8: model.variance: ... only with likelihood \"gaussian\" ... \"bernoulli\""},
+    {"\"bernoulli\"", "\"gaussian\", \"variance\": 0.5, \"mean\": \"sigmoid\"",
+     "x.json:8: model.mean: ... only with variance \"learned\" ... here it is 0.5"},
     {"\"latent\": 2", "\"latent\": 2, \"initialization\": { \"type\": \"glorot\", \"std\": 1 }",
      "x.json:5: model.initialization.std: ... only with type \"normal\" ... \"glorot\""},
     {"\"latent\": 2", "\"latent\": 2, \"initialization\": { \"std\": 1 }",

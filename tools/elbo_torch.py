@@ -53,7 +53,8 @@ class Vae(nn.Module):
         self.objective = spec["objective"]
         self.samples = self.objective["samples"]
         self.encoder = make_layers(pixels, self.model["encoder"], 2 * self.latent)
-        self.decoder = make_layers(self.latent, self.model["decoder"], pixels)
+        self.is_variance_learned = self.model.get("variance") == "learned"
+        self.decoder = make_layers(self.latent, self.model["decoder"], pixels * (1 + self.is_variance_learned))
         self.initialise()
 
     def initialise(self):
@@ -82,17 +83,10 @@ class Vae(nn.Module):
             epsilon = torch.randn_like(mu if self.samples == 1 else mu.expand(self.samples, -1, -1))
         z = mu + sigma * epsilon
         output = self.decoder(z)
-        target = target.expand_as(output)
-        reduction = "sum" if self.objective["type"] == "elbo" else "none"
-        if self.model["likelihood"] == "bernoulli":
-            loss, constant = F.binary_cross_entropy_with_logits(output, target, reduction=reduction), 0
-        else:
-            variance = self.model["variance"]
-            loss = (0.5 / variance) * F.mse_loss(output, target, reduction=reduction)
-            constant = 0.5 * math.log(2 * math.pi * variance) * output.shape[-1]  # of an image
+        loss = self.reconstruction_loss(output, target, "sum" if self.objective["type"] == "elbo" else "none")
         if self.objective["type"] == "elbo":
-            return loss * (output.shape[-1] / output.numel()) + constant, kl
-        loss = loss.sum(-1) + constant  # of a draw
+            return loss / (output.numel() // output.shape[-1]), kl
+        loss = loss.sum(-1)  # of a draw
         prior, posterior = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(mu, sigma.abs())
         log_weights = (prior.log_prob(z) - posterior.log_prob(z)).sum(-1) - loss
         log_weights = log_weights.reshape(-1, len(images))
@@ -103,10 +97,31 @@ class Vae(nn.Module):
         """The objective, of what losses() gives."""
         return losses[0] + self.objective["beta"] * losses[1] if self.objective["type"] == "elbo" else losses[2]
 
+    def reconstruction_loss(self, output, target, reduction):
+        """-log p(x|z) in nats: of each pixel, or their sum."""
+        if self.is_variance_learned:
+            mean, raw = output.chunk(2, dim=-1)
+            if self.model["mean"] == "sigmoid":
+                mean = mean.sigmoid()
+            least = -2 * math.log(255)  # a standard deviation of one grey level
+            log_variance = least + F.softplus(raw - least)
+            square = (mean - target.expand_as(mean)) ** 2
+            loss = 0.5 * (square * torch.exp(-log_variance) + log_variance + math.log(2 * math.pi))
+            return loss.sum() if reduction == "sum" else loss
+        target = target.expand_as(output)
+        if self.model["likelihood"] == "bernoulli":
+            return F.binary_cross_entropy_with_logits(output, target, reduction=reduction)
+        variance = self.model["variance"]
+        loss = (0.5 / variance) * F.mse_loss(output, target, reduction=reduction)
+        return loss + 0.5 * math.log(2 * math.pi * variance) * (output.numel() if reduction == "sum" else 1)
+
     def reconstruct(self, images):
         """Pixel means [R, D], decoded from the posterior's mean."""
         output = self.decoder(self.encoder(images)[:, : self.latent])
-        return output.sigmoid() if self.model["likelihood"] == "bernoulli" else output
+        if self.is_variance_learned:
+            output = output.chunk(2, dim=-1)[0]
+        squashed = self.model["likelihood"] == "bernoulli" or self.model.get("mean") == "sigmoid"
+        return output.sigmoid() if squashed else output
 
 
 def make_optimizer(spec, parameters, images, **options):

@@ -22,19 +22,20 @@ class Loss final : public OperationOf<LikelihoodLoss> {
 
 RowLoss likelihood_loss(const Value& output, const Value& target, const LikelihoodOptions& options) {
   Graph& graph = output.graph();
-  const Value logits = output.flattened(), pixels = target.flattened();
-  const std::int64_t outputs = logits.rows();
-  const Value nll = graph.make({outputs, ceil_div(logits.columns(), pixel_chunk)});
-  graph.append(std::make_unique<Loss>(LikelihoodLoss{.output = logits,
-                                                     .target = pixels,
-                                                     .likelihood = options.likelihood,
-                                                     .variant = options.variant,
-                                                     .variance = options.variance,
-                                                     .nll_partial = nll,
-                                                     .grad = {},
-                                                     .scratch = options.variant == LossVariant::unfused
-                                                                    ? static_cast<Tensor>(graph.make(logits.shape()))
-                                                                    : Tensor{}}));
+  const Value said = output.flattened(), pixels = target.flattened();
+  const std::int64_t outputs = said.rows();
+  const Value nll = graph.make({outputs, ceil_div(pixels.columns(), pixel_chunk)});
+  graph.append(std::make_unique<Loss>(LikelihoodLoss{
+      .output = said,
+      .target = pixels,
+      .likelihood = options.likelihood,
+      .variant = options.variant,
+      .variance = options.variance,
+      .mean = options.mean,
+      .nll_partial = nll,
+      .grad = {},
+      .scratch = options.variant == LossVariant::unfused ? static_cast<Tensor>(graph.make({outputs, pixels.columns()}))
+                                                         : Tensor{}}));
   return {nll, pixels.rows(), outputs / pixels.rows()};
 }
 
@@ -46,8 +47,8 @@ bool fuse_value_with_gradient(Graph& graph, std::size_t call) {
     auto* const value = graph.calls()[i].operation->as<LikelihoodLoss>();
     if (!value || value->grad || !same(value->output, gradient->output) || !same(value->target, gradient->target) ||
         value->likelihood != gradient->likelihood || value->variant != gradient->variant ||
-        value->variance != gradient->variance || !graph.stays(value->output, i, call) ||
-        !graph.stays(value->target, i, call))
+        value->variance != gradient->variance || value->mean != gradient->mean ||
+        !graph.stays(value->output, i, call) || !graph.stays(value->target, i, call))
       continue;
     value->grad_scale = gradient->grad_scale;
     value->grad = gradient->grad;

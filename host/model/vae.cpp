@@ -10,9 +10,10 @@ namespace elbo {
 namespace {
 
 // Rows of a batch of encode() and decode(): fewer of large images, so that they take less than 512 MiB.
-std::int64_t host_rows(const Spec& spec, std::int64_t pixels) {
+std::int64_t host_rows(const Spec& spec, std::int64_t pixels, std::int64_t outputs) {
   constexpr std::int64_t most_bytes = std::int64_t{512} << 20;
-  const std::int64_t bytes = 3 * pixels * static_cast<std::int64_t>(sizeof(float));  // input, output, both on the host
+  // input, output, both on the host
+  const std::int64_t bytes = (pixels + 2 * outputs) * static_cast<std::int64_t>(sizeof(float));
   return std::clamp<std::int64_t>(most_bytes / bytes, 1, batch_outside_training(spec, 256));
 }
 
@@ -68,7 +69,7 @@ Vae::Vae(const Spec& spec, const Shape& image)
       likelihood(spec),
       image_(image),
       latent_(spec.model.latent),
-      host_batch_(host_rows(spec, image.count())),
+      host_batch_(host_rows(spec, image.count(), likelihood.outputs(image.count()))),
       encoder_(parameters, "encoder", "encode", image.count(), spec.model.encoder,
                GaussianPosterior::statistics(latent_)),
       decoder_(parameters, "decoder", "decode", latent_, spec.model.decoder, likelihood.outputs(image.count())) {}
@@ -97,25 +98,25 @@ std::vector<float> Vae::encode(std::int64_t n, const std::function<const std::ui
 }
 
 void Vae::decode(const float* z, std::int64_t n, const std::function<void(const float* means)>& take) const {
-  const std::int64_t d = pixels();
-  std::vector<float> means(static_cast<std::size_t>(std::min(n, host_batch_) * d));
+  const std::int64_t d = pixels(), outputs = likelihood.outputs(d);
+  std::vector<float> said(static_cast<std::size_t>(std::min(n, host_batch_) * outputs));  // a row: the means come first
   std::optional<Mapping> mapping;
   for (std::int64_t first = 0; first < n; first += mapping->rows()) {
     const std::int64_t rows = std::min(host_batch_, n - first);
     if (!mapping || mapping->rows() != rows) mapping.emplace(device(), decoding(*this, rows));
-    mapping->run(z + first * latent_, means.data());
-    parallel_for(rows * d, [&](std::int64_t begin, std::int64_t end) {
-      std::transform(means.begin() + begin, means.begin() + end, means.begin() + begin,
+    mapping->run(z + first * latent_, said.data());
+    parallel_for(rows * outputs, [&](std::int64_t begin, std::int64_t end) {
+      std::transform(said.begin() + begin, said.begin() + end, said.begin() + begin,
                      [&](float output) { return likelihood.mean(output); });
     });
-    for (std::int64_t row = 0; row < rows; ++row) take(means.data() + row * d);
+    for (std::int64_t row = 0; row < rows; ++row) take(said.data() + row * outputs);
   }
 }
 
 Vae::Bytes Vae::bytes_to_map(std::int64_t n) const {
   const std::int64_t rows = std::min(n, host_batch_);
   return {std::max(MemoryPlan(*encoding(*this, rows).graph).bytes, MemoryPlan(*decoding(*this, rows).graph).bytes),
-          static_cast<std::uint64_t>(rows * pixels()) * sizeof(float)};
+          static_cast<std::uint64_t>(rows * likelihood.outputs(pixels())) * sizeof(float)};
 }
 
 }  // namespace elbo

@@ -33,6 +33,13 @@ struct Choice {
   std::vector<std::uint8_t> values;  // of the words
 };
 
+// A number, or a word in its place.
+struct NumberOrWord {
+  double* value;
+  bool* is_word;
+  const char* word;
+};
+
 struct Range {
   double low, high;
   bool low_included = true, high_included = true;
@@ -42,13 +49,14 @@ struct Range {
 // its target holds beforehand.
 struct Field {
   std::string path;  // "train.epochs", from the object that the table describes
-  std::variant<Section, std::string*, std::int64_t*, std::uint64_t*, float*, double*, Choice, std::vector<LayerSpec>*>
+  std::variant<Section, std::string*, std::int64_t*, std::uint64_t*, float*, double*, Choice, NumberOrWord,
+               std::vector<LayerSpec>*>
       target;
   std::string description;
   Range range{};  // of a number; of the length of a list
   bool required = false;
   bool fixed_default = true;  // false: the description tells it
-  std::string owner{};        // the field has a meaning only where this choice beside it
+  std::string owner{};        // the field has a meaning only where what is chosen beside it
   Words owner_words{};        // is one of these words
 
   Field in(Range r) && {
@@ -145,8 +153,14 @@ Table table(Spec& s) {
             choice(model.likelihood, {{"bernoulli", Likelihood::bernoulli}, {"gaussian", Likelihood::gaussian}}),
             "p(x|z) of a pixel. bernoulli: the decoder gives logits. gaussian: it gives means."}
           .needed(),
-      Field{"model.variance", &model.variance, "Variance of the Gaussian likelihood."}.in(scale).only_with(
-          "likelihood", {"gaussian"}),
+      Field{"model.variance", NumberOrWord{&model.variance, &model.is_variance_learned, "learned"},
+            "Variance of the Gaussian likelihood. learned: the decoder gives log variances, too, one for each pixel; a "
+            "standard deviation is at least a grey level, 1 / 255."}
+          .in(scale)
+          .only_with("likelihood", {"gaussian"}),
+      Field{"model.mean", choice(model.mean, {{"identity", PixelMean::identity}, {"sigmoid", PixelMean::sigmoid}}),
+            "Means beside a learned variance. identity: as the decoder gives them. sigmoid: squashed to (0, 1)."}
+          .only_with("variance", {"learned"}),
       Field{"model.initialization", Section{}, "The weights before training."},
       Field{
           "model.initialization.type",
@@ -241,14 +255,22 @@ const std::string& word(const Choice& c) {
   return c.words[static_cast<std::size_t>(std::ranges::find(c.values, *c.value) - c.values.begin())];
 }
 
-// The choice that decides whether `f` has a meaning; null where it always has one.
-const Choice* owner(const Table& fields, const Field& f) {
-  return f.owner.empty() ? nullptr : target<Choice>(*find(fields, parent(f.path) + f.owner));
+// The field that decides whether `f` has a meaning; null where it always has one.
+const Field* owner(const Table& fields, const Field& f) {
+  return f.owner.empty() ? nullptr : find(fields, parent(f.path) + f.owner);
+}
+
+// What is chosen in a field that others depend on, as JSON has it: "gaussian" in quotes, or a number.
+std::string chosen(const Field& f) {
+  if (const auto* n = target<NumberOrWord>(f)) return *n->is_word ? in_quotes(n->word) : number_text(*n->value);
+  return in_quotes(word(*target<Choice>(f)));
 }
 
 bool has_meaning(const Table& fields, const Field& f) {
-  const Choice* c = owner(fields, f);
-  return !c || std::ranges::count(f.owner_words, word(*c));
+  const Field* by = owner(fields, f);
+  if (!by) return true;
+  const auto is_chosen = [&](const std::string& w) { return in_quotes(w) == chosen(*by); };
+  return has_meaning(fields, *by) && std::ranges::any_of(f.owner_words, is_chosen);
 }
 
 // The shortest decimal that gives this float, so that 3e-4 stays 3e-4.
@@ -269,8 +291,9 @@ std::string expected(const Field& f) {
   if (target<std::vector<LayerSpec>*>(f)) return cat("a list of at most ", number_text(f.range.high), " layers");
   const Range& r = f.range;
   const char* up_to = !r.high_included ? " to below " : r.low_included ? " to " : " and at most ";
-  return cat(is_integer(f) ? "an integer" : "a number", r.low_included ? " from " : " above ", number_text(r.low),
-             up_to, number_text(r.high));
+  const auto* either = target<NumberOrWord>(f);
+  return cat(either ? in_quotes(either->word) + " or " : "", is_integer(f) ? "an integer" : "a number",
+             r.low_included ? " from " : " above ", number_text(r.low), up_to, number_text(r.high));
 }
 
 // ---- Reading ----------------------------------------------------------------------------------------------
@@ -327,7 +350,7 @@ class Reader {
         const std::string by = parent(f.path) + f.owner;
         if (seen.contains(by) && !seen.at(by).understood) continue;
         problem(base + f.path, it->second.place, "only with ", f.owner, " ", any_of(f.owner_words), "; here it is ",
-                in_quotes(word(*owner(fields, f))));
+                chosen(*owner(fields, f)));
       }
     }
   }
@@ -467,7 +490,11 @@ class Reader {
       read_layers(*list, path, **layers);
       return true;
     }
+    const auto* either = target<NumberOrWord>(f);
+    if (either) *either->is_word = text && *text == either->word;
+    if (either && *either->is_word) return true;
     const auto* value = json.as<double>();
+    if (!value && either && text) return refuse(suggestion(*text, {either->word}));
     if (!value || (is_integer(f) && std::trunc(*value) != *value)) return refuse();
     const auto inside = [&r = f.range](double v) {
       return (r.low_included ? v >= r.low : v > r.low) && (r.high_included ? v <= r.high : v < r.high);
@@ -478,6 +505,7 @@ class Reader {
     if (!inside(v)) return refuse(cat(", which is ", v, " as a float"));
     if (auto* p = target<float*>(f)) **p = static_cast<float>(v);
     if (auto* p = target<double*>(f)) **p = v;
+    if (either) *either->value = v;
     if (auto* p = target<std::int64_t*>(f)) **p = static_cast<std::int64_t>(v);
     if (auto* p = target<std::uint64_t*>(f)) **p = static_cast<std::uint64_t>(v);
     return true;
@@ -546,6 +574,7 @@ ordered_json value_of(const Field& f) {
   if (const auto* p = target<std::uint64_t*>(f)) return **p;
   if (const auto* p = target<float*>(f)) return as_decimal(**p);
   if (const auto* p = target<double*>(f)) return **p;
+  if (const auto* n = target<NumberOrWord>(f)) return *n->is_word ? ordered_json(n->word) : ordered_json(*n->value);
   auto list = ordered_json::array();
   for (LayerSpec layer : **target<std::vector<LayerSpec>*>(f)) list.push_back(to_object(table(layer)));
   return list;
@@ -604,9 +633,15 @@ ordered_json schema_of(const Field& f) {
     const auto bound = [&](double b) {
       return is_integer(f) ? ordered_json(static_cast<std::int64_t>(b)) : ordered_json(b);
     };
-    s["type"] = is_integer(f) ? "integer" : "number";
-    s[r.low_included ? "minimum" : "exclusiveMinimum"] = bound(r.low);
-    s[r.high_included ? "maximum" : "exclusiveMaximum"] = bound(r.high);
+    ordered_json number;
+    number["type"] = is_integer(f) ? "integer" : "number";
+    number[r.low_included ? "minimum" : "exclusiveMinimum"] = bound(r.low);
+    number[r.high_included ? "maximum" : "exclusiveMaximum"] = bound(r.high);
+    if (const auto* either = target<NumberOrWord>(f)) {
+      s["anyOf"] = {{{"enum", {either->word}}}, number};
+    } else {
+      s.update(number);
+    }
   }
   if (!f.required && f.fixed_default) s["default"] = value_of(f);
   return s;

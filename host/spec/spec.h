@@ -38,7 +38,9 @@ struct Spec {
     Posterior posterior = Posterior::log_variance;
     std::vector<LayerSpec> encoder, decoder;  // hidden layers; heads and output layer are added
     Likelihood likelihood = Likelihood::bernoulli;
-    double variance = 1.0;  // of the Gaussian likelihood
+    double variance = 1.0;                 // of the Gaussian likelihood, unless it is learned
+    bool is_variance_learned = false;      // the decoder gives it for each pixel
+    PixelMean mean = PixelMean::identity;  // where the variance is learned
     Initialization initialization = Initialization::pytorch;
     double initialization_std = 0.01;  // of Initialization::normal
   } model;

@@ -124,8 +124,8 @@ std::string remedies(const Spec& spec, std::uint64_t step, Fault::Place place) {
   change(after_update && spec.optimizer.weight_decay > 1, "smaller", "optimizer.weight_decay",
          spec.optimizer.weight_decay);
   change(after_gradient && spec.objective.beta > 1, "smaller", "objective.beta", spec.objective.beta);
-  change(spec.model.likelihood == Likelihood::gaussian && spec.model.variance < 1, "larger", "model.variance",
-         spec.model.variance);
+  change(spec.model.likelihood == Likelihood::gaussian && !spec.model.is_variance_learned && spec.model.variance < 1,
+         "larger", "model.variance", spec.model.variance);
   change(spec.model.initialization == Initialization::normal && spec.model.initialization_std > 0.1, "smaller",
          "model.initialization.std", spec.model.initialization_std);
   if (place == Place::kl && spec.model.posterior == Posterior::sigma)

@@ -10,7 +10,14 @@ enum class Activation : std::uint8_t { identity, relu, tanh, softplus };
 // What the encoder's second head means: log sigma^2, or sigma itself with any sign.
 enum class Posterior : std::uint8_t { log_variance, sigma };
 
-enum class Likelihood : std::uint8_t { bernoulli, gaussian };
+// Of a pixel. gaussian: of a given variance. gaussian_learned: the decoder gives the variance, too.
+enum class Likelihood : std::uint8_t { bernoulli, gaussian, gaussian_learned };
+
+// What the decoder says of a pixel: one number, or a mean and a variance.
+constexpr int outputs_of_pixel(Likelihood likelihood) { return likelihood == Likelihood::gaussian_learned ? 2 : 1; }
+
+// What the mean of gaussian_learned is: the decoder's output, or that squashed to (0, 1).
+enum class PixelMean : std::uint8_t { identity, sigmoid };
 
 // Loss kernels, rivals behind one launcher.
 enum class LossVariant : std::uint8_t {

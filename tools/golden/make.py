@@ -78,6 +78,21 @@ def gaussian():
                 yield {"variance": variance, "mean": mean, "target": target, "value": value, "grad": t.grad}
 
 
+def gaussian_learned():
+    least = tensor(-2 * math.log(255))
+    for mean in ("identity", "sigmoid"):
+        for raw in floats(-40, -14, -11.5, -10, -6, -2, 0, 3, 30):
+            for output in floats(-3, 0, 0.2, 0.5, 1, 4):
+                for target in floats(0, 0.2, 1):
+                    o, r = tensor(output, grad=True), tensor(raw, grad=True)
+                    variance = torch.exp(least + F.softplus(r - least, threshold=700))
+                    m = torch.sigmoid(o) if mean == "sigmoid" else o
+                    value = -torch.distributions.Normal(m, variance.sqrt()).log_prob(tensor(target))
+                    value.backward()
+                    yield {"mean": mean, "output": output, "raw": raw, "target": target, "variance": variance,
+                           "value": value, "doutput": o.grad, "draw": r.grad}
+
+
 def posterior_sigma(posterior, s):
     """The sigma that torch.distributions takes is positive; N(mu, sigma^2) does not know its sign."""
     return torch.exp(s / 2) if posterior == "log_variance" else torch.abs(s)
@@ -184,7 +199,7 @@ def optimizer():
             }
 
 
-TABLES = [elementary, activation, bernoulli, gaussian, kl, sample, sampled_kl, importance, optimizer]
+TABLES = [elementary, activation, bernoulli, gaussian, gaussian_learned, kl, sample, sampled_kl, importance, optimizer]
 
 
 def as_text(value):

@@ -249,20 +249,25 @@ def likelihood_cases():
             ("likelihood_fused_bernoulli_kernel", "value", ""),
             ("likelihood_fused_log_bernoulli_kernel", "value and gradient", ""),
             ("likelihood_fused_gaussian_kernel", "value and gradient", ""),
+            ("likelihood_fused_gaussian_learned_kernel", "value and gradient", "identity, "),
+            ("likelihood_fused_gaussian_learned_kernel", "value and gradient", "sigmoid, "),
+            ("likelihood_fused_log_gaussian_learned_kernel", "value and gradient", "identity, "),
             ("likelihood_gradient_kernel", "gradient", "Bernoulli<math::Approximate>, "),
-            ("likelihood_gradient_kernel", "gradient", "Gaussian<math::Approximate>, ")]
+            ("likelihood_gradient_kernel", "gradient", "Gaussian<math::Approximate>, "),
+            ("likelihood_gradient_kernel", "gradient", "GaussianLearned<math::Approximate, identity>, ")]
     for (kernel, does, loss), target, output, (rows, image) in itertools.product(
             uses, ("float", "unsigned char"), ("float", "math::Bf16"), ((65536, (784,)), (512, (3, 218, 178)))):
         pixels = math.prod(image)
+        each = 2 if "learned" in (kernel + loss).lower() else 1  # outputs of a pixel
         quads = min(8, -(-pixels // 128))  # of a lane of a full warp
-        issues = {"STG": {"value and gradient": quads + 1, "value": 1, "gradient": quads}[does]}
+        issues = {"STG": {"value and gradient": each * quads + 1, "value": 1, "gradient": each * quads}[does]}
         if does != "gradient":
             issues["BAR"] = int(pixels > 1024)
         if does == "value":
             issues |= {"MUFU.EX2": 4 * quads, "MUFU.RCP": 0}
         warps = 1 if pixels <= 1024 else 4 * -(-pixels // 4096)
         yield Case(f"{kernel}<true, {loss}{target}, {output}>", "x".join(map(str, (rows, *image))), does, rows * pixels,
-                   rows * warps, sizes[target] + sizes[output] * (1 if does == "value" else 2), issues)
+                   rows * warps, sizes[target] + each * sizes[output] * (1 if does == "value" else 2), issues)
 
 
 def latent_cases():

@@ -2,6 +2,7 @@
 #pragma once
 #include "elbo/math/arithmetic.h"
 #include "elbo/math/elementary.h"
+#include "elbo/types.h"
 
 namespace elbo::math {
 
@@ -21,6 +22,23 @@ ELBO_HD float pixel_value_of_shifted(float shifted) {
 template <class T>
 struct ValueGrad {
   T value, grad;
+};
+
+// What the decoder says of a pixel, or the gradient of that: n numbers. No array, since g++ would not make vectors of
+// it.
+template <class T, int n>
+struct PixelOutput;
+template <class T>
+struct PixelOutput<T, 1> {
+  T first;
+
+  ELBO_HD T operator[](int) const { return first; }
+};
+template <class T>
+struct PixelOutput<T, 2> {
+  T first, second;
+
+  ELBO_HD T operator[](int i) const { return i == 0 ? first : second; }
 };
 
 // The Bernoulli loss in parts: value = linear + log(factor), so that a sum over up to 127 pixels needs
@@ -63,6 +81,71 @@ template <class T, class A = Exact>
 ELBO_HD ValueGrad<T> gaussian(T m, T x, T half_precision, T half_log, A arithmetic = {}) {
   const T d = m - x;
   return {arithmetic.multiply_add(d * d, half_precision, half_log), T(2) * d * half_precision};
+}
+
+// log(1 / 255^2): a standard deviation of one grey level, the least that a learned one may be. Without a least one the
+// density of a pixel that never changes would grow without limit.
+inline constexpr double least_log_variance = -11.082527090316852;
+inline constexpr double largest_precision = 65025;  // e^-least_log_variance
+
+// A Gaussian whose mean and variance are both learned (C.2 of arXiv 1312.6114), in parts:
+// value = linear + log(factor) / 2, so that, as with Bernoulli, one logarithm does for many pixels.
+template <class T>
+struct LearnedGaussianParts {
+  T linear, factor;
+  PixelOutput<T, 2> grad;
+};
+template <class T>
+struct LearnedGaussian {
+  T value;
+  PixelOutput<T, 2> grad;
+};
+
+// Both, of o = (mean m, or a with m = sigmoid(a); raw log variance r) and a target x. With b = least_log_variance and
+// t = r - b, log variance v = b + softplus(t) = b + max(t, 0) + log(1 + e^-|t|), e^-v = e^-b sigmoid(-t):
+//   value = ((m - x)^2 e^-v + v + log 2 pi) / 2
+//   d value / d m = (m - x) e^-v,   d value / d a = d value / d m m (1 - m)
+//   d value / d r = (1 - (m - x)^2 e^-v) / 2 sigmoid(t)
+template <PixelMean mean, class T, class A>
+class LearnedGaussianTerms {
+ public:
+  ELBO_HD LearnedGaussianTerms(const PixelOutput<T, 2>& o, T x, A arithmetic) : s_(o.second - b, arithmetic) {
+    const T t = o.second - b, first = o.first;
+    const bool is_least = t < T(0);
+    const T precision = T(largest_precision) * ((is_least ? T(1) : s_.e) * s_.reciprocal);
+    T m = first, slope = T(1), constant = T(0.5 * (least_log_variance + 1.8378770664093453));  // log 2 pi
+    if constexpr (mean == PixelMean::sigmoid) {
+      const Sigmoid<T> squashed(first, arithmetic);
+      m = (first >= T(0) ? T(1) : squashed.e) * squashed.reciprocal;
+      slope = squashed.e * squashed.reciprocal * squashed.reciprocal;
+      constant = arithmetic.multiply_add(first, T(0), constant);  // an infinite output, which m hides, is to be seen
+    }
+    const T d = m - x, scaled = d * precision, half_square = T(0.5) * d * scaled;
+    // t + |t| is 2 max(t, 0), and NaN for t = -infinity, which the variance would hide.
+    linear_ = arithmetic.multiply_add(t + abs(t), T(0.25), constant) + half_square;
+    grad_ = {scaled * slope, (T(0.5) - half_square) * ((is_least ? s_.e : T(1)) * s_.reciprocal)};
+  }
+  ELBO_HD LearnedGaussianParts<T> parts() const { return {linear_, s_.factor, grad_}; }
+  ELBO_HD LearnedGaussian<T> sum(A arithmetic) const {
+    return {arithmetic.multiply_add(arithmetic.log1p(s_.e, s_.factor, s_.reciprocal), T(0.5), linear_), grad_};
+  }
+
+ private:
+  static constexpr T b = T(least_log_variance);
+
+  Sigmoid<T> s_;  // of t
+  T linear_;
+  PixelOutput<T, 2> grad_;
+};
+
+template <PixelMean mean, class T, class A = Exact>
+ELBO_HD LearnedGaussianParts<T> gaussian_learned_parts(const PixelOutput<T, 2>& o, T x, A arithmetic = {}) {
+  return LearnedGaussianTerms<mean, T, A>(o, x, arithmetic).parts();
+}
+
+template <PixelMean mean, class T, class A = Exact>
+ELBO_HD LearnedGaussian<T> gaussian_learned(const PixelOutput<T, 2>& o, T x, A arithmetic = {}) {
+  return LearnedGaussianTerms<mean, T, A>(o, x, arithmetic).sum(arithmetic);
 }
 
 }  // namespace elbo::math

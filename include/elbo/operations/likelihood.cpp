@@ -3,9 +3,10 @@
 namespace elbo {
 
 void LikelihoodLoss::check() const {
-  const std::int64_t outputs = output.rows(), pixels = output.columns(), rows = target.rows();
+  const int each = outputs_of_pixel(likelihood);
+  const std::int64_t outputs = output.rows(), pixels = output.columns() / each, rows = target.rows();
   const DType type = output.dtype == DType::bf16 ? DType::bf16 : DType::f32;
-  check_tensor(name, "output", output, type, {outputs, pixels});
+  check_tensor(name, "output", output, type, {outputs, each * pixels});
   require(type == DType::f32 || variant != LossVariant::unfused, name,
           ": the unfused kernels take an f32 output; for bf16 choose fused, fused_log or two_pass");
   require(target && (target.dtype == DType::u8 || target.dtype == DType::f32) && rows > 0 && outputs % rows == 0 &&
@@ -17,7 +18,7 @@ void LikelihoodLoss::check() const {
   require(grad || !dnll_partial, name, ": a dnll_partial, which weighs the gradient, without grad");
   if (nll_partial) check_tensor(name, "nll_partial", nll_partial, DType::f32, partials);
   if (dnll_partial) check_tensor(name, "dnll_partial", dnll_partial, DType::f32, partials);
-  if (grad) check_tensor(name, "grad", grad, type, {outputs, pixels});
+  if (grad) check_tensor(name, "grad", grad, type, output.shape);
   require(likelihood != Likelihood::gaussian || variance > 0, name, ": a variance of ", variance);
   if (variant == LossVariant::unfused && nll_partial) check_scratch(name, scratch, outputs * pixels);
 }

@@ -10,16 +10,19 @@ namespace elbo {
 struct LikelihoodLoss {
   static constexpr const char* name = "likelihood";
 
-  Tensor output;  // f32 or bf16 [R * S, D]: logits (Bernoulli) or means (Gaussian)
+  // f32 or bf16 [R * S, D]: logits (bernoulli) or means (gaussian); [R * S, 2D]: means, then raw log variances
+  // (gaussian_learned; what they mean: elbo/math/likelihood.h)
+  Tensor output;
   Tensor target;  // u8 [R, D], a pixel is value / 255, or f32 [R, D]; row r serves outputs r*S .. r*S+S-1
   Likelihood likelihood = Likelihood::bernoulli;
   LossVariant variant = LossVariant::fused;
-  float variance = 1.0f;    // Gaussian
-  float grad_scale = 1.0f;  // d objective / d loss of one output row
-  Tensor dnll_partial{};    // f32, as nll_partial: what d objective / d nll_partial is beside grad_scale; none: 0
-  Tensor nll_partial;       // f32 [R * S, ceil_div(D, pixel_chunk)] out: -log p(x|z), in nats; none: gradient only
-  Tensor grad;              // [R * S, D] of output's type, out, may be `output` itself; none: value only
-  Tensor scratch;           // f32, as many elements as output has; none unless unfused, with a value
+  float variance = 1.0f;                 // gaussian
+  PixelMean mean = PixelMean::identity;  // gaussian_learned
+  float grad_scale = 1.0f;               // d objective / d loss of one output row
+  Tensor dnll_partial{};  // f32, as nll_partial: what d objective / d nll_partial is beside grad_scale; none: 0
+  Tensor nll_partial;     // f32 [R * S, ceil_div(D, pixel_chunk)] out: -log p(x|z), in nats; none: gradient only
+  Tensor grad;            // of output's type and shape, out, may be `output` itself; none: value only
+  Tensor scratch;         // f32, R * S * D elements; none unless unfused, with a value
 
   template <class Self, class F>
   static void each_tensor(Self& op, const F& f) {
