@@ -1217,7 +1217,7 @@ class CommandLine(unittest.TestCase):
 
             for shape in ((3, 34), (2, 4097)):
                 naive = [("naive", "f32", "f32")] if device == "cpu" else []
-                for loss in ("bernoulli", "gaussian"):
+                for loss in ("bernoulli", "gaussian", "gaussian_learned"):
                     f32 = [(r, t, "f32") for t in ("f32", "u8") for r in ("unfused", "two_pass", "fused_log", "fused")]
                     bf16 = [(r, t, "bf16") for t in ("f32", "u8") for r in ("two_pass", "fused_log", "fused")]
                     self.assertEqual(seen(loss, *shape, 0), naive + f32 + bf16)
@@ -1229,7 +1229,7 @@ class CommandLine(unittest.TestCase):
                 self.assertEqual(seen("elbo", *shape, 3), naive +
                                  [(r, "u8", "f32") for r in ("unfused", "two_pass", "fused_log", "fused")] +
                                  [(r, "u8", "bf16") for r in ("two_pass", "fused_log", "fused")])
-            self.assertEqual(len(figures["timings"]), 2 * 2 * 14 + 2 * 2 * 2 + 2 * 7 + (2 * 5 if device == "cpu" else 0))
+            self.assertEqual(len(figures["timings"]), 3 * 2 * 14 + 2 * 2 * 2 + 2 * 7 + (2 * 6 if device == "cpu" else 0))
             for t in figures["timings"]:
                 self.assertGreater(t["median_us"], 0)
                 self.assertLess(t["value_error"], 1e-6, t)
@@ -1238,7 +1238,7 @@ class CommandLine(unittest.TestCase):
                 self.assertEqual(t["bytes"], self.bytes_of_loss(t), t)
                 elements = t["rows"] * max(t["pixels"], t["latent"])
                 self.assertEqual(t["scratch_bytes"], 4 * elements if t["rival"] == "unfused" else 0)
-            self.assertEqual((self.cwd / "loss.html").read_text().count("<svg"), 2 * 5)
+            self.assertEqual((self.cwd / "loss.html").read_text().count("<svg"), 2 * 6)
 
     @staticmethod
     def bytes_of_loss(t):
@@ -1246,7 +1246,10 @@ class CommandLine(unittest.TestCase):
         size = {"f32": 4, "bf16": 2, "u8": 1, "none": 0}
         target, output = size[t["target"]], size[t["output"]]
         unfused = t["rival"] == "unfused"
-        pixel = {"unfused": 28 + 2 * target, "two_pass": 3 * output + 2 * target}.get(t["rival"], 2 * output + target)
+        if t["loss"] == "gaussian_learned":
+            output *= 2
+        pixel = {"unfused": (48 if t["loss"] == "gaussian_learned" else 28) + 2 * target,
+                 "two_pass": 3 * output + 2 * target}.get(t["rival"], 2 * output + target)
         unit = (12 + 24) + (24 + 36) if unfused else (4 + 8) + (4 + 16)
         tiles = -(-t["rows"] // 32)
         return t["rows"] * (pixel * t["pixels"] + unit * t["latent"]) + 4 * tiles * t["latent"]

@@ -33,7 +33,9 @@ Action bench_loss_command(Options& options) {
   options
       .number("--latent", bench->latents, 1, 65536, "latent dimensions; may be given again; the head takes the first")
       .shows_default();
-  options.texts("--loss", bench->losses, "bernoulli, gaussian, latent, elbo; may be given again (default: all)")
+  options
+      .texts("--loss", bench->losses,
+             "bernoulli, gaussian, gaussian_learned, latent, elbo; may be given again (default: all)")
       .one_of(loss_names());
   options
       .texts("--rival", bench->rivals,

@@ -184,12 +184,17 @@ class Bench {
 
   void measure_shape(const LossShape& shape) {
     const std::int64_t head = options_.latents.at(0);  // of the head one size is enough
-    const auto has_pixels = [&](const LossKind& kind) { return kind.likelihood && !outputs_of(kind).empty(); };
+    const auto outputs_each = [](const LossKind& kind) {
+      return kind.likelihood ? outputs_of_pixel(*kind.likelihood) : 0;
+    };
+    const auto has_pixels = [&](const LossKind& kind) { return outputs_each(kind) == 1 && !outputs_of(kind).empty(); };
     const LossInputs inputs({shape.rows, std::ranges::any_of(loss_kinds, has_pixels) ? shape.pixels : 0, head});
     for (const LossKind& kind : loss_kinds) {
       for (const DType output : outputs_of(kind)) {
         if (kind.likelihood) {
-          measure(kind, {shape.rows, shape.pixels, kind.has_latent ? head : 0}, output, inputs);
+          const LossShape size{shape.rows, shape.pixels, kind.has_latent ? head : 0};
+          outputs_each(kind) == 1 ? measure(kind, size, output, inputs)
+                                  : measure(kind, size, output, LossInputs(size, outputs_each(kind)));
           continue;
         }
         for (const std::int64_t latent : options_.latents) {

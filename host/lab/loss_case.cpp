@@ -64,12 +64,12 @@ LossVariant latent_kernels(LossVariant k) { return k == LossVariant::unfused ? k
 
 }  // namespace
 
-LossInputs::LossInputs(const LossShape& shape)
-    : outputs(normal_values(shape.rows * shape.pixels, 0, 3)),
+LossInputs::LossInputs(const LossShape& shape, int outputs_each)
+    : outputs(normal_values(shape.rows * outputs_each * shape.pixels, 0, 3)),
       stats(normal_values(shape.rows * 2 * shape.latent, 1, 1)),
       dz(normal_values(shape.rows * shape.latent, 2, 1)) {
-  pixels.resize(outputs.size());
-  targets.resize(outputs.size());
+  pixels.resize(static_cast<std::size_t>(shape.rows * shape.pixels));
+  targets.resize(pixels.size());
   parallel_for(static_cast<std::int64_t>(pixels.size()), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; i += 4) {
       const math::Words w = math::random_words({1, Purpose::binarize, 0, 0, 0}, static_cast<std::uint32_t>(i / 4));
@@ -112,9 +112,9 @@ void LossCase::layout(Arena& arena, Buffers& b, DType target) const {
   const auto [rows, pixels, latent] = shape_;
   if (kind_.likelihood) {
     const DType output = halves_.empty() ? DType::f32 : DType::bf16;
-    b.output = arena.take({rows, pixels}, output);
+    b.output = arena.take({rows, outputs_each() * pixels}, output);
     b.target = arena.take({rows, pixels}, target);
-    b.grad = arena.take({rows, pixels}, output);
+    b.grad = arena.take(b.output.shape, output);
     b.nll = arena.take({rows, ceil_div(pixels, pixel_chunk)});
   }
   if (kind_.has_latent) {
@@ -208,9 +208,10 @@ double LossCase::bytes(LossVariant kernels, DType target) const {
   const auto t = static_cast<double>(size_of(target));
   double bytes = 0;
   if (kind_.likelihood) {
-    const double pixel = kernels == LossVariant::unfused    ? 28 + 2 * t
-                         : kernels == LossVariant::two_pass ? 3 * o + 2 * t
-                                                            : 2 * o + t;
+    const double each = outputs_each();
+    const double pixel = kernels == LossVariant::unfused    ? 8 + 20 * each + 2 * t
+                         : kernels == LossVariant::two_pass ? 3 * each * o + 2 * t
+                                                            : 2 * each * o + t;
     bytes += pixel * static_cast<double>(shape_.rows * shape_.pixels);
   }
   if (kind_.has_latent) {
@@ -237,6 +238,7 @@ void LossCase::naive(LossResult& result) const {
 void LossCase::naive_pixels(LossResult& result) const {
   const std::size_t count = inputs_.outputs.size();
   result.grad.resize(count);
+  if (kind_.likelihood == Likelihood::gaussian_learned) return naive_learned(result);
   for (std::size_t i = 0; i < count; ++i) {
     const float o = inputs_.outputs[i], x = inputs_.targets[i];
     if (kind_.likelihood == Likelihood::bernoulli) {
@@ -247,6 +249,23 @@ void LossCase::naive_pixels(LossResult& result) const {
       result.value += static_cast<double>(
           0.5f * (d * d / static_cast<float>(variance) + std::log(2 * static_cast<float>(M_PI * variance))));
       result.grad[i] = d / static_cast<float>(variance);
+    }
+  }
+}
+
+void LossCase::naive_learned(LossResult& result) const {
+  constexpr auto least = static_cast<float>(math::least_log_variance);
+  const auto rows = static_cast<std::size_t>(shape_.rows), pixels = static_cast<std::size_t>(shape_.pixels);
+  for (std::size_t row = 0; row < rows; ++row) {
+    for (std::size_t p = 0; p < pixels; ++p) {
+      const std::size_t mean = 2 * row * pixels + p, raw = mean + pixels;
+      const float d = inputs_.outputs[mean] - inputs_.targets[row * pixels + p], t = inputs_.outputs[raw] - least;
+      const float log_variance = least + std::max(t, 0.0f) + std::log1p(std::exp(-std::abs(t)));
+      const float precision = std::exp(-log_variance);
+      result.value +=
+          static_cast<double>(0.5f * (d * d * precision + log_variance + std::log(2 * static_cast<float>(M_PI))));
+      result.grad[mean] = d * precision;
+      result.grad[raw] = 0.5f * (1 - d * d * precision) / (1.0f + std::exp(-t));
     }
   }
 }
@@ -280,14 +299,26 @@ void LossCase::refer() {
 }
 
 void LossCase::refer_to_pixels() {
-  const auto count = static_cast<std::int64_t>(inputs_.outputs.size());
+  const auto count = static_cast<std::int64_t>(inputs_.pixels.size());
   grad_.resize(inputs_.outputs.size());
+  const auto output = [&](std::size_t i) {
+    return static_cast<double>(halves_.empty() ? inputs_.outputs[i] : math::to_float(halves_[i]));
+  };
   std::vector<double> values(static_cast<std::size_t>(ceil_div(count, parallel_chunk)));
   parallel_for(count, [&](std::int64_t begin, std::int64_t end) {
     double sum = 0;
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
       const double x = inputs_.pixels[i] / 255.0;
-      const double o = static_cast<double>(halves_.empty() ? inputs_.outputs[i] : math::to_float(halves_[i]));
+      if (kind_.likelihood == Likelihood::gaussian_learned) {
+        const auto pixels = static_cast<std::size_t>(shape_.pixels);
+        const std::size_t mean = i / pixels * 2 * pixels + i % pixels, raw = mean + pixels;
+        const auto v = math::gaussian_learned<PixelMean::identity>({output(mean), output(raw)}, x);
+        sum += v.value;
+        grad_[mean] = v.grad.first;
+        grad_[raw] = v.grad.second;
+        continue;
+      }
+      const double o = output(i);
       const math::ValueGrad<double> v = kind_.likelihood == Likelihood::bernoulli
                                             ? math::bernoulli(o, x)
                                             : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));

@@ -22,6 +22,7 @@ struct LossKind {
 };
 inline constexpr LossKind loss_kinds[] = {{"bernoulli", Likelihood::bernoulli, false},
                                           {"gaussian", Likelihood::gaussian, false},
+                                          {"gaussian_learned", Likelihood::gaussian_learned, false},
                                           {"latent", std::nullopt, true},
                                           {"elbo", Likelihood::bernoulli, true}};
 
@@ -38,11 +39,11 @@ inline constexpr LossRival loss_rivals[] = {{"unfused", LossVariant::unfused, 4,
 
 // Drawn from a fixed seed; the same on the host and on every device.
 struct LossInputs {
-  std::vector<float> outputs, targets;  // [rows, pixels]
+  std::vector<float> outputs, targets;  // [rows, outputs_each * pixels], [rows, pixels]
   std::vector<std::uint8_t> pixels;     // [rows, pixels]: targets are these / 255
   std::vector<float> stats, dz;         // [rows, 2 latent], [rows, latent]
 
-  explicit LossInputs(const LossShape&);
+  explicit LossInputs(const LossShape&, int outputs_each = 1);  // outputs_each: of a pixel
 };
 
 // Words of random bits, likewise: what a copy is timed with, since constant bytes would be copied faster.
@@ -88,7 +89,9 @@ class LossCase {
   Errors errors(const LossResult&) const;
 
  private:
+  int outputs_each() const { return kind_.likelihood ? outputs_of_pixel(*kind_.likelihood) : 0; }
   void naive_pixels(LossResult&) const;
+  void naive_learned(LossResult&) const;
   void naive_latent(LossResult&) const;
   void refer_to_pixels();
   void refer_to_latent();
