@@ -290,18 +290,22 @@ TEST_P(CudaDevice, RecordedStepsEqualSteps) {
 TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
   constexpr std::int64_t rows = 3, samples = 2, pixels = 8, latent = 5;
   const auto device = create_cuda_backend({});
-  Tensor outputs[2], nll, grads[2], scratch, targets[2], state, stats, z, kl;
+  Tensor outputs[2], nll, grads[2], scratch, targets[2], state, stats, z, kl, sampled_kl, bound, dnll, dsampled_kl;
   const auto layout = [&](Arena& a) {
     for (const int each : {1, 2}) outputs[each - 1] = a.take({rows * samples, each * pixels});
     nll = a.take({rows * samples, 1});
     for (const int each : {1, 2}) grads[each - 1] = a.take({rows * samples, each * pixels});
-    scratch = a.take({rows * samples * pixels});
+    scratch = a.take({rows * samples * std::max(pixels, 2 * latent)});
     targets[0] = a.take({rows, pixels});
     targets[1] = a.take({rows, pixels}, DType::u8);
     state = a.take({sizeof(StepState)}, DType::u8);
     stats = a.take({rows, 2 * latent});
     z = a.take({rows, samples, latent});
     kl = a.take({1, latent});
+    sampled_kl = a.take({rows, samples});
+    bound = a.take({rows});
+    dnll = a.take({rows * samples, 1});
+    dsampled_kl = a.take({rows, samples});
   };
   const Arena arena = Arena::of(*device, "a loss", layout);
   const auto launches_of = [](const auto& call) {
@@ -357,6 +361,46 @@ TEST_P(CudaDevice, LossesLaunchAsManyKernelsAsTheyPromise) {
                                        .scratch = scratch});
     });
     EXPECT_EQ(launches, rival.latent_launches) << rival.name;
+
+    // As LossCase::call_weighted() does it.
+    const int weighted = launches_of([&] {
+      device->run(SampleLatent{.stats = stats,
+                               .state = state,
+                               .variant = rival.kernels,
+                               .z = z,
+                               .kl_partial = {},
+                               .sampled_kl = sampled_kl,
+                               .scratch = scratch});
+      device->run(LikelihoodLoss{.output = outputs[0],
+                                 .target = targets[1],
+                                 .variant = rival.kernels,
+                                 .nll_partial = nll,
+                                 .grad = {},
+                                 .scratch = scratch});
+      device->run(ImportanceBound{.nll_partial = nll,
+                                  .sampled_kl = sampled_kl,
+                                  .variant = rival.kernels,
+                                  .loss = bound,
+                                  .dnll_partial = dnll,
+                                  .dsampled_kl = dsampled_kl,
+                                  .scratch = scratch});
+      device->run(LikelihoodLoss{.output = outputs[0],
+                                 .target = targets[1],
+                                 .variant = rival.kernels,
+                                 .dnll_partial = dnll,
+                                 .nll_partial = {},
+                                 .grad = grads[0],
+                                 .scratch = {}});
+      device->run(SampleLatentBackward{.stats = stats,
+                                       .dz = z,
+                                       .state = state,
+                                       .variant = rival.kernels,
+                                       .kl_scale = 0.0f,
+                                       .dsampled_kl = dsampled_kl,
+                                       .dstats = stats,
+                                       .scratch = scratch});
+    });
+    EXPECT_EQ(weighted, rival.weighted_launches) << rival.name << ", weighted";
   }
 }
 

@@ -35,7 +35,7 @@ Action bench_loss_command(Options& options) {
       .shows_default();
   options
       .texts("--loss", bench->losses,
-             "bernoulli, gaussian, gaussian_learned, latent, elbo; may be given again (default: all)")
+             "bernoulli, gaussian, gaussian_learned, latent, elbo, iwae; may be given again (default: all)")
       .one_of(loss_names());
   options
       .texts("--rival", bench->rivals,

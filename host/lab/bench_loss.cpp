@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <tuple>
 #include <utility>
@@ -18,8 +17,6 @@
 
 namespace elbo {
 namespace {
-
-constexpr std::int64_t most_elements = std::numeric_limits<std::int32_t>::max();  // that a kernel takes
 
 // Of buffers, in all: more than a cache holds. At most 2048 sets of them, so that small shapes do not take long.
 constexpr std::size_t rotated_bytes = std::size_t{256} << 20;
@@ -70,6 +67,7 @@ std::vector<DType> targets_of(const LossKind& kind) {
 // two_pass and fused_log are rivals of likelihoods; unfused is one in f32.
 bool competes(const LossRival& rival, const LossKind& kind, DType output) {
   if (rival.kernels == LossVariant::unfused) return output == DType::f32;
+  if (kind.is_weighted()) return rival.kernels == LossVariant::fused;  // two passes in any case
   return kind.likelihood || rival.kernels == LossVariant::fused;
 }
 
@@ -85,6 +83,7 @@ nlohmann::ordered_json to_json(const LossBench& bench) {
            {"rows", t.shape.rows},
            {"pixels", t.shape.pixels},
            {"latent", t.shape.latent},
+           {"samples", t.shape.samples},
            {"rival", t.rival},
            {"target", t.target},
            {"output", t.output},
@@ -131,7 +130,7 @@ class Bench {
     for (const std::string& text : shapes) shapes_.push_back(parse_loss_shape(text));
     for (const LossShape& shape : shapes_)
       for (const std::int64_t latent : options_.latents)
-        require(latent <= most_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
+        require(latent <= most_gpu_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
                 " rows of it have more than 2^31 - 1 statistics");
   }
 
@@ -192,9 +191,11 @@ class Bench {
     for (const LossKind& kind : loss_kinds) {
       for (const DType output : outputs_of(kind)) {
         if (kind.likelihood) {
-          const LossShape size{shape.rows, shape.pixels, kind.has_latent ? head : 0};
-          outputs_each(kind) == 1 ? measure(kind, size, output, inputs)
-                                  : measure(kind, size, output, LossInputs(size, outputs_each(kind)));
+          const std::int64_t samples = std::min(kind.samples, shape.rows);
+          const LossShape size{shape.rows / samples * samples, shape.pixels, kind.has_latent ? head : 0, samples};
+          size.rows == shape.rows&& outputs_each(kind) == 1
+              ? measure(kind, size, output, inputs)
+              : measure(kind, size, output, LossInputs(size, outputs_each(kind)));
           continue;
         }
         for (const std::int64_t latent : options_.latents) {
@@ -269,7 +270,8 @@ class Bench {
 // "100x784", "100x20" of the latent variable, "100x784, 20 latent" of the head.
 std::string text_of(const LossShape& s) {
   if (s.pixels == 0) return fmt::format("{}x{}", s.rows, s.latent);
-  return fmt::format("{}x{}", s.rows, s.pixels) + (s.latent ? fmt::format(", {} latent", s.latent) : "");
+  return fmt::format("{}x{}", s.rows, s.pixels) + (s.latent ? fmt::format(", {} latent", s.latent) : "") +
+         (s.samples > 1 ? fmt::format(", {} samples", s.samples) : "");
 }
 
 double gigabytes(const LossTiming& t) { return 1e-3 * t.bytes / t.median_us; }
@@ -313,6 +315,11 @@ void print_table(const LossBench& bench) {
 std::string title_of(const LossTiming& t) {
   const LossShape& s = t.shape;
   if (t.loss == "latent") return fmt::format("Latent variable, {} rows of {} dimensions", s.rows, s.latent);
+  if (t.loss == "iwae")
+    return fmt::format(
+        "The importance-weighted head: Bernoulli, {} images of {} pixels, {} draws each of {} latent "
+        "dimensions",
+        s.images(), s.pixels, s.samples, s.latent);
   if (t.loss == "elbo")
     return fmt::format("The head: Bernoulli, {} rows of {} pixels and {} latent dimensions", s.rows, s.pixels,
                        s.latent);
@@ -374,7 +381,7 @@ LossShape parse_loss_shape(const std::string& text) {
     const std::size_t end = std::min(text.find('x', at), text.size());
     std::int64_t size = 0;
     const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, size);
-    if (error != std::errc() || stop != text.data() + end || size < 1 || size > most_elements / count) refuse();
+    if (error != std::errc() || stop != text.data() + end || size < 1 || size > most_gpu_elements / count) refuse();
     sizes.push_back(size);
     count *= size;
     at = end + 1;

@@ -20,9 +20,10 @@ const StepState& step_state() {
   return state;
 }
 
-math::Normals4 noise(std::int64_t row, std::int64_t quad) {
+math::Normals4 noise(std::int64_t row, std::int64_t quad, std::int64_t sample = 0) {
   const StepState& s = step_state();
-  return math::normals({s.seed, Purpose::latent, s.noise_step, s.row0 + static_cast<std::uint32_t>(row), 0},
+  return math::normals({s.seed, Purpose::latent, s.noise_step, s.row0 + static_cast<std::uint32_t>(row),
+                        static_cast<std::uint32_t>(sample)},
                        static_cast<std::uint32_t>(quad));
 }
 
@@ -109,21 +110,28 @@ LossCase::LossCase(const LossKind& kind, const LossShape& shape, DType output, c
 // ---- On a device ------------------------------------------------------------------------------------------------
 
 void LossCase::layout(Arena& arena, Buffers& b, DType target) const {
-  const auto [rows, pixels, latent] = shape_;
+  const auto [rows, pixels, latent, samples] = shape_;
+  const std::int64_t images = shape_.images();
   if (kind_.likelihood) {
     const DType output = halves_.empty() ? DType::f32 : DType::bf16;
     b.output = arena.take({rows, outputs_each() * pixels}, output);
-    b.target = arena.take({rows, pixels}, target);
+    b.target = arena.take({images, pixels}, target);
     b.grad = arena.take(b.output.shape, output);
     b.nll = arena.take({rows, ceil_div(pixels, pixel_chunk)});
   }
   if (kind_.has_latent) {
     b.state = arena.take({sizeof(StepState)}, DType::u8);
-    b.stats = arena.take({rows, 2 * latent});
-    b.z = arena.take({rows, 1, latent});
-    b.kl = arena.take({ceil_div(rows, latent_tile), latent});
-    b.dz = arena.take({rows, 1, latent});
-    b.dstats = arena.take({rows, 2 * latent});
+    b.stats = arena.take({images, 2 * latent});
+    b.z = arena.take({images, samples, latent});
+    b.kl = arena.take({ceil_div(images, latent_tile), latent});
+    b.dz = arena.take({images, samples, latent});
+    b.dstats = arena.take({images, 2 * latent});
+  }
+  if (kind_.is_weighted()) {
+    b.sampled_kl = arena.take({images, samples});
+    b.bound = arena.take({images});
+    b.dnll = arena.take(b.nll.shape);
+    b.dsampled_kl = arena.take({images, samples});
   }
 }
 
@@ -154,6 +162,7 @@ void LossCase::copy_inputs(Backend& device, const Buffers& to, const Buffers& fr
 }
 
 void LossCase::call(Backend& device, const Buffers& b, LossVariant kernels, const Tensor& scratch) const {
+  if (kind_.is_weighted()) return call_weighted(device, b, kernels, scratch);
   const LossVariant latent = latent_kernels(kernels);
   if (kind_.has_latent)
     device.run(SampleLatent{.stats = b.stats,
@@ -182,10 +191,56 @@ void LossCase::call(Backend& device, const Buffers& b, LossVariant kernels, cons
                                     .scratch = scratch});
 }
 
+// The weight of a draw is known when all losses of its image are: the likelihood takes two calls.
+void LossCase::call_weighted(Backend& device, const Buffers& b, LossVariant kernels, const Tensor& scratch) const {
+  const LossVariant latent = latent_kernels(kernels);
+  LikelihoodLoss likelihood{.output = b.output,
+                            .target = b.target,
+                            .likelihood = *kind_.likelihood,
+                            .variant = kernels,
+                            .nll_partial = b.nll,
+                            .grad = {},
+                            .scratch = scratch};
+  device.run(SampleLatent{.stats = b.stats,
+                          .state = b.state,
+                          .posterior = posterior,
+                          .variant = latent,
+                          .z = b.z,
+                          .kl_partial = {},
+                          .sampled_kl = b.sampled_kl,
+                          .scratch = scratch});
+  device.run(likelihood);
+  device.run(ImportanceBound{.nll_partial = b.nll,
+                             .sampled_kl = b.sampled_kl,
+                             .variant = latent,
+                             .loss = b.bound,
+                             .dnll_partial = b.dnll,
+                             .dsampled_kl = b.dsampled_kl,
+                             .scratch = scratch});
+  likelihood.grad_scale = 0.0f;
+  likelihood.dnll_partial = b.dnll;
+  likelihood.nll_partial = {};
+  likelihood.grad = b.grad;
+  device.run(likelihood);
+  device.run(SampleLatentBackward{.stats = b.stats,
+                                  .dz = b.dz,
+                                  .state = b.state,
+                                  .posterior = posterior,
+                                  .variant = latent,
+                                  .kl_scale = 0.0f,
+                                  .dsampled_kl = b.dsampled_kl,
+                                  .dstats = b.dstats,
+                                  .scratch = scratch});
+}
+
 LossResult LossCase::download(Backend& device, const Buffers& b) const {
   LossResult result;
-  if (kind_.likelihood) result.value += sum(device, b.nll);
-  if (kind_.has_latent) result.value += sum(device, b.kl);
+  if (kind_.is_weighted()) {
+    result.value = sum(device, b.bound);
+  } else {
+    if (kind_.likelihood) result.value += sum(device, b.nll);
+    if (kind_.has_latent) result.value += sum(device, b.kl);
+  }
   if (kind_.has_latent) result.dstats = contents<float>(device, b.dstats);
   if (kind_.likelihood && halves_.empty()) result.grad = contents<float>(device, b.grad);
   if (!halves_.empty()) {
@@ -200,13 +255,26 @@ LossResult LossCase::download(Backend& device, const Buffers& b) const {
 }
 
 std::int64_t LossCase::scratch(LossVariant kernels) const {
-  return kernels == LossVariant::unfused ? shape_.rows * std::max(shape_.pixels, shape_.latent) : 0;
+  if (kernels != LossVariant::unfused) return 0;
+  return shape_.rows * std::max(shape_.pixels, (kind_.is_weighted() ? 2 : 1) * shape_.latent) +
+         (kind_.is_weighted() ? 2 * shape_.images() : 0);  // ImportanceBound's are a row each, and two an image
 }
 
 double LossCase::bytes(LossVariant kernels, DType target) const {
   const auto o = static_cast<double>(size_of(halves_.empty() ? DType::f32 : DType::bf16));
   const auto t = static_cast<double>(size_of(target));
   double bytes = 0;
+  if (kind_.is_weighted()) {
+    // kernels/likelihood.cu, latent.cu, importance.cu and unfused.cu: two passes, each with its targets; an image's
+    // statistics both ways; a draw's losses and weights.
+    const bool is_unfused = kernels == LossVariant::unfused;
+    const auto rows = static_cast<double>(shape_.rows), images = static_cast<double>(shape_.images());
+    const auto latent = static_cast<double>(shape_.latent);
+    const double pixel = is_unfused ? 28 + 2 * t : 3 * o + 2 * t / static_cast<double>(shape_.samples);
+    const double parts = 8.0 * (static_cast<double>(ceil_div(shape_.pixels, pixel_chunk)) + 1);
+    return rows * (pixel * static_cast<double>(shape_.pixels) + (is_unfused ? 64 : 8) * latent + parts) +
+           24 * images * latent;
+  }
   if (kind_.likelihood) {
     const double each = outputs_each();
     const double pixel = kernels == LossVariant::unfused    ? 8 + 20 * each + 2 * t
@@ -224,6 +292,7 @@ double LossCase::bytes(LossVariant kernels, DType target) const {
 }
 
 int LossCase::launches(const LossRival& rival) const {
+  if (kind_.is_weighted()) return rival.weighted_launches;
   return (kind_.likelihood ? rival.likelihood_launches : 0) + (kind_.has_latent ? rival.latent_launches : 0);
 }
 
@@ -231,6 +300,7 @@ int LossCase::launches(const LossRival& rival) const {
 
 void LossCase::naive(LossResult& result) const {
   result.value = 0;
+  if (kind_.is_weighted()) return naive_weighted(result);
   if (kind_.likelihood) naive_pixels(result);
   if (kind_.has_latent) naive_latent(result);
 }
@@ -290,10 +360,54 @@ void LossCase::naive_latent(LossResult& result) const {
   }
 }
 
+void LossCase::naive_weighted(LossResult& result) const {
+  const std::int64_t pixels = shape_.pixels, latent = shape_.latent, samples = shape_.samples;
+  result.grad.resize(inputs_.outputs.size());
+  result.z.resize(inputs_.dz.size());
+  result.dstats.assign(static_cast<std::size_t>(2 * shape_.images() * latent), 0);
+  std::vector<double> weights(static_cast<std::size_t>(samples));
+  for (std::int64_t image = 0; image < shape_.images(); ++image) {
+    const float* const x = inputs_.targets.data() + image * pixels;
+    const float* const mu = inputs_.stats.data() + image * 2 * latent;
+    float* const dmu = result.dstats.data() + image * 2 * latent;
+    for (std::int64_t s = 0; s < samples; ++s) {
+      double loss = 0;
+      for (std::int64_t d = 0; d < latent; ++d) {
+        const float eps = noise(image, d / 4, s).v[d % 4], z = mu[d] + std::exp(0.5f * mu[latent + d]) * eps;
+        result.z[place(image, s, d)] = z;
+        loss += static_cast<double>(0.5f * (z * z - eps * eps - mu[latent + d]));
+      }
+      const float* const output = inputs_.outputs.data() + (image * samples + s) * pixels;
+      for (std::int64_t p = 0; p < pixels; ++p)
+        loss += static_cast<double>(std::max(output[p], 0.0f) - output[p] * x[p] +
+                                    std::log1p(std::exp(-std::abs(output[p]))));
+      weights[static_cast<std::size_t>(s)] = -loss;
+    }
+    const double largest = *std::ranges::max_element(weights);
+    double sum = 0;
+    for (double& w : weights) sum += w = std::exp(w - largest);
+    result.value -= largest + std::log(sum / static_cast<double>(samples));
+    for (std::int64_t s = 0; s < samples; ++s) {
+      const auto weight = static_cast<float>(weights[static_cast<std::size_t>(s)] / sum);
+      const std::int64_t row = image * samples + s;
+      for (std::int64_t p = 0; p < pixels; ++p) {
+        const auto at = static_cast<std::size_t>(row * pixels + p);
+        result.grad[at] = weight * (1.0f / (1.0f + std::exp(-inputs_.outputs[at])) - x[p]);
+      }
+      for (std::int64_t d = 0; d < latent; ++d) {
+        const float g = inputs_.dz[place(image, s, d)] + weight * result.z[place(image, s, d)];
+        dmu[d] += g;
+        dmu[latent + d] += 0.5f * (g * (result.z[place(image, s, d)] - mu[d]) - weight);
+      }
+    }
+  }
+}
+
 // ---- In float64 ---------------------------------------------------------------------------------------------------
 
 void LossCase::refer() {
   value_ = 0;
+  if (kind_.is_weighted()) return refer_to_weighted();
   if (kind_.likelihood) refer_to_pixels();
   if (kind_.has_latent) refer_to_latent();
 }
@@ -349,6 +463,55 @@ void LossCase::refer_to_latent() {
       dstats_[s] = g * math::sample_slope(posterior, log_variance, eps) + kl.s;
     }
     values[static_cast<std::size_t>(begin / parallel_chunk)] = sum;
+  });
+  for (const double v : values) value_ += v;
+}
+
+void LossCase::refer_to_weighted() {
+  const std::int64_t pixels = shape_.pixels, latent = shape_.latent, samples = shape_.samples;
+  grad_.resize(inputs_.outputs.size());
+  dstats_.assign(static_cast<std::size_t>(2 * shape_.images() * latent), 0);
+  std::vector<double> values(static_cast<std::size_t>(shape_.images()));
+  const auto refer_to_image = [&](std::int64_t image) {
+    const float* const stats = inputs_.stats.data() + image * 2 * latent;
+    double* const dstats = dstats_.data() + image * 2 * latent;
+    std::vector<double> weights(static_cast<std::size_t>(samples)), z(static_cast<std::size_t>(samples * latent));
+    for (std::int64_t s = 0; s < samples; ++s) {
+      double loss = 0;
+      for (std::int64_t d = 0; d < latent; ++d) {
+        const double log_variance = stats[latent + d], eps = noise(image, d / 4, s).v[d % 4];
+        double& at_z = z[static_cast<std::size_t>(s * latent + d)];
+        at_z = math::sample(double{stats[d]}, math::posterior_sigma(posterior, log_variance), eps);
+        loss += math::sampled_kl(posterior, log_variance, at_z, eps);
+      }
+      for (std::int64_t p = 0; p < pixels; ++p) {
+        const auto at = static_cast<std::size_t>((image * samples + s) * pixels + p);
+        const double o = static_cast<double>(halves_.empty() ? inputs_.outputs[at] : math::to_float(halves_[at]));
+        const auto v = math::bernoulli(o, inputs_.pixels[static_cast<std::size_t>(image * pixels + p)] / 255.0);
+        loss += v.value;
+        grad_[at] = v.grad;
+      }
+      weights[static_cast<std::size_t>(s)] = -loss;
+    }
+    const double largest = *std::ranges::max_element(weights);
+    double sum = 0;
+    for (double& w : weights) sum += w = std::exp(w - largest);
+    values[static_cast<std::size_t>(image)] = -(largest + std::log(sum / static_cast<double>(samples)));
+    for (std::int64_t s = 0; s < samples; ++s) {
+      const double weight = weights[static_cast<std::size_t>(s)] / sum;
+      for (std::int64_t p = 0; p < pixels; ++p)
+        grad_[static_cast<std::size_t>((image * samples + s) * pixels + p)] *= weight;
+      for (std::int64_t d = 0; d < latent; ++d) {
+        const double log_variance = stats[latent + d], eps = noise(image, d / 4, s).v[d % 4];
+        const double g = inputs_.dz[place(image, s, d)] + weight * z[static_cast<std::size_t>(s * latent + d)];
+        dstats[d] += g;
+        dstats[latent + d] += g * math::sample_slope(posterior, log_variance, eps) +
+                              weight * math::sampled_kl_slope(posterior, log_variance);
+      }
+    }
+  };
+  parallel_for(shape_.images(), [&](std::int64_t begin, std::int64_t end) {
+    for (; begin < end; ++begin) refer_to_image(begin);
   });
   for (const double v : values) value_ += v;
 }

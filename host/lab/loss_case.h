@@ -11,31 +11,39 @@ namespace elbo {
 
 struct LossShape {
   std::int64_t rows = 0, pixels = 0, latent = 0;  // pixels or latent is 0 where the loss has none
+  std::int64_t samples = 1;                       // rows of each image, draws of its z
+
+  std::int64_t images() const { return rows / samples; }
 };
 
 // A likelihood with its gradient; the latent variable: sampling, KL and the gradient of both; or all of a VAE's head,
-// which is what there is of a training step besides its layers.
+// which is what there is of a training step besides its layers: of the ELBO, or of the importance-weighted bound.
 struct LossKind {
   const char* name;
   std::optional<Likelihood> likelihood;
   bool has_latent;
+  std::int64_t samples = 1;  // of an image; more than one: they are weighed by importance
+
+  bool is_weighted() const { return samples > 1; }
 };
 inline constexpr LossKind loss_kinds[] = {{"bernoulli", Likelihood::bernoulli, false},
                                           {"gaussian", Likelihood::gaussian, false},
                                           {"gaussian_learned", Likelihood::gaussian_learned, false},
                                           {"latent", std::nullopt, true},
-                                          {"elbo", Likelihood::bernoulli, true}};
+                                          {"elbo", Likelihood::bernoulli, true},
+                                          {"iwae", Likelihood::bernoulli, true, 4}};
 
 // How a device can compute it, with the kernels that this launches on a GPU.
 struct LossRival {
   const char* name;
   LossVariant kernels;
   int likelihood_launches, latent_launches;  // value and gradient
+  int weighted_launches;                     // of all that importance weights take
 };
-inline constexpr LossRival loss_rivals[] = {{"unfused", LossVariant::unfused, 4, 8},
-                                            {"two_pass", LossVariant::two_pass, 2, 2},
-                                            {"fused_log", LossVariant::fused_log, 1, 2},
-                                            {"fused", LossVariant::fused, 1, 2}};
+inline constexpr LossRival loss_rivals[] = {{"unfused", LossVariant::unfused, 4, 8, 19},
+                                            {"two_pass", LossVariant::two_pass, 2, 2, 5},
+                                            {"fused_log", LossVariant::fused_log, 1, 2, 5},
+                                            {"fused", LossVariant::fused, 1, 2, 5}};
 
 // Drawn from a fixed seed; the same on the host and on every device.
 struct LossInputs {
@@ -66,6 +74,7 @@ class LossCase {
   // What one call works on.
   struct Buffers {
     Tensor output, target, nll, grad, state, stats, z, kl, dz, dstats;
+    Tensor sampled_kl, bound, dnll, dsampled_kl;  // of importance weights
   };
   void layout(Arena&, Buffers&, DType target) const;
   void upload(Backend&, const Buffers&) const;
@@ -93,8 +102,15 @@ class LossCase {
   void naive_pixels(LossResult&) const;
   void naive_learned(LossResult&) const;
   void naive_latent(LossResult&) const;
+  void naive_weighted(LossResult&) const;
+  void call_weighted(Backend&, const Buffers&, LossVariant, const Tensor& scratch) const;
   void refer_to_pixels();
   void refer_to_latent();
+  void refer_to_weighted();
+  // Draw s of the latent variable of an image, in dimension d; its place in dz and z.
+  std::size_t place(std::int64_t image, std::int64_t sample, std::int64_t d) const {
+    return static_cast<std::size_t>((image * shape_.samples + sample) * shape_.latent + d);
+  }
 
   LossKind kind_;
   LossShape shape_;
