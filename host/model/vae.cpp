@@ -1,6 +1,8 @@
 #include "host/model/vae.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <optional>
 
 #include "host/base/parallel.h"
@@ -97,7 +99,9 @@ std::vector<float> Vae::encode(std::int64_t n, const std::function<const std::ui
   return stats;
 }
 
+// An infinite output has a finite mean, if it is squashed, and comes of weights that have diverged.
 void Vae::decode(const float* z, std::int64_t n, const std::function<void(const float* means)>& take) const {
+  constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
   const std::int64_t d = pixels(), outputs = likelihood.outputs(d);
   std::vector<float> said(static_cast<std::size_t>(std::min(n, host_batch_) * outputs));  // a row: the means come first
   std::optional<Mapping> mapping;
@@ -107,7 +111,7 @@ void Vae::decode(const float* z, std::int64_t n, const std::function<void(const 
     mapping->run(z + first * latent_, said.data());
     parallel_for(rows * outputs, [&](std::int64_t begin, std::int64_t end) {
       std::transform(said.begin() + begin, said.begin() + end, said.begin() + begin,
-                     [&](float output) { return likelihood.mean(output); });
+                     [&](float output) { return std::isfinite(output) ? likelihood.mean(output) : not_a_number; });
     });
     for (std::int64_t row = 0; row < rows; ++row) take(said.data() + row * outputs);
   }

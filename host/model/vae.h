@@ -43,7 +43,7 @@ class Vae {
   // which are wanted until the next call.
   std::vector<float> encode(std::int64_t n, const std::function<const std::uint8_t*(std::int64_t i)>& image) const;
   // Gives `take` the pixel means [D] in [0, 1] (Bernoulli: probabilities; Gaussian: means, not clipped; no variances)
-  // of each of n latent vectors [n, L], in their order.
+  // of each of n latent vectors [n, L], in their order; NaN where the decoder's output is not finite.
   void decode(const float* z, std::int64_t n, const std::function<void(const float* means)>& take) const;
   // What the two take for n images beside their arguments and result: bytes on the device, and on the host.
   struct Bytes {
