@@ -8,13 +8,16 @@
 //   dz + w z, and ds has w d(sampled_kl)/ds, z held, besides.
 // Shapes: stats, dstats [rows, 2 latent] (mu, then s); z, dz [rows, samples, latent];
 //   kl_partial [ceil_div(rows, 32), latent]; sampled_kl, dsampled_kl [rows, samples].
-// Bytes: reads the statistics (again for every 8 samples) and dz once; writes z, the partial sums and dstats once:
+// Launches: sample_latent 1, or 2 where both kinds of the KL are wanted; sample_latent_backward 1.
+// Bytes: reads the statistics (again for every 8 samples, with sampled_kl for each) and dz once; writes z, the partial
+//   sums and dstats once; sampled_kl and its gradient are 4 a draw:
 //   sample_latent 4 an element of z, 8 of mu and 4 of the sums; sample_latent_backward 4 an element of dz, 16 of mu.
 //   (unfused.cu: 12, 24 and 4; 24 and 36.)
 // Rivals: fused is the default, since it moves the least and was the fastest on a CPU, beside the CPU's unfused loops
 //   (`elbo bench loss`). On a GPU they have not been measured yet.
 // Instructions, counted in the machine code for sm_90, aligned, one sample, log variance, 65536 x 128 (tools/kernels/
-//   sass.py): sample_latent 61 lane slots an element, sample_latent_backward 70; nothing calls a slow path. To issue
+//   sass.py): sample_latent 61 lane slots an element, sample_latent_backward 70; with the KL of the draws 73 and 81;
+//   nothing calls a slow path. To issue
 //   them takes 17 and 20 us of an H200, its memory 23 and 39. Of the slots of an element, noise takes 40: Philox's
 //   products and exclusive ors 9, the logarithm 11, the root 3, sine and cosine 6, angle and signs 5, round keys 2
 //   (backward 4); that is what its bits are made of, and no more. Sample and KL take 11: sigma 2, KL 5, z 1, the KL's
@@ -22,7 +25,8 @@
 //   slope, products and sums 13. Loads, stores, addresses and what a thread sets up take 10 (backward 12). A thread
 //   takes four rows (two) so that they share the round keys, Philox's first rounds and the set-up.
 // Arithmetic: math::Approximate; epsilon has the same bits on every device.
-// Deterministic: sums run over rows and over samples in their order; fused and unfused give the same bits.
+// Deterministic: sums run over rows and over samples in their order; fused and unfused give the same bits, but for
+//   sampled_kl: a lane adds up its dimensions, then the lanes in a fixed tree that follows from `latent` alone.
 #include "kernels/latent.h"
 
 #include <algorithm>
@@ -168,7 +172,7 @@ __global__ void __launch_bounds__(sampled_threads)
 }
 
 // A thread has a quad of dimensions of n rows, and walks through the samples. It loads the next sample while it draws
-// the noise of this one. `weighed`: the KL divergence of the draws counts, too.
+// the noise of this one. `weighed`: the KL divergence of the draws may count, and that in closed form may not.
 template <bool aligned, Posterior posterior, unsigned n, bool weighed>
 __global__ void __launch_bounds__(backward_threads)
     sample_latent_backward_kernel(const SampleLatentBackward a, const Divisor of_quads, unsigned quads) {
@@ -230,7 +234,7 @@ __global__ void __launch_bounds__(backward_threads)
   float* out = a.dstats + first;
 #pragma unroll
   for (int r = 0; r < static_cast<int>(n); ++r, out += 2 * latent) {
-    if (a.kl_scale != 0.0f) {  // 0 times an infinity were NaN
+    if (!weighed || a.kl_scale != 0.0f) {  // 0 times an infinity were NaN
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         const math::LatentGrad<float> kl = math::gaussian_kl_grad(posterior, mu[r][j], s[r][j], Approximate{});
@@ -322,7 +326,7 @@ void sample_latent_backward_fused(const SampleLatentBackward& a, cudaStream_t st
                      : sample_latent_backward_kernel<false, c.posterior, c.rows, weighed>,
              {blocks, backward_threads, stream}, a, Divisor(quads), static_cast<unsigned>(quads));
     };
-    a.has_sampled_kl() ? launch_it(std::true_type{}) : launch_it(std::false_type{});
+    a.has_sampled_kl() || a.kl_scale == 0.0f ? launch_it(std::true_type{}) : launch_it(std::false_type{});
   });
 }
 

@@ -24,7 +24,7 @@ void optimizer_step(const OptimizerStep&, cudaStream_t);
 struct PartialLoss {
   const float* partial;  // [count]
   std::int64_t count;
-  std::int64_t columns;  // of rows of so many, each of which has a sum of its own; 0: one sum of all
+  std::int64_t columns;  // each has a sum of its own; 0: one sum of all
   std::int64_t samples;
 };
 

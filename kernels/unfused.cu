@@ -1,14 +1,17 @@
 // The baseline: the loss and the latent variable as one would write them with Thrust, a call for each operation on
 // whole arrays. What the fused kernels save is measured against this.
 //
-// What, shapes: those of likelihood.cu and latent.cu, value and gradient.
+// What, shapes: those of likelihood.cu, latent.cu and importance.cu, value and gradient.
 // Launches: one for each call of on_stream() or launch(). likelihood: 2 for the value, 2 for the gradient;
-//   sample_latent: 4; sample_latent_backward: 4.
+//   sample_latent: 2 for z, 2 for either KL; sample_latent_backward: 3, 1 for the KL, 1 more for that of the draws;
+//   importance_bound: 4, and 1 for each output.
 // Bytes, likelihood: 28 an element and the target twice (30 with u8, 36 with f32), 48 a pixel and the target twice
-//   where the variance is learned. sample_latent: 12 an element of z,
-//   24 of mu and 4 of the sums. sample_latent_backward: 24 an element of dz, 36 of mu. All through a scratch buffer of
-//   the size of output or z.
-// Deterministic: every sum is taken by one thread or block, in a fixed order. Latent: the bits of the fused kernels.
+//   where the variance is learned. sample_latent: 12 an element of z, 24 of mu and 4 of the sums; 16 more of z with the
+//   KL of the draws. sample_latent_backward: 24 an element of dz, 36 of mu; 12 more of dz with that. importance_bound:
+//   importance.cu. All through a scratch buffer of the size of output or z, or of two of them.
+// Deterministic: every sum is taken by one thread or block, in a fixed order. Latent: the bits of the fused kernels,
+// but
+//   for the KL of a draw, which is added up in another order.
 //
 // No thrust::reduce or reduce_by_key: they allocate and wait for their result, which a CUDA graph cannot record. So
 // the sum over a chunk of pixels is a kernel, and the short sums over rows and samples are a thread's loop.

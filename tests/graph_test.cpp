@@ -280,6 +280,17 @@ TEST(Gradient, WhatCannotBeDifferentiatedIsAnError) {
                                     {p.g.of(p.x).part(4, {1, 4}), p.g.of(p.dx).part(4, {1, 4})}});
                }),
                {"a part of [2, 4] is wanted", "quartics takes all of it"});
+  expect_words(error([](Pieces& p) {
+                 const Value y = p.layer(p.g.of(p.x));
+                 const RowLoss loss = quartics(y);
+                 p.g.differentiate({loss.partial.part(0, {1, 1}), 1.0f}, {{p.g.of(p.x), p.g.of(p.dx)}});
+               }),
+               {"only a part of [2, 1] has a weight in the objective"});
+  expect_words(error([](Pieces& p) {
+                 const LatentDraws draws = sample_latent_with_kl(p.g.of(p.x), p.g.of(p.state), 2, {});
+                 p.g.differentiate(mean(draws.kl), {{p.g.of(p.x), p.g.of(p.dx)}});
+               }),
+               {"the KL divergence of draws has a weight", "the draws themselves none"});
   expect_words(error([](Pieces& p) {  // a later call has changed what the layer has read
                  const RowLoss loss = quartics(p.layer(p.g.of(p.x)));
                  p.g.add(Axpy{p.g.of(p.weight), p.g.of(p.weight), 1.0f, p.g.of(p.weight)});
@@ -474,9 +485,9 @@ struct Step {
 TEST(MemoryPlan, WhatIsInUseAtOneTimeSharesNothing) {
   for (const bool training : {true, false})
     for (const char* kernels : {"fused", "unfused"})
-      for (const char* samples : {"1", "3"}) {
-        const Step step({std::string("objective.kernels=") + kernels, std::string("objective.samples=") + samples},
-                        training);
+      for (const char* objective :
+           {R"("samples":1)", R"("samples":3)", R"("type":"iwae","samples":1)", R"("type":"iwae","samples":3)"}) {
+        const Step step({cat("objective={", objective, R"(,"kernels":")", kernels, "\"}")}, training);
         const Graph& graph = *step.graph;
         const MemoryPlan plan(graph);
         std::vector<std::size_t> first(graph.storages().size(), graph.calls().size()), last(first.size(), 0);
@@ -542,6 +553,19 @@ TEST(Calls, OfATrainingStepAreFused) {
                        "gather_batch", "encode/dense0/dense_forward", "encode/dense1/dense_forward", "sample_latent",
                        "decode/dense0/dense_forward", "decode/dense1/dense_forward", "likelihood",
                        "decode_backward/dense1/dense_backward", "decode_backward/dense0/dense_backward",
+                       "sample_latent_backward", "encode_backward/dense1/dense_backward",
+                       "encode_backward/dense0/dense_backward", "finish_step"}));
+}
+
+// The weight of a draw is known when all losses of its image are: the likelihood is two calls.
+TEST(Calls, OfAnImportanceWeightedStepAreFused) {
+  std::vector<std::string> paths;
+  const Step step({"objective.type=iwae", "objective.samples=3"}, true);
+  for (const Graph::Call& call : step.graph->calls()) paths.push_back(call.path());
+  EXPECT_EQ(paths, (std::vector<std::string>{
+                       "gather_batch", "encode/dense0/dense_forward", "encode/dense1/dense_forward", "sample_latent",
+                       "decode/dense0/dense_forward", "decode/dense1/dense_forward", "likelihood", "importance_bound",
+                       "likelihood", "decode_backward/dense1/dense_backward", "decode_backward/dense0/dense_backward",
                        "sample_latent_backward", "encode_backward/dense1/dense_backward",
                        "encode_backward/dense0/dense_backward", "finish_step"}));
 }

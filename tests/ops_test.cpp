@@ -773,6 +773,7 @@ TEST_P(Ops, ImportanceBound) {
       expect_same_bits(d.get(a.loss), alone, "loss, " + which);
       // An exponential, a sum, a quotient, a product. What the exponential is of, up to 60 nats below the largest, is
       // a float, and errs by half an ulp of 2^-18.
+      // A weight below e^-87 is 0.
       expect_close(d.get(a.dsampled_kl), dkl, 3e-6 + 2 * nats, "dsampled_kl, " + which);
       expect_close(d.get(a.dnll_partial), dnll, 3e-6 + 2 * nats, "dnll_partial, " + which);
       const Floats kept = d.get(a.dsampled_kl);
@@ -810,7 +811,7 @@ TEST_P(Ops, ImportanceBoundKeepsNan) {
         EXPECT_EQ(std::isnan(dkl[at(i)]), i / 40 == 1) << i;
         EXPECT_EQ(std::isnan(dnll[at(i)]), i / 40 == 1) << i;
       }
-      EXPECT_LE(dkl[at(80 + planted)], 1e-37f);  // e^-infinity is that small, and 0 on a GPU
+      EXPECT_EQ(dkl[at(80 + planted)], 0.0f);
     }
   }
 }
@@ -1687,6 +1688,40 @@ TEST_P(Ops, WrongShapesNameTheOperation) {
                         .kl_partial = kl,
                         .scratch = {}});
   });
+  // stats [2, 4], of 2 latent dimensions
+  const Tensor sampled = d.make({2, 1});
+  const auto sample = [&](const Tensor& to, const Tensor& kl_of_draws, LossVariant variant) {
+    d->run(SampleLatent{.stats = t24,
+                        .state = state,
+                        .variant = variant,
+                        .z = to,
+                        .kl_partial = kl,
+                        .sampled_kl = kl_of_draws,
+                        .scratch = {}});
+  };
+  expect_error("sample_latent: a KL divergence of draws without z", [&] { sample({}, sampled, LossVariant::fused); });
+  expect_error("sample_latent: sampled_kl", [&] { sample(z, t23, LossVariant::fused); });
+  expect_error("sample_latent: the unfused kernels need 4", [&] { sample(z, sampled, LossVariant::unfused); });
+  const auto sample_backward = [&](const Tensor& dz, const Tensor& dkl, LossVariant variant) {
+    d->run(SampleLatentBackward{
+        .stats = t24, .dz = dz, .state = state, .variant = variant, .dsampled_kl = dkl, .dstats = t24, .scratch = z});
+  };
+  expect_error("sample_latent_backward: the gradient of a sampled KL divergence without dz",
+               [&] { sample_backward({}, sampled, LossVariant::fused); });
+  expect_error("sample_latent_backward: dsampled_kl", [&] { sample_backward(z, t23, LossVariant::fused); });
+  expect_error("sample_latent_backward: the unfused kernels need 8",
+               [&] { sample_backward(z, sampled, LossVariant::unfused); });
+  const auto weigh = [&](const Tensor& nll, const Tensor& loss, const Tensor& dnll, const Tensor& dkl) {
+    d->run(ImportanceBound{
+        .nll_partial = nll, .sampled_kl = t23, .loss = loss, .dnll_partial = dnll, .dsampled_kl = dkl, .scratch = {}});
+  };
+  const Tensor six = d.make({6, 2}), two = d.make({2});
+  EXPECT_NO_THROW(weigh(six, two, six, t23));
+  expect_error("importance_bound: neither", [&] { weigh(six, {}, {}, {}); });
+  expect_error("importance_bound: nll_partial", [&] { weigh(t43, two, {}, {}); });
+  expect_error("importance_bound: loss", [&] { weigh(six, t3, {}, {}); });
+  expect_error("importance_bound: dnll_partial", [&] { weigh(six, two, t23, {}); });
+  expect_error("importance_bound: dsampled_kl", [&] { weigh(six, two, {}, six); });
   expect_error("sample_latent_backward", [&] {
     d->run(SampleLatentBackward{.stats = t24,
                                 .dz = z,

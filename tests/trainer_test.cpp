@@ -170,8 +170,8 @@ TEST_P(Training, EpiloguesChangeNothing) {
 }
 
 TEST_P(Training, AResumedRunEndsWithTheSameBits) {
-  for (const char* change :
-       {"optimizer.type=adam", "optimizer.type=adagrad", "optimizer.type=sgd", "data.residency=stream"}) {
+  for (const char* change : {"optimizer.type=adam", "optimizer.type=adagrad", "optimizer.type=sgd",
+                             "data.residency=stream", R"(objective={"type":"iwae","samples":2})"}) {
     const Spec spec = small_spec({change, "data.binarize=dynamic"});
     Job whole(GetParam(), spec);
     whole.trainer.run_until(23);

@@ -24,7 +24,7 @@ const CommandLine& program() {
       "from.",
       {
           {"run", "train an experiment and report on it", run_command},
-          {"eval", "ELBO of the training and test images, as JSON", eval_command},
+          {"eval", "figures of the training and test images, as JSON", eval_command},
           {"sample", "decode draws from the prior into a picture", sample_command},
           {"report", "write a run's report and figures anew", report_command},
           {"bench",

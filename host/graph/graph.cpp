@@ -179,7 +179,10 @@ float Gradients::weight_of(const Tensor& t) {
   const Piece it = piece(t);
   told_weights_.insert(it);
   const auto found = weights_.find(it);
-  return found == weights_.end() ? 0.0f : found->second;
+  if (found != weights_.end()) return found->second;
+  for (const auto& [other, weight] : weights_)
+    if (other.overlaps(it)) fail(graph_.name_, ": only a part of ", t.shape, " has a weight in the objective");
+  return 0;
 }
 
 Tensor Gradients::into(const Tensor& t) {

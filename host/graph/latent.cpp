@@ -25,6 +25,8 @@ class Latent final : public OperationOf<SampleLatent> {
                                   .dsampled_kl = op.sampled_kl ? gradients.of(op.sampled_kl) : Tensor{},
                                   .dstats = gradients.into(op.stats),
                                   .scratch = {}};
+    if (backward.has_sampled_kl() && !backward.dz)
+      fail(graph.name(), ": the KL divergence of draws has a weight in the objective, and the draws themselves none");
     backward.scratch = scratch_for(graph, op.variant, backward.scratch_size());
     graph.add(backward);
   }

@@ -29,7 +29,7 @@ std::vector<Measure> measures_of(const std::vector<EpochMetrics>&);
 Picture curve_panel(const std::vector<EpochMetrics>&, const Measure&);
 Picture curves(const std::vector<EpochMetrics>&);
 
-// The best epoch by its test ELBO; of equals the first. There must be one.
+// The best epoch by the bound of the test set; of equals the first. There must be one.
 const EpochMetrics& best_epoch(const std::vector<EpochMetrics>&);
 // At most most_epochs_shown of the epochs, in their order, of which the curves look the same: the first, the last, the
 // best, and from each small stretch of the axis the lowest and highest values of every curve and where one has a gap.

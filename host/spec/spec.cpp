@@ -189,9 +189,9 @@ Table table(Spec& s) {
                                        {"fused_log", LossVariant::fused_log},
                                        {"two_pass", LossVariant::two_pass},
                                        {"unfused", LossVariant::unfused}}),
-            "Loss kernels. fused: value and gradient in one pass, one logarithm for many pixels. fused_log: the same, "
-            "one "
-            "for each pixel. two_pass: a pass for the value, one for the gradient. unfused: one launch for each "
+            "Loss kernels. fused: value and gradient in one pass (but with iwae), one logarithm for many pixels. "
+            "fused_log: the same, one for each pixel. two_pass: a pass for the value, one for the gradient. unfused: "
+            "one launch for each "
             "mathematical operation."},
       Field{"objective.weight_prior",
             choice(objective.weight_prior,
@@ -689,7 +689,7 @@ std::string objective_text(const Spec& spec) {
       return cat("the negative importance-weighted bound of ", objective.samples,
                  objective.samples == 1 ? " sample" : " samples");
   }
-  return "";
+  fail("an objective of no type");
 }
 
 Spec load_spec(const std::string& path, const std::vector<std::string>& overrides) {

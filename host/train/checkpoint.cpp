@@ -68,7 +68,7 @@ TensorFile make_file(const Vae& vae, const State& state, const Spec& spec, const
                    {"spec", to_json(spec)},
                    {"step", fmt::format("{}", progress.step)},
                    {"seconds", fmt::format("{}", progress.seconds)},
-                   {"best_elbo", fmt::format("{}", progress.best_bound)},
+                   {"best_elbo", fmt::format("{}", progress.best_bound)},  // its name before there were other bounds
                    {"images", progress.images}};
   return file;
 }

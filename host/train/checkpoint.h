@@ -18,7 +18,7 @@ namespace elbo {
 struct Progress {
   std::uint32_t step = 0;
   double seconds = 0;                                            // of training so far
-  double best_bound = -std::numeric_limits<double>::infinity();  // on the test set
+  double best_bound = -std::numeric_limits<double>::infinity();  // Figures::bound() on the test set
   std::string images;                                            // what it is trained and tested on: describe_images()
 };
 

@@ -1,4 +1,4 @@
-// The ELBO of a set of images under a trained model.
+// The figures of a set of images under a trained model.
 #pragma once
 #include <cstdint>
 #include <memory>

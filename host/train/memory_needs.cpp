@@ -7,6 +7,7 @@
 #include "host/base/memory.h"
 #include "host/data/batch_stream.h"
 #include "host/graph/program.h"
+#include "host/model/objective.h"
 #include "host/train/evaluate.h"
 #include "host/train/step.h"
 
@@ -18,6 +19,7 @@ constexpr std::uint64_t program_bytes = std::uint64_t{48} << 20;
 
 constexpr const char* fewer_units = "fewer model.*.units need less";
 constexpr const char* smaller_batch = "a smaller train.batch_size needs less";
+constexpr const char* fewer_samples = "a smaller train.batch_size or objective.samples needs less";
 constexpr const char* stream = "data.residency \"stream\" needs less";
 
 Shape shape_of(const ImageSet& images, std::int64_t count) {
@@ -48,7 +50,8 @@ void require_countable(const Graph& graph, const DeviceInfo& device) {
   if (!device.launches) return;
   for (const Graph::Call& call : graph.calls())
     call.operation->each_tensor([&](const char* field, Tensor& t, Access access) {
-      if (!t || access == Access::read || access == Access::rows || t.count() <= most_gpu_elements) return;
+      const bool is_made = access == Access::write || access == Access::update;
+      if (!t || !is_made || t.count() <= most_gpu_elements) return;
       const std::string what = graph.description(t);
       fail(what.empty() ? cat(call.path(), "'s ", field) : what, " would have ", t.count(), " elements ", t.shape,
            "; a GPU takes at most 2^31 - 1. Fewer model.*.units, a smaller train.batch_size or objective.samples make ",
@@ -100,9 +103,8 @@ Needs MemoryNeeds::step() const {
   const StepBlocks blocks(spec_, vae_, shape_of(images, resident ? images.count : ring_images));
   const TrainingStep step(spec_, vae_, optimizer_, blocks, resident ? Indexing::shuffled : Indexing::ring, {});
   require_countable(*step.graph, device_);
-  Needs needs = {
-      {"the activations of a training step", MemoryPlan(*step.graph).bytes, MemorySide::device,
-       spec_.objective.samples > 1 ? "a smaller train.batch_size or objective.samples needs less" : smaller_batch}};
+  Needs needs = {{"the activations of a training step", MemoryPlan(*step.graph).bytes, MemorySide::device,
+                  spec_.objective.samples > 1 ? fewer_samples : smaller_batch}};
   if (resident) {
     needs.push_back({"the training images on the device", images.bytes(), MemorySide::device, stream});
   } else {
@@ -126,7 +128,8 @@ Needs MemoryNeeds::evaluation(const ImageSet& images) const {
     bytes = std::max(bytes, MemoryPlan(*graph).bytes);
   }
   return {
-      {"the activations of an evaluation", bytes, MemorySide::device, smaller_batch},
+      {"the activations of an evaluation", bytes, MemorySide::device,
+       evaluation_samples(spec_) > 1 ? fewer_samples : smaller_batch},
       {resident ? "the images to evaluate on, on the device" : "a batch of images to evaluate on",
        static_cast<std::uint64_t>(blocks.source.shape.count()), MemorySide::device, resident ? stream : smaller_batch}};
 }

@@ -30,7 +30,7 @@ struct EpochMetrics {
   std::int64_t epoch = 0;        // 1 after the first epoch
   std::int64_t step = 0;         // optimiser steps so far
   Figures train;                 // running averages over the epoch's batches, as the weights were then
-  Figures test;                  // after the epoch, one sample of z an image; of the iwae those of training
+  Figures test;                  // after the epoch; one sample of z an image, with iwae as many as in training
   double images_per_second = 0;  // training only, this epoch
   double seconds = 0;            // wall time since the run began, earlier parts of a resumed run included
 };

@@ -32,6 +32,10 @@ Accumulate accumulate(Graph& graph, const StepBlocks& blocks, const Bound& bound
                .rows = bound.parts.front().loss.rows};
   for (std::size_t i = 0; i < bound.parts.size(); ++i) {
     const NamedLoss& part = bound.parts[i];
+    const RowLoss& loss = part.loss;
+    if (loss.rows != a.rows || (!part.by_column && loss.partial.rows() != loss.rows * loss.samples))
+      fail("the loss ", part.name, " ", loss.partial.shape(), " is not one of ", a.rows, " rows of ", loss.samples,
+           " samples");
     a.losses[i] = {part.loss.partial, part.loss.samples, part.by_column};
   }
   return a;

@@ -27,9 +27,10 @@ ELBO_HD double log_weight(const float* nll, std::int64_t chunks, float kl) {
   return -loss;
 }
 
-// w of a draw by the largest, in [0, 1].
+// w of a draw by the largest, in [0, 1]; 0 below e^-87, so that no weight is subnormal.
 ELBO_HD float relative_weight(double log_weight, double largest) {
-  return math::exp(static_cast<float>(log_weight - largest));
+  const auto difference = static_cast<float>(log_weight - largest);
+  return difference < -87.0f ? 0.0f : math::exp(difference);
 }
 
 // The loss of a row of S samples, of the sum of the relative weights.

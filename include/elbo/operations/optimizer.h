@@ -11,7 +11,7 @@ namespace elbo {
 // A loss of a batch, in the partial sums that a kernel leaves. Its sum over the rows is that of all elements, divided
 // by the samples; by column it has a sum for each column.
 struct PartialLoss {
-  Tensor partial;  // f32 [partial sums, columns]
+  Tensor partial;  // f32 [partial sums, columns], or [partial sums]
   std::int64_t samples = 1;
   bool by_column = false;
 
