@@ -1229,7 +1229,10 @@ class CommandLine(unittest.TestCase):
                 self.assertEqual(seen("elbo", *shape, 3), naive +
                                  [(r, "u8", "f32") for r in ("unfused", "two_pass", "fused_log", "fused")] +
                                  [(r, "u8", "bf16") for r in ("two_pass", "fused_log", "fused")])
-            self.assertEqual(len(figures["timings"]), 3 * 2 * 14 + 2 * 2 * 2 + 2 * 7 + (2 * 6 if device == "cpu" else 0))
+                self.assertEqual(seen("iwae", *shape, 3), naive +
+                                 [("unfused", "u8", "f32"), ("fused", "u8", "f32"), ("fused", "u8", "bf16")])
+            self.assertEqual(len(figures["timings"]),
+                             3 * 2 * 14 + 2 * 2 * 2 + 2 * 7 + 2 * 3 + (2 * 7 if device == "cpu" else 0))
             for t in figures["timings"]:
                 self.assertGreater(t["median_us"], 0)
                 self.assertLess(t["value_error"], 1e-6, t)
@@ -1237,17 +1240,26 @@ class CommandLine(unittest.TestCase):
                 self.assertLess(t["gradient_error"], 1 / 256 if t["output"] == "bf16" else 1e-6, t)
                 self.assertEqual(t["bytes"], self.bytes_of_loss(t), t)
                 elements = t["rows"] * max(t["pixels"], t["latent"])
+                if t["loss"] == "iwae":  # and the largest weight and the sum of each image
+                    elements += 2 * t["rows"] // t["samples"]
                 self.assertEqual(t["scratch_bytes"], 4 * elements if t["rival"] == "unfused" else 0)
-            self.assertEqual((self.cwd / "loss.html").read_text().count("<svg"), 2 * 6)
+            self.assertEqual((self.cwd / "loss.html").read_text().count("<svg"), 2 * 7)
 
     @staticmethod
     def bytes_of_loss(t):
-        """By the headers of kernels/likelihood.cu, latent.cu and unfused.cu."""
+        """By the headers of kernels/likelihood.cu, latent.cu, importance.cu and unfused.cu."""
         size = {"f32": 4, "bf16": 2, "u8": 1, "none": 0}
         target, output = size[t["target"]], size[t["output"]]
         unfused = t["rival"] == "unfused"
         if t["loss"] == "gaussian_learned":
             output *= 2
+        if t["loss"] == "iwae":
+            samples, parts = t["samples"], 8 * (-(-t["pixels"] // 4096) + 1)
+            if unfused:
+                return (t["rows"] * ((28 + 2 * target) * t["pixels"] + parts + 64 * t["latent"] + 40)
+                        + t["rows"] // samples * (32 * t["latent"] + 32))
+            return (t["rows"] * (3 * output * t["pixels"] + parts + 8 * t["latent"] + 8)
+                    + t["rows"] // samples * (2 * target * t["pixels"] + 24 * t["latent"] + 4))
         pixel = {"unfused": (48 if t["loss"] == "gaussian_learned" else 28) + 2 * target,
                  "two_pass": 3 * output + 2 * target}.get(t["rival"], 2 * output + target)
         unit = (12 + 24) + (24 + 36) if unfused else (4 + 8) + (4 + 16)

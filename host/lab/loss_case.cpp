@@ -265,15 +265,16 @@ double LossCase::bytes(LossVariant kernels, DType target) const {
   const auto t = static_cast<double>(size_of(target));
   double bytes = 0;
   if (kind_.is_weighted()) {
-    // kernels/likelihood.cu, latent.cu, importance.cu and unfused.cu: two passes, each with its targets; an image's
-    // statistics both ways; a draw's losses and weights.
-    const bool is_unfused = kernels == LossVariant::unfused;
-    const auto rows = static_cast<double>(shape_.rows), images = static_cast<double>(shape_.images());
-    const auto latent = static_cast<double>(shape_.latent);
-    const double pixel = is_unfused ? 28 + 2 * t : 3 * o + 2 * t / static_cast<double>(shape_.samples);
-    const double parts = 8.0 * (static_cast<double>(ceil_div(shape_.pixels, pixel_chunk)) + 1);
-    return rows * (pixel * static_cast<double>(shape_.pixels) + (is_unfused ? 64 : 8) * latent + parts) +
-           24 * images * latent;
+    // kernels/likelihood.cu in two passes, latent.cu without the KL divergence in closed form, importance.cu;
+    // unfused.cu.
+    const auto pixels = static_cast<double>(shape_.pixels), latent = static_cast<double>(shape_.latent);
+    const double parts = 8.0 * static_cast<double>(ceil_div(shape_.pixels, pixel_chunk) + 1);
+    double draw = 3 * o * pixels + parts + 8 * latent + 8, image = 2 * t * pixels + 24 * latent + 4;
+    if (kernels == LossVariant::unfused) {
+      draw = (28 + 2 * t) * pixels + parts + 64 * latent + 40;
+      image = 32 * latent + 32;
+    }
+    return static_cast<double>(shape_.rows) * draw + static_cast<double>(shape_.images()) * image;
   }
   if (kind_.likelihood) {
     const double each = outputs_each();
