@@ -201,7 +201,8 @@ __global__ void __launch_bounds__(threads, resident_blocks(threads, blocks_at_on
   if (u.state->bad_step == StepState::none) weights.run(step[0]);
 }
 
-__global__ void __launch_bounds__(threads) accumulate_kernel(const Accumulate a) {
+// One block: as many registers as it likes, so that none spills.
+__global__ void __launch_bounds__(threads, 1) accumulate_kernel(const Accumulate a) {
   const bool finite = accumulate_batch(a);
   if (threadIdx.x == 0 && !finite) note_bad_step(&a.state->bad_step, a.state->step);
 }
