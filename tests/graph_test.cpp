@@ -452,6 +452,25 @@ TEST(Gradient, OfTheImportanceWeightedBound) {
   }
 }
 
+// A block that the gradient is to replace is read between value and gradient.
+TEST(Rules, LeaveAGradientWhoseOldOneIsStillRead) {
+  for (const bool fused : {true, false}) {
+    Pieces p;
+    const Value x = p.g.of(p.x), dx = p.g.of(p.dx);
+    p.g.add(Axpy{x, x, 0.0f, dx});  // what was there
+    const RowLoss loss = likelihood_loss(x, p.g.of(p.target), {.likelihood = Likelihood::gaussian});
+    const Value seen = axpy(dx, dx, 0.0f);
+    p.g.keep(seen);
+    p.g.differentiate(mean(loss), {{x, dx}});
+    if (fused) fuse(p.g);
+    const Floats old = p.bench.get(p.x.memory);
+    const Program program(std::move(p.graph), p.bench.device, "a test");
+    program.run();
+    EXPECT_EQ(p.bench.get(program.tensor(seen)), old);
+    EXPECT_NE(p.bench.get(p.dx.memory), old);
+  }
+}
+
 TEST(Rules, LeaveADrawBehindAStepOfTheState) {
   Pieces p;
   const Value stats = p.g.of(p.x), state = p.g.of(p.state);

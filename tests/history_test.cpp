@@ -94,6 +94,21 @@ TEST(History, WhatIsWrongIsSaid) {
   refused({two, three}, ":2: ... best test bound ... -90.125 ... -95 ... checkpoint", 60, -95);
 }
 
+// Where the importance-weighted bound was maximised, it is by that bound that the best epoch is one.
+TEST(History, TheBestIsTheBestByTheBoundThatWasMaximised) {
+  const auto weighted = [](std::int64_t epoch) {
+    EpochMetrics m;
+    m.epoch = epoch;
+    m.step = epoch * steps_per_epoch;
+    m.test.elbo = elbo_of(epoch);
+    m.test.further = {{"iwae", -80 + static_cast<double>(epoch % 2)}};
+    return to_json_line(m);
+  };
+  const std::vector<std::string> two = {weighted(1), weighted(2)};
+  EXPECT_EQ(read(two, 40, -79), "1 2 ");
+  test::expect_words(read(two, 40, elbo_of(2)), {"best test bound", "-79"});
+}
+
 // A run goes on from a checkpoint of another folder, or somebody moved the file away.
 TEST(History, TheFirstEpochsMayBeMissingAndThatIsSaid) {
   std::string notes;

@@ -22,6 +22,7 @@
 #include "kernels/dense.h"
 #include "kernels/divisor.h"
 #include "kernels/gather.h"
+#include "kernels/importance.h"
 #include "kernels/latent.h"
 #include "kernels/launch.h"
 #include "kernels/likelihood.h"
@@ -361,6 +362,65 @@ TEST_P(LatentTest, GradientDrawsTheSameNoise) {
   }
 }
 
+TEST_P(LatentTest, DrawsHaveTheirDivergence) {
+  const size_t draws = static_cast<size_t>(rows_ * samples_);
+  const std::vector<float> dz = gaussian_values(count_, 3), dkl = gaussian_values(draws, 6);
+  const Array<float> dz_d(dz, offset_), dkl_d(dkl), scratch(2 * count_);
+  for (const Posterior posterior : {Posterior::log_variance, Posterior::sigma}) {
+    std::vector<double> kl(draws), expected(stats_.size());
+    for (int64_t r = 0; r < rows_; ++r) {
+      for (int64_t l = 0; l < latent_; ++l) {
+        for (int64_t k = 0; k < samples_; ++k) {
+          const size_t draw = static_cast<size_t>(r * samples_ + k);
+          const double eps = epsilon(r, k, l), z = mu(r, l) + math::posterior_sigma(posterior, s(r, l)) * eps;
+          const double weight = 0.5 + static_cast<double>(dkl[draw]);
+          const double g =
+              static_cast<double>(dz[draw * static_cast<size_t>(latent_) + static_cast<size_t>(l)]) + weight * z;
+          kl[draw] += math::sampled_kl(posterior, s(r, l), z, eps);
+          expected[static_cast<size_t>(r * 2 * latent_ + l)] += g;
+          expected[static_cast<size_t>(r * 2 * latent_ + latent_ + l)] +=
+              g * math::sample_slope(posterior, s(r, l), eps) + weight * math::sampled_kl_slope(posterior, s(r, l));
+        }
+      }
+    }
+    const Array<float> z_d(count_, offset_), kl_d(draws), z_unfused(count_), kl_unfused(draws);
+    SampleLatent a{.stats = stats_d_.data(),
+                   .state = state_d_.data(),
+                   .posterior = posterior,
+                   .z = z_d.data(),
+                   .kl_partial = nullptr,
+                   .sampled_kl = kl_d.data(),
+                   .rows = rows_,
+                   .samples = samples_,
+                   .latent = latent_};
+    run([&] { sample_latent_fused(a, stream_); }, {&z_d, &kl_d});
+    expect_near(kl_d, kl, 1e-5, 1e-4);  // sums of up to 132 terms, of which the squares are up to 20
+    a.z = z_unfused.data();
+    a.sampled_kl = kl_unfused.data();
+    run([&] { sample_latent_unfused(a, scratch.data(), stream_); }, {&z_unfused, &kl_unfused});
+    EXPECT_TRUE(z_d.bits() == z_unfused.bits());
+    expect_near(kl_unfused, kl, 1e-5, 1e-4);
+
+    const Array<float> dstats_d(stats_.size(), offset_), dstats_unfused(stats_.size());
+    SampleLatentBackward b{.stats = stats_d_.data(),
+                           .dz = dz_d.data(),
+                           .state = state_d_.data(),
+                           .posterior = posterior,
+                           .kl_scale = 0.0f,
+                           .sampled_kl_scale = 0.5f,
+                           .dsampled_kl = dkl_d.data(),
+                           .dstats = dstats_d.data(),
+                           .rows = rows_,
+                           .samples = samples_,
+                           .latent = latent_};
+    run([&] { sample_latent_backward_fused(b, stream_); }, {&dstats_d});
+    expect_near(dstats_d, expected, 1e-5, 1e-4);
+    b.dstats = dstats_unfused.data();
+    run([&] { sample_latent_backward_unfused(b, scratch.data(), stream_); }, {&dstats_unfused});
+    EXPECT_TRUE(dstats_d.bits() == dstats_unfused.bits());
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, LatentTest,
                          testing::Values(LatentCase{1, 1, 1, 0}, LatentCase{31, 1, 2, 0}, LatentCase{32, 2, 3, 0},
                                          LatentCase{33, 1, 4, 0}, LatentCase{33, 1, 4, 1}, LatentCase{5, 8, 5, 0},
@@ -369,6 +429,41 @@ INSTANTIATE_TEST_SUITE_P(Shapes, LatentTest,
                                          // Enough for threads of several rows.
                                          LatentCase{1030, 1, 128, 0}, LatentCase{1003, 1, 132, 0},
                                          LatentCase{1030, 9, 65, 0}, LatentCase{2050, 2, 65, 0}));
+
+// The values are ops_test's to judge; here fused and unfused are one, in every order of threads.
+TEST_F(KernelTest, ImportanceBound) {
+  struct Case {
+    int64_t rows, samples, chunks;
+  };
+  for (const Case c : {Case{1, 1, 1}, Case{5, 31, 2}, Case{4, 32, 1}, Case{9, 33, 3}, Case{2, 100, 1}}) {
+    const size_t rows = static_cast<size_t>(c.rows), draws = static_cast<size_t>(c.rows * c.samples);
+    const size_t parts = draws * static_cast<size_t>(c.chunks);
+    const Array<float> nll(gaussian_values(parts, 7)), kl(gaussian_values(draws, 8));
+    const Array<float> loss(rows), dnll(parts), dkl(draws), scratch(draws + 2 * rows);
+    const Array<float> loss_unfused(rows), dnll_unfused(parts), dkl_unfused(draws);
+    kernels::ImportanceBound a{.nll_partial = nll.data(),
+                               .sampled_kl = kl.data(),
+                               .grad_scale = 0.25f,
+                               .loss = loss.data(),
+                               .dnll_partial = dnll.data(),
+                               .dsampled_kl = dkl.data(),
+                               .rows = c.rows,
+                               .samples = c.samples,
+                               .chunks = c.chunks};
+    run([&] { importance_bound_fused(a, stream_); }, {&loss, &dnll, &dkl});
+    a.loss = loss_unfused.data();
+    a.dnll_partial = dnll_unfused.data();
+    a.dsampled_kl = dkl_unfused.data();
+    run([&] { importance_bound_unfused(a, scratch.data(), stream_); }, {&loss_unfused, &dnll_unfused, &dkl_unfused});
+    const auto as_doubles = [](const Array<float>& array) {
+      const std::vector<float> v = array.get();
+      return std::vector<double>(v.begin(), v.end());
+    };
+    expect_near(loss, as_doubles(loss_unfused), 1e-6, 1e-6);  // logarithms of weights are rounded to float there
+    expect_near(dkl, as_doubles(dkl_unfused), 2e-6, 0);
+    expect_near(dnll, as_doubles(dnll_unfused), 2e-6, 0);
+  }
+}
 
 TEST_F(KernelTest, LatentKeepsNaN) {
   std::vector<float> stats = gaussian_values(2 * 2 * 4, 4);

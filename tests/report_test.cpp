@@ -314,6 +314,18 @@ TEST_F(Report, AFurtherFigureIsACurveAndANumber) {
   EXPECT_EQ(page.find("a<b"), std::string::npos);
 }
 
+// The best epoch is the one by the bound that was maximised.
+TEST_F(Report, AnImportanceWeightedBoundJudges) {
+  ReportData data = made_up_report(2, 9);
+  for (EpochMetrics& e : data.epochs) e.train.further = e.test.further = {{"iwae", e.epoch == 3 ? -60.5 : -70}};
+  data.epochs[5].train.further[0].value = std::numeric_limits<double>::quiet_NaN();
+  const std::string page = page_of(data);
+  for (const char* words : {"<dt>iwae</dt><dd>−70.00 <small>nats per image; best −60.50, epoch 3</small>",
+                            "Importance-weighted bound", "1 of 9 epochs have values that are not finite"})
+    EXPECT_NE(page.find(words), std::string::npos) << words;
+  EXPECT_EQ(occurrences(page, "; best "), 1u);
+}
+
 TEST_F(Report, NumbersThatAreNotFinite) {
   constexpr double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
   ReportData data = made_up_report(3, 9);

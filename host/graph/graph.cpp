@@ -113,6 +113,11 @@ bool Graph::stays(const Tensor& t, std::size_t first, std::size_t last) const {
   return std::ranges::none_of(writers(t), [=](std::size_t i) { return first < i && i < last; });
 }
 
+bool Graph::is_unused(const Tensor& t, std::size_t first, std::size_t last) const {
+  return stays(t, first, last) &&
+         std::ranges::none_of(readers(t), [=](std::size_t i) { return first <= i && i < last; });
+}
+
 void Graph::replace(std::size_t call, std::size_t count, std::unique_ptr<Operation> operation) {
   calls_[call].operation = std::move(operation);
   for (; count > 1; --count) remove(call + 1);

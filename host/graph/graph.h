@@ -212,6 +212,8 @@ class Graph {
   std::vector<std::size_t> writers(const Tensor&) const;
   // Whether no call behind `first` and before `last` writes any of its storage.
   bool stays(const Tensor&, std::size_t first, std::size_t last) const;
+  // Whether none of them reads any of it either: what is to be written there may be written at `first`.
+  bool is_unused(const Tensor&, std::size_t first, std::size_t last) const;
   // Whether somebody wants it beside the calls: the host, or what outlives the graph.
   bool is_wanted(const Tensor& t) const { return is_block(t) || storages_[location(t).storage].kept; }
   // The description of a tensor, empty where it has none.

@@ -46,7 +46,9 @@ bool fuse_importance_bound_with_gradient(Graph& graph, std::size_t call) {
     auto* const value = graph.calls()[i].operation->as<ImportanceBound>();
     if (!value || value->dnll_partial || value->dsampled_kl || value->nll_partial.data != gradient->nll_partial.data ||
         value->sampled_kl.data != gradient->sampled_kl.data || value->variant != gradient->variant ||
-        !graph.stays(value->nll_partial, i, call) || !graph.stays(value->sampled_kl, i, call))
+        !graph.stays(value->nll_partial, i, call) || !graph.stays(value->sampled_kl, i, call) ||
+        (gradient->dnll_partial && !graph.is_unused(gradient->dnll_partial, i, call)) ||
+        (gradient->dsampled_kl && !graph.is_unused(gradient->dsampled_kl, i, call)))
       continue;
     value->grad_scale = gradient->grad_scale;
     value->dnll_partial = gradient->dnll_partial;

@@ -48,7 +48,8 @@ bool fuse_value_with_gradient(Graph& graph, std::size_t call) {
     if (!value || value->grad || !same(value->output, gradient->output) || !same(value->target, gradient->target) ||
         value->likelihood != gradient->likelihood || value->variant != gradient->variant ||
         value->variance != gradient->variance || value->mean != gradient->mean ||
-        !graph.stays(value->output, i, call) || !graph.stays(value->target, i, call))
+        !graph.stays(value->output, i, call) || !graph.stays(value->target, i, call) ||
+        !graph.is_unused(gradient->grad, i, call))
       continue;
     value->grad_scale = gradient->grad_scale;
     value->grad = gradient->grad;

@@ -169,10 +169,9 @@ std::string learning(const ReportData& data, const std::vector<EpochMetrics>& sh
   if (data.epochs.empty()) return section("learning", "Learning", "<p>No epoch was finished.</p>\n");
   std::string html =
       "<p class=\"lead\">Averages in nats per image; the ELBO is minus the sum of reconstruction and KL. Training "
-      "values "
-      "are averages over an epoch while the weights change, test values are taken at its end.</p>\n";
+      "values are averages over an epoch while the weights change, test values are taken at its end.</p>\n";
   const auto bad = std::count_if(data.epochs.begin(), data.epochs.end(), [](const EpochMetrics& e) {
-    return !std::isfinite(e.test.elbo) || !std::isfinite(e.train.elbo);
+    return !std::isfinite(e.test.elbo + e.test.bound()) || !std::isfinite(e.train.elbo + e.train.bound());
   });
   if (bad > 0)
     html += fmt::format(

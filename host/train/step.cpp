@@ -2,6 +2,7 @@
 
 #include "host/graph/fusion.h"
 #include "host/model/objective.h"
+#include "host/train/metrics.h"
 
 namespace elbo {
 namespace {
@@ -14,6 +15,9 @@ std::vector<LossSums> losses_of(const Spec& spec, const Vae& vae) {
   std::vector<LossSums> losses;
   for (const NamedLoss& part : training_bound(spec, vae, batch, graph.input({sizeof(StepState)}, DType::u8)).parts)
     losses.push_back({part.name, part.by_column ? part.loss.partial.columns() : 1, part.weight, part.is_bound});
+  for (const LossSums& loss : losses)
+    if (loss.is_bound && loss.name != Figures::importance_weighted)
+      fail("epochs are not judged by the bound ", loss.name, ": Figures::bound() does not know it");
   require(losses.size() <= most_losses, "a bound of ", losses.size(), " losses; at most ", most_losses,
           " are possible");
   return losses;
