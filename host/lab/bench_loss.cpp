@@ -193,9 +193,11 @@ class Bench {
         if (kind.likelihood) {
           const std::int64_t samples = std::min(kind.samples, shape.rows);
           const LossShape size{shape.rows / samples * samples, shape.pixels, kind.has_latent ? head : 0, samples};
-          size.rows == shape.rows&& outputs_each(kind) == 1
-              ? measure(kind, size, output, inputs)
-              : measure(kind, size, output, LossInputs(size, outputs_each(kind)));
+          if (size.rows == shape.rows && outputs_each(kind) == 1) {
+            measure(kind, size, output, inputs);
+          } else {
+            measure(kind, size, output, LossInputs(size, outputs_each(kind)));
+          }
           continue;
         }
         for (const std::int64_t latent : options_.latents) {
