@@ -152,6 +152,8 @@ class Graph {
   // The block must live until the graph has become a program.
   Value of(const Block&);
   Value make(const Shape&, DType = DType::f32);
+  // For an operation that asks for so many elements between its input and output; none of 0.
+  Tensor scratch(std::int64_t size) { return size > 0 ? static_cast<Tensor>(make({size})) : Tensor{}; }
   // One that the host writes before the calls run; one that is still there when they are done.
   Value input(const Shape&, DType = DType::f32);
   void keep(const Value&);  // before fuse(), which may do without a value

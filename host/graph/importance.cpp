@@ -3,10 +3,6 @@
 namespace elbo {
 namespace {
 
-Tensor scratch_for(Graph& graph, const ImportanceBound& op) {
-  return op.variant == LossVariant::unfused ? static_cast<Tensor>(graph.make({op.scratch_size()})) : Tensor{};
-}
-
 class Bound final : public OperationOf<ImportanceBound> {
  public:
   using OperationOf::OperationOf;
@@ -17,7 +13,7 @@ class Bound final : public OperationOf<ImportanceBound> {
     gradient.grad_scale = gradients.weight_of(op.loss);
     gradient.dnll_partial = gradients.into(op.nll_partial);
     gradient.dsampled_kl = gradients.into(op.sampled_kl);
-    gradient.scratch = scratch_for(gradients.graph(), op);
+    gradient.scratch = gradients.graph().scratch(op.scratch_size());
     gradients.graph().add(gradient);
   }
 };
@@ -34,7 +30,7 @@ RowLoss importance_bound(const RowLoss& nll, const RowLoss& sampled_kl, LossVari
                      .dnll_partial = {},
                      .dsampled_kl = {},
                      .scratch = {}};
-  op.scratch = scratch_for(graph, op);
+  op.scratch = graph.scratch(op.scratch_size());
   graph.append(std::make_unique<Bound>(op));
   return {loss, sampled_kl.rows, 1};
 }

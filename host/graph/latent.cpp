@@ -5,10 +5,6 @@
 namespace elbo {
 namespace {
 
-Tensor scratch_for(Graph& graph, LossVariant variant, std::int64_t size) {
-  return variant == LossVariant::unfused && size > 0 ? static_cast<Tensor>(graph.make({size})) : Tensor{};
-}
-
 class Latent final : public OperationOf<SampleLatent> {
  public:
   using OperationOf::OperationOf;
@@ -27,7 +23,7 @@ class Latent final : public OperationOf<SampleLatent> {
                                   .scratch = {}};
     if (backward.has_sampled_kl() && !backward.dz)
       fail(graph.name(), ": the KL divergence of draws has a weight in the objective, and the draws themselves none");
-    backward.scratch = scratch_for(graph, op.variant, backward.scratch_size());
+    backward.scratch = graph.scratch(backward.scratch_size());
     graph.add(backward);
   }
 };
@@ -35,7 +31,7 @@ class Latent final : public OperationOf<SampleLatent> {
 void append(const LatentOptions& options, Graph& graph, SampleLatent op) {
   op.posterior = options.posterior;
   op.variant = options.variant;
-  op.scratch = scratch_for(graph, op.variant, op.scratch_size());
+  op.scratch = graph.scratch(op.scratch_size());
   graph.append(std::make_unique<Latent>(op));
 }
 

@@ -25,17 +25,17 @@ RowLoss likelihood_loss(const Value& output, const Value& target, const Likeliho
   const Value said = output.flattened(), pixels = target.flattened();
   const std::int64_t outputs = said.rows();
   const Value nll = graph.make({outputs, ceil_div(pixels.columns(), pixel_chunk)});
-  graph.append(std::make_unique<Loss>(LikelihoodLoss{
-      .output = said,
-      .target = pixels,
-      .likelihood = options.likelihood,
-      .variant = options.variant,
-      .variance = options.variance,
-      .mean = options.mean,
-      .nll_partial = nll,
-      .grad = {},
-      .scratch = options.variant == LossVariant::unfused ? static_cast<Tensor>(graph.make({outputs, pixels.columns()}))
-                                                         : Tensor{}}));
+  LikelihoodLoss op{.output = said,
+                    .target = pixels,
+                    .likelihood = options.likelihood,
+                    .variant = options.variant,
+                    .variance = options.variance,
+                    .mean = options.mean,
+                    .nll_partial = nll,
+                    .grad = {},
+                    .scratch = {}};
+  op.scratch = graph.scratch(op.scratch_size());
+  graph.append(std::make_unique<Loss>(op));
   return {nll, pixels.rows(), outputs / pixels.rows()};
 }
 

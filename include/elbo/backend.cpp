@@ -19,7 +19,7 @@ void check_state(const char* operation, const Tensor& state) {
 }
 
 void check_scratch(const char* operation, const Tensor& scratch, std::int64_t need) {
-  if (scratch && scratch.dtype == DType::f32 && scratch.count() >= need) return;
+  if (need == 0 || (scratch && scratch.dtype == DType::f32 && scratch.count() >= need)) return;
   fail(operation, ": the unfused kernels need ", need, " f32 elements of scratch, there are ",
        scratch ? scratch.count() : 0);
 }

@@ -62,7 +62,8 @@ double flops_of(const Op& op) {
 void check_tensor(const char* operation, const char* what, const Tensor& t, DType, const Shape&);
 // Throws Error unless `state` is a StepState.
 void check_state(const char* operation, const Tensor& state);
-// Throws Error unless there are at least so many f32 elements of scratch, which only the unfused kernels need.
+// Throws Error unless there are at least so many f32 elements of scratch, which only the unfused kernels need: an
+// operation's scratch_size(), 0 with other variants.
 void check_scratch(const char* operation, const Tensor& scratch, std::int64_t need);
 
 }  // namespace elbo

@@ -10,7 +10,7 @@ void ImportanceBound::check() const {
   if (loss) check_tensor(name, "loss", loss, DType::f32, {sampled_kl.rows()});
   if (dnll_partial) check_tensor(name, "dnll_partial", dnll_partial, DType::f32, nll_partial.shape);
   if (dsampled_kl) check_tensor(name, "dsampled_kl", dsampled_kl, DType::f32, sampled_kl.shape);
-  if (variant == LossVariant::unfused) check_scratch(name, scratch, scratch_size());
+  check_scratch(name, scratch, scratch_size());
 }
 
 }  // namespace elbo

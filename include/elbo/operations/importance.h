@@ -16,7 +16,7 @@ struct ImportanceBound {
   Tensor loss;                               // f32 [R] out: the negative bound, in nats; none: gradient only
   Tensor dnll_partial;                       // f32 [R * S, chunks] out: the same for each part of a draw; or none
   Tensor dsampled_kl;                        // f32 [R, S] out, or none
-  Tensor scratch;                            // f32 [scratch_size()]; none unless unfused
+  Tensor scratch;                            // f32 [scratch_size()]; none where that is 0
 
   template <class Self, class F>
   static void each_tensor(Self& op, const F& f) {
@@ -29,7 +29,9 @@ struct ImportanceBound {
   }
   void check() const;
   // A weight of each draw; a largest one and a sum of each row.
-  std::int64_t scratch_size() const { return sampled_kl.count() + 2 * sampled_kl.rows(); }
+  std::int64_t scratch_size() const {
+    return variant == LossVariant::unfused ? sampled_kl.count() + 2 * sampled_kl.rows() : 0;
+  }
   std::string sizes() const { return sampled_kl.shape.str(); }
 };
 

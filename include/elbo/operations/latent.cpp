@@ -28,7 +28,7 @@ void SampleLatent::check() const {
     check_tensor(name, "sampled_kl", sampled_kl, DType::f32, {z.shape[0], z.shape[1]});
   }
   check_state(name, state);
-  if (variant == LossVariant::unfused) check_scratch(name, scratch, scratch_size());
+  check_scratch(name, scratch, scratch_size());
 }
 
 void SampleLatentBackward::check() const {
@@ -37,7 +37,7 @@ void SampleLatentBackward::check() const {
   require(dz || !has_sampled_kl(), name, ": the gradient of a sampled KL divergence without dz");
   if (dsampled_kl) check_tensor(name, "dsampled_kl", dsampled_kl, DType::f32, {dz.shape[0], dz.shape[1]});
   check_state(name, state);
-  if (variant == LossVariant::unfused && dz) check_scratch(name, scratch, scratch_size());
+  check_scratch(name, scratch, scratch_size());
 }
 
 }  // namespace elbo

@@ -18,7 +18,7 @@ struct SampleLatent {
   Tensor z;                                  // f32 [R, S, L] out
   Tensor kl_partial;    // f32 [ceil_div(R, latent_tile), L] out: KL summed over the rows of a tile, in nats
   Tensor sampled_kl{};  // f32 [R, S] out: log q(z|x) - log p(z) in nats, summed over the dimensions; not without z
-  Tensor scratch;       // f32 [scratch_size()]; none unless unfused
+  Tensor scratch;       // f32 [scratch_size()]; none where that is 0
 
   template <class Self, class F>
   static void each_tensor(Self& op, const F& f) {
@@ -30,7 +30,10 @@ struct SampleLatent {
     f("scratch", op.scratch, Access::scratch);
   }
   void check() const;
-  std::int64_t scratch_size() const { return z ? z.count() : stats.count() / 2; }
+  std::int64_t scratch_size() const {
+    if (variant != LossVariant::unfused) return 0;
+    return z ? z.count() : stats.count() / 2;
+  }
   std::string sizes() const { return (z ? z : stats).shape.str(); }
 };
 
@@ -48,7 +51,7 @@ struct SampleLatentBackward {
   float sampled_kl_scale = 0.0f;
   Tensor dsampled_kl{};  // f32 [R, S]; none: 0
   Tensor dstats;         // f32 [R, 2L] out
-  Tensor scratch;        // f32 [scratch_size()]; none unless unfused
+  Tensor scratch;        // f32 [scratch_size()]; none where that is 0
 
   template <class Self, class F>
   static void each_tensor(Self& op, const F& f) {
@@ -61,7 +64,9 @@ struct SampleLatentBackward {
   }
   void check() const;
   bool has_sampled_kl() const { return sampled_kl_scale != 0.0f || dsampled_kl; }
-  std::int64_t scratch_size() const { return dz ? dz.count() * (has_sampled_kl() ? 2 : 1) : 0; }
+  std::int64_t scratch_size() const {
+    return variant == LossVariant::unfused && dz ? dz.count() * (has_sampled_kl() ? 2 : 1) : 0;
+  }
   std::string sizes() const { return (dz ? dz : stats).shape.str(); }
 };
 

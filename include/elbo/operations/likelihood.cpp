@@ -20,7 +20,7 @@ void LikelihoodLoss::check() const {
   if (dnll_partial) check_tensor(name, "dnll_partial", dnll_partial, DType::f32, partials);
   if (grad) check_tensor(name, "grad", grad, type, output.shape);
   require(likelihood != Likelihood::gaussian || variance > 0, name, ": a variance of ", variance);
-  if (variant == LossVariant::unfused && nll_partial) check_scratch(name, scratch, outputs * pixels);
+  check_scratch(name, scratch, scratch_size());
 }
 
 }  // namespace elbo

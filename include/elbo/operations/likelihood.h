@@ -22,7 +22,7 @@ struct LikelihoodLoss {
   Tensor dnll_partial{};  // f32, as nll_partial: what d objective / d nll_partial is beside grad_scale; none: 0
   Tensor nll_partial;     // f32 [R * S, ceil_div(D, pixel_chunk)] out: -log p(x|z), in nats; none: gradient only
   Tensor grad;            // of output's type and shape, out, may be `output` itself; none: value only
-  Tensor scratch;         // f32, R * S * D elements; none unless unfused, with a value
+  Tensor scratch;         // f32 [scratch_size()]; none where that is 0
 
   template <class Self, class F>
   static void each_tensor(Self& op, const F& f) {
@@ -34,6 +34,10 @@ struct LikelihoodLoss {
     f("scratch", op.scratch, Access::scratch);
   }
   void check() const;
+  // A loss of each pixel.
+  std::int64_t scratch_size() const {
+    return variant == LossVariant::unfused && nll_partial ? output.rows() * target.columns() : 0;
+  }
   std::string sizes() const { return cat(output.shape, ", targets ", target.shape); }
 };
 
