@@ -16,63 +16,12 @@ static_assert(block % lanes == 0 && block / lanes <= 127, "a float holds the pro
 ELBO_HD float value_of(std::uint8_t stored) { return math::pixel_value<float>(stored); }
 ELBO_HD float value_of(float stored) { return stored; }
 
-// ---- The likelihoods ----------------------------------------------------------------------------------
-// pixel: loss and gradient of one pixel, of what the decoder says of it. parts: the same, with
-// loss = linear + log_part * log(factor), so that one logarithm does for the product of many factors.
+// ---- What the loops have in common --------------------------------------------------------------------
+
+using math::Exact;
 
 template <int n>
 using Output = math::PixelOutput<float, n>;
-
-template <int n>
-struct Loss {
-  float value;
-  Output<n> grad;
-};
-
-template <int n>
-struct Parts {
-  float linear, factor;
-  Output<n> grad;
-};
-
-struct Bernoulli {
-  static constexpr int outputs = 1;
-  static constexpr float log_part = 1.0f;
-
-  ELBO_HD Loss<1> pixel(Output<1> logit, float x) const {
-    const auto p = math::bernoulli(logit.first, x);
-    return {.value = p.value, .grad = {p.grad}};
-  }
-  ELBO_HD Parts<1> parts(Output<1> logit, float x) const {
-    const auto p = math::bernoulli_parts(logit.first, x);
-    return {.linear = p.linear, .factor = p.factor, .grad = {p.grad}};
-  }
-};
-
-struct Gaussian {
-  static constexpr int outputs = 1;
-  float half_precision, half_log;
-
-  ELBO_HD Loss<1> pixel(Output<1> mean, float x) const {
-    const auto p = math::gaussian(mean.first, x, half_precision, half_log);
-    return {.value = p.value, .grad = {p.grad}};
-  }
-};
-
-template <PixelMean mean>
-struct GaussianLearned {
-  static constexpr int outputs = 2;
-  static constexpr float log_part = 0.5f;
-
-  ELBO_HD Loss<2> pixel(Output<2> o, float x) const {
-    const auto p = math::gaussian_learned<mean>(o, x);
-    return {.value = p.value, .grad = p.grad};
-  }
-  ELBO_HD Parts<2> parts(Output<2> o, float x) const {
-    const auto p = math::gaussian_learned_parts<mean>(o, x);
-    return {.linear = p.linear, .factor = p.factor, .grad = p.grad};
-  }
-};
 
 // A loss whose factors are all 1: a logarithm, where the loss has one, is taken for each pixel.
 template <class Of>
@@ -81,16 +30,11 @@ struct PixelByPixel {
   static constexpr float log_part = 1.0f;
   Of loss;
 
-  ELBO_HD Parts<outputs> parts(Output<outputs> o, float x) const {
-    const auto p = loss.pixel(o, x);
+  ELBO_HD math::PixelLossParts<float, outputs> parts(Output<outputs> o, float x) const {
+    const auto p = loss(o, x);
     return {.linear = p.value, .factor = 1.0f, .grad = p.grad};
   }
 };
-
-Gaussian gaussian(double variance) {
-  return {.half_precision = static_cast<float>(0.5 / variance),
-          .half_log = static_cast<float>(0.5 * std::log(2.0 * M_PI * variance))};
-}
 
 // What the decoder says of the pixel whose first number is *o and whose second, where there is one, is `pixels` behind.
 template <int n, class T>
@@ -129,12 +73,12 @@ ELBO_HD void take_gradient(const Of& loss, const T* o, float x, std::int64_t pix
 
 template <class Of>
 ELBO_HD float pixel_value(const Of& loss, const float* o, float x, std::int64_t pixels) {
-  return loss.pixel(read<Of::outputs>(o, pixels), x).value;
+  return loss(read<Of::outputs>(o, pixels), x).value;
 }
 
 template <class Of>
 ELBO_HD void take_pixel_gradient(const Of& loss, const float* o, float x, std::int64_t pixels, float* grad) {
-  write(grad, pixels, loss.pixel(read<Of::outputs>(o, pixels), x).grad, 1.0f);
+  write(grad, pixels, loss(read<Of::outputs>(o, pixels), x).grad, 1.0f);
 }
 
 // Some neighbouring pixels of a row, as many as are summed up by themselves.
@@ -297,15 +241,15 @@ void CpuBackend::do_run(const LikelihoodLoss& a) {
                                 : with_target.template operator()<float>(loss, fastest);
   };
   switch (a.likelihood) {
-    case Likelihood::bernoulli: return with_loss(Bernoulli{}, Bernoulli{});
-    case Likelihood::gaussian: return with_loss(gaussian(a.variance), PixelByPixel<Gaussian>{gaussian(a.variance)});
+    case Likelihood::bernoulli: return with_loss(math::Bernoulli<Exact>{}, math::Bernoulli<Exact>{});
+    case Likelihood::gaussian: {
+      const math::Gaussian<Exact> loss(a.variance);
+      return with_loss(loss, PixelByPixel<math::Gaussian<Exact>>{loss});
+    }
     case Likelihood::gaussian_learned:
-      switch (a.mean) {
-        case PixelMean::identity:
-          return with_loss(GaussianLearned<PixelMean::identity>{}, GaussianLearned<PixelMean::identity>{});
-        case PixelMean::sigmoid:
-          return with_loss(GaussianLearned<PixelMean::sigmoid>{}, GaussianLearned<PixelMean::sigmoid>{});
-      }
+      return math::with_pixel_mean(a.mean, [&](auto mean) {
+        with_loss(math::GaussianLearned<Exact, mean>{}, math::GaussianLearned<Exact, mean>{});
+      });
   }
 }
 

@@ -40,10 +40,10 @@
 namespace elbo::kernels {
 namespace {
 
-using BernoulliLoss = Bernoulli<math::Approximate>;
-using GaussianLoss = Gaussian<math::Approximate>;
+using BernoulliLoss = math::Bernoulli<math::Approximate>;
+using GaussianLoss = math::Gaussian<math::Approximate>;
 template <PixelMean mean>
-using GaussianLearnedLoss = GaussianLearned<math::Approximate, mean>;
+using GaussianLearnedLoss = math::GaussianLearned<math::Approximate, mean>;
 
 constexpr unsigned quads_per_lane = 8;
 constexpr unsigned strip_pixels = quads_per_lane * warp_size * 4;  // a warp's part of a row
@@ -57,7 +57,7 @@ class Sum {
  public:
   __device__ explicit Sum(const Loss& loss) : loss_(loss) {}
   __device__ PixelOutput<Loss::outputs> add(PixelOutput<Loss::outputs> output, float x) {
-    const PixelLoss<Loss::outputs> p = loss_(output, x);
+    const math::PixelLoss<float, Loss::outputs> p = loss_(output, x);
     sum_ += p.value;
     return p.grad;
   }
@@ -74,7 +74,7 @@ class LogOfProduct {
  public:
   __device__ explicit LogOfProduct(const Loss& loss) : loss_(loss) {}
   __device__ PixelOutput<Loss::outputs> add(PixelOutput<Loss::outputs> output, float x) {
-    const PixelLossParts<Loss::outputs> p = loss_.parts(output, x);
+    const math::PixelLossParts<float, Loss::outputs> p = loss_.parts(output, x);
     linear_ += p.linear;
     product_ *= p.factor;
     return p.grad;
@@ -296,8 +296,8 @@ void launch_fused(const char* launcher, Likelihood likelihood, const LikelihoodL
         launch("likelihood_fused_gaussian_kernel", likelihood_fused_gaussian_kernel<aligned, Target, Output>, grid,
                GaussianLoss(a.variance), a, parts);
         break;
-      case Likelihood::gaussian_learned: {
-        const auto of_mean = [&](auto mean) {
+      case Likelihood::gaussian_learned:
+        math::with_pixel_mean(a.mean, [&](auto mean) {
           if constexpr (is_log_of_product) {
             launch("likelihood_fused_gaussian_learned_kernel",
                    likelihood_fused_gaussian_learned_kernel<aligned, mean, Target, Output>, grid, a, parts);
@@ -305,13 +305,8 @@ void launch_fused(const char* launcher, Likelihood likelihood, const LikelihoodL
             launch("likelihood_fused_log_gaussian_learned_kernel",
                    likelihood_fused_log_gaussian_learned_kernel<aligned, mean, Target, Output>, grid, a, parts);
           }
-        };
-        switch (a.mean) {
-          case PixelMean::identity: of_mean(std::integral_constant<PixelMean, PixelMean::identity>{}); break;
-          case PixelMean::sigmoid: of_mean(std::integral_constant<PixelMean, PixelMean::sigmoid>{}); break;
-        }
+        });
         break;
-      }
     }
   });
 }

@@ -12,10 +12,9 @@ namespace elbo::kernels {
 // Target: std::uint8_t (a pixel is value / 255) or float. Output: float or math::Bf16.
 template <class Target, class Output = float>
 struct LikelihoodLoss {
-  const Output*
-      output;  // [rows * samples, pixels], or 2 pixels where gaussian_learned: as elbo/operations/likelihood.h
-  const Target* target;                  // [rows, pixels]
-  float variance;                        // gaussian
+  const Output* output;  // [rows * samples, pixels], gaussian_learned: 2 pixels (elbo/operations/likelihood.h)
+  const Target* target;  // [rows, pixels]
+  float variance;        // gaussian
   PixelMean mean = PixelMean::identity;  // gaussian_learned
   float grad_scale;                      // d objective / d loss of one output row
   const float* dnll_partial = nullptr;   // as nll_partial: d objective / d nll_partial beside grad_scale; null: 0

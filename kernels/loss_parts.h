@@ -22,82 +22,21 @@ namespace elbo::kernels {
 ELBO_HD float pixel(std::uint8_t stored) { return math::pixel_value<float>(stored); }
 ELBO_HD float pixel(float stored) { return stored; }
 
-// A loss, called with what the decoder says of a pixel and the target, gives value and gradient. parts() gives them
-// with value = linear + log_part * log(factor), factor in [1, 2].
 template <int n>
 using PixelOutput = math::PixelOutput<float, n>;
-
-template <int n>
-struct PixelLoss {
-  float value;
-  PixelOutput<n> grad;
-};
-
-template <int n>
-struct PixelLossParts {
-  float linear, factor;
-  PixelOutput<n> grad;
-};
-
-template <class Arithmetic>
-struct Bernoulli {
-  static constexpr int outputs = 1;
-  static constexpr float log_part = 1.0f;
-
-  ELBO_HD PixelLoss<1> operator()(PixelOutput<1> logit, float x) const {
-    const math::ValueGrad<float> p = math::bernoulli(logit.first, x, Arithmetic{});
-    return {p.value, {p.grad}};
-  }
-  ELBO_HD PixelLossParts<1> parts(PixelOutput<1> logit, float x) const {
-    const math::BernoulliParts<float> p = math::bernoulli_parts(logit.first, x, Arithmetic{});
-    return {p.linear, p.factor, {p.grad}};
-  }
-};
-
-template <class Arithmetic>
-struct Gaussian {
-  static constexpr int outputs = 1;
-  float half_precision, half_log;
-
-  explicit Gaussian(float variance)
-      : half_precision(static_cast<float>(0.5 / variance)),
-        half_log(static_cast<float>(0.5 * std::log(6.283185307179586 * variance))) {}
-  ELBO_HD PixelLoss<1> operator()(PixelOutput<1> mean, float x) const {
-    const math::ValueGrad<float> p = math::gaussian(mean.first, x, half_precision, half_log, Arithmetic{});
-    return {p.value, {p.grad}};
-  }
-};
-
-template <class Arithmetic, PixelMean mean>
-struct GaussianLearned {
-  static constexpr int outputs = 2;
-  static constexpr float log_part = 0.5f;
-
-  ELBO_HD PixelLoss<2> operator()(PixelOutput<2> o, float x) const {
-    const math::LearnedGaussian<float> p = math::gaussian_learned<mean>(o, x, Arithmetic{});
-    return {p.value, p.grad};
-  }
-  ELBO_HD PixelLossParts<2> parts(PixelOutput<2> o, float x) const {
-    const math::LearnedGaussianParts<float> p = math::gaussian_learned_parts<mean>(o, x, Arithmetic{});
-    return {p.linear, p.factor, p.grad};
-  }
-};
 
 inline void check_variance(const char* launcher, float variance) {
   require(variance > 0, launcher, ": a variance of ", variance);
 }
 
-// Calls f(loss), one of the above.
+// Calls f(loss), the likelihood as a type (elbo/math/likelihood.h).
 template <class Arithmetic, class Target, class Output, class F>
 void with_loss(const char* launcher, Likelihood likelihood, const LikelihoodLoss<Target, Output>& a, const F& f) {
   switch (likelihood) {
-    case Likelihood::bernoulli: return f(Bernoulli<Arithmetic>{});
-    case Likelihood::gaussian: check_variance(launcher, a.variance); return f(Gaussian<Arithmetic>(a.variance));
+    case Likelihood::bernoulli: return f(math::Bernoulli<Arithmetic>{});
+    case Likelihood::gaussian: check_variance(launcher, a.variance); return f(math::Gaussian<Arithmetic>(a.variance));
     case Likelihood::gaussian_learned:
-      switch (a.mean) {
-        case PixelMean::identity: return f(GaussianLearned<Arithmetic, PixelMean::identity>{});
-        case PixelMean::sigmoid: return f(GaussianLearned<Arithmetic, PixelMean::sigmoid>{});
-      }
+      return math::with_pixel_mean(a.mean, [&](auto mean) { f(math::GaussianLearned<Arithmetic, mean>{}); });
   }
 }
 

@@ -252,9 +252,9 @@ def likelihood_cases():
             ("likelihood_fused_gaussian_learned_kernel", "value and gradient", "identity, "),
             ("likelihood_fused_gaussian_learned_kernel", "value and gradient", "sigmoid, "),
             ("likelihood_fused_log_gaussian_learned_kernel", "value and gradient", "identity, "),
-            ("likelihood_gradient_kernel", "gradient", "Bernoulli<math::Approximate>, "),
-            ("likelihood_gradient_kernel", "gradient", "Gaussian<math::Approximate>, "),
-            ("likelihood_gradient_kernel", "gradient", "GaussianLearned<math::Approximate, identity>, ")]
+            ("likelihood_gradient_kernel", "gradient", "math::Bernoulli<math::Approximate>, "),
+            ("likelihood_gradient_kernel", "gradient", "math::Gaussian<math::Approximate>, "),
+            ("likelihood_gradient_kernel", "gradient", "math::GaussianLearned<math::Approximate, identity>, ")]
     for (kernel, does, loss), target, output, (rows, image) in itertools.product(
             uses, ("float", "unsigned char"), ("float", "math::Bf16"), ((65536, (784,)), (512, (3, 218, 178)))):
         pixels = math.prod(image)

@@ -1,5 +1,8 @@
 // -log p(x | decoder output) of one pixel, in nats, with its gradient. Constants are included.
 #pragma once
+#include <cmath>
+#include <type_traits>
+
 #include "elbo/math/arithmetic.h"
 #include "elbo/math/elementary.h"
 #include "elbo/types.h"
@@ -83,25 +86,28 @@ ELBO_HD ValueGrad<T> gaussian(T m, T x, T half_precision, T half_log, A arithmet
   return {arithmetic.multiply_add(d * d, half_precision, half_log), T(2) * d * half_precision};
 }
 
+// The loss of a pixel and its gradient by what the decoder says of it.
+template <class T, int n>
+struct PixelLoss {
+  T value;
+  PixelOutput<T, n> grad;
+};
+
+// The same, with value = linear + log_part log(factor), factor in [1, 2] and log_part a constant of the likelihood: one
+// logarithm does for the product of many pixels' factors.
+template <class T, int n>
+struct PixelLossParts {
+  T linear, factor;
+  PixelOutput<T, n> grad;
+};
+
 // log(1 / 255^2): a standard deviation of one grey level, the least that a learned one may be. Without a least one the
 // density of a pixel that never changes would grow without limit.
 inline constexpr double least_log_variance = -11.082527090316852;
 inline constexpr double largest_precision = 65025;  // e^-least_log_variance
 
-// A Gaussian whose mean and variance are both learned (C.2 of arXiv 1312.6114), in parts:
-// value = linear + log(factor) / 2, so that, as with Bernoulli, one logarithm does for many pixels.
-template <class T>
-struct LearnedGaussianParts {
-  T linear, factor;
-  PixelOutput<T, 2> grad;
-};
-template <class T>
-struct LearnedGaussian {
-  T value;
-  PixelOutput<T, 2> grad;
-};
-
-// Both, of o = (mean m, or a with m = sigmoid(a); raw log variance r) and a target x. With b = least_log_variance and
+// A Gaussian whose mean and variance are both learned (C.2 of arXiv 1312.6114), of o = (mean m, or a with
+// m = sigmoid(a); raw log variance r) and a target x; log_part is 1/2. With b = least_log_variance and
 // t = r - b, log variance v = b + softplus(t) = b + max(t, 0) + log(1 + e^-|t|), e^-v = e^-b sigmoid(-t):
 //   value = ((m - x)^2 e^-v + v + log 2 pi) / 2
 //   d value / d m = (m - x) e^-v,   d value / d a = d value / d m m (1 - m)
@@ -125,8 +131,8 @@ class LearnedGaussianTerms {
     linear_ = arithmetic.multiply_add(t + abs(t), T(0.25), constant) + half_square;
     grad_ = {scaled * slope, (T(0.5) - half_square) * ((is_least ? s_.e : T(1)) * s_.reciprocal)};
   }
-  ELBO_HD LearnedGaussianParts<T> parts() const { return {linear_, s_.factor, grad_}; }
-  ELBO_HD LearnedGaussian<T> sum(A arithmetic) const {
+  ELBO_HD PixelLossParts<T, 2> parts() const { return {linear_, s_.factor, grad_}; }
+  ELBO_HD PixelLoss<T, 2> sum(A arithmetic) const {
     return {arithmetic.multiply_add(arithmetic.log1p(s_.e, s_.factor, s_.reciprocal), T(0.5), linear_), grad_};
   }
 
@@ -139,13 +145,68 @@ class LearnedGaussianTerms {
 };
 
 template <PixelMean mean, class T, class A = Exact>
-ELBO_HD LearnedGaussianParts<T> gaussian_learned_parts(const PixelOutput<T, 2>& o, T x, A arithmetic = {}) {
+ELBO_HD PixelLossParts<T, 2> gaussian_learned_parts(const PixelOutput<T, 2>& o, T x, A arithmetic = {}) {
   return LearnedGaussianTerms<mean, T, A>(o, x, arithmetic).parts();
 }
 
 template <PixelMean mean, class T, class A = Exact>
-ELBO_HD LearnedGaussian<T> gaussian_learned(const PixelOutput<T, 2>& o, T x, A arithmetic = {}) {
+ELBO_HD PixelLoss<T, 2> gaussian_learned(const PixelOutput<T, 2>& o, T x, A arithmetic = {}) {
   return LearnedGaussianTerms<mean, T, A>(o, x, arithmetic).sum(arithmetic);
+}
+
+// ---- The likelihoods as types, for loops and kernels that are written once --------------------------------
+// Called with what the decoder says of a pixel and the target, one gives a PixelLoss; parts(), where the loss has a
+// logarithm, the PixelLossParts.
+
+template <class A>
+struct Bernoulli {
+  static constexpr int outputs = 1;
+  static constexpr float log_part = 1.0f;
+
+  ELBO_HD PixelLoss<float, 1> operator()(PixelOutput<float, 1> logit, float x) const {
+    const ValueGrad<float> p = bernoulli(logit.first, x, A{});
+    return {p.value, {p.grad}};
+  }
+  ELBO_HD PixelLossParts<float, 1> parts(PixelOutput<float, 1> logit, float x) const {
+    const BernoulliParts<float> p = bernoulli_parts(logit.first, x, A{});
+    return {p.linear, p.factor, {p.grad}};
+  }
+};
+
+template <class A>
+struct Gaussian {
+  static constexpr int outputs = 1;
+  float half_precision, half_log;
+
+  explicit Gaussian(double variance)
+      : half_precision(static_cast<float>(0.5 / variance)),
+        half_log(static_cast<float>(0.5 * std::log(6.283185307179586 * variance))) {}
+  ELBO_HD PixelLoss<float, 1> operator()(PixelOutput<float, 1> mean, float x) const {
+    const ValueGrad<float> p = gaussian(mean.first, x, half_precision, half_log, A{});
+    return {p.value, {p.grad}};
+  }
+};
+
+template <class A, PixelMean mean>
+struct GaussianLearned {
+  static constexpr int outputs = 2;
+  static constexpr float log_part = 0.5f;
+
+  ELBO_HD PixelLoss<float, 2> operator()(PixelOutput<float, 2> o, float x) const {
+    return gaussian_learned<mean>(o, x, A{});
+  }
+  ELBO_HD PixelLossParts<float, 2> parts(PixelOutput<float, 2> o, float x) const {
+    return gaussian_learned_parts<mean>(o, x, A{});
+  }
+};
+
+// f(constant), the mean as a constant.
+template <class F>
+void with_pixel_mean(PixelMean mean, const F& f) {
+  switch (mean) {
+    case PixelMean::identity: return f(std::integral_constant<PixelMean, PixelMean::identity>{});
+    case PixelMean::sigmoid: return f(std::integral_constant<PixelMean, PixelMean::sigmoid>{});
+  }
 }
 
 }  // namespace elbo::math
