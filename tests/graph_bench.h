@@ -59,6 +59,9 @@ struct Bench {
   }
 };
 
+// The sum of all elements, as an objective.
+inline Objective sum(const Value& v) { return mean({v, 1}); }
+
 // out = a + factor * b: no gradient.
 struct Axpy {
   static constexpr const char* name = "axpy";

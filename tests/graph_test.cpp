@@ -283,7 +283,7 @@ TEST(Gradient, WhatCannotBeDifferentiatedIsAnError) {
   expect_words(error([](Pieces& p) {
                  const Value y = p.layer(p.g.of(p.x));
                  const RowLoss loss = quartics(y);
-                 p.g.differentiate({loss.partial.part(0, {1, 1}), 1.0f}, {{p.g.of(p.x), p.g.of(p.dx)}});
+                 p.g.differentiate(sum(loss.partial.part(0, {1, 1})), {{p.g.of(p.x), p.g.of(p.dx)}});
                }),
                {"only a part of [2, 1] has a weight in the objective"});
   expect_words(error([](Pieces& p) {
@@ -298,7 +298,7 @@ TEST(Gradient, WhatCannotBeDifferentiatedIsAnError) {
                }),
                {"dense_forward", "changed its weight"});
   expect_words(error([](Pieces& p) {  // the weight of an output that is no loss
-                 p.g.differentiate({p.layer(p.g.of(p.x)), 1.0f}, {{p.g.of(p.x), p.g.of(p.dx)}});
+                 p.g.differentiate(sum(p.layer(p.g.of(p.x))), {{p.g.of(p.x), p.g.of(p.dx)}});
                }),
                {"dense_forward leaves out its y"});
   expect_words(error([](Pieces& p) {  // by a tensor, where the rule asks for a number only

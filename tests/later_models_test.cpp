@@ -289,7 +289,7 @@ TEST(LaterModels, DoublyReparameterisedGradients) {
     const Value w = log_weight(output, g.of(x), z, g.stop_gradient(s));
     const Value squares = g.make({rows, samples});
     g.add(SquaredWeights{w, squares});
-    g.differentiate({dot(w, g.stop_gradient(squares)), -1.0f}, {{s, g.of(dstats)}});
+    g.differentiate(-1.0 * sum(dot(w, g.stop_gradient(squares))), {{s, g.of(dstats)}});
     fuse(g);
   }
   Program(std::move(graph), bench.device, "a test").run();
@@ -419,7 +419,7 @@ TEST(LaterModels, AMoveAlongTheGradientOfTheLatentAlone) {
       g.keep(nll.partial);
       losses.push_back(nll.partial);
       const Value dz = g.make(z.shape());
-      g.differentiate({nll.partial, 1.0f}, {{z, dz}});
+      g.differentiate(sum(nll.partial), {{z, dz}});
       return axpy(dz, z, 1.0f);
     };
     const Value half = axpy(p0, slope(z0), -0.5f * length), z1 = axpy(z0, half, length),

@@ -40,6 +40,25 @@ std::string replaced(std::string text, const std::string& from, const std::strin
   return text.replace(at, from.size(), to);
 }
 
+TEST(Sums, AreThoseOfTheLossesOfABound) {
+  Graph graph("a bound");
+  const RowLoss nll{graph.make({6, 2}), 3, 2}, kl{graph.make({1, 4}), 3};
+  Bound bound{mean(nll) + 0.5 * (mean(kl) + mean(nll)),
+              {{.name = "unit_kl", .loss = kl, .by_column = true}, {.name = "seen", .loss = {graph.make({3}), 3}}}};
+  EXPECT_TRUE(test::says(test::error_of([&] { sums_of(bound); }), "leave out one that is minimised"));
+  bound.parts.push_back({.name = "reconstruction", .loss = nll});
+  const std::vector<LossSums> sums = sums_of(bound);
+  ASSERT_EQ(sums.size(), 3u);
+  EXPECT_EQ(sums[0].count, 4);
+  EXPECT_EQ(sums[0].factor, 0.5);
+  EXPECT_EQ(sums[1].factor, 0.0);
+  EXPECT_EQ(sums[2].name, "reconstruction");
+  EXPECT_EQ(sums[2].count, 1);
+  EXPECT_EQ(sums[2].factor, 1.5);
+  for (int more = 0; more < 2; ++more) bound.parts.push_back(bound.parts[1]);
+  EXPECT_TRUE(test::says(test::error_of([&] { sums_of(bound); }), "5 losses ... at most 4"));
+}
+
 TEST(Figures, AreMadeOfTheSumsOfNamedLosses) {
   const std::vector<LossSums> losses = {
       {"reconstruction", 1, 1.0}, {"norm", 2, 0.0}, {"unit_kl", 3, 0.5}, {"iwae", 1, 0.25}};
@@ -51,7 +70,7 @@ TEST(Figures, AreMadeOfTheSumsOfNamedLosses) {
   EXPECT_EQ(f.objective, 100 + 0.5 * 10 + 0.25 * 80);
   EXPECT_EQ(f.further.size(), 2u);
   EXPECT_EQ(f.further_named("norm"), 2);
-  EXPECT_EQ(f.further_named("iwae"), 80);
+  EXPECT_EQ(f.further_named("iwae"), -80) << "a bound is the negative of its loss";
   EXPECT_TRUE(std::isnan(f.further_named("elbo")));
 }
 

@@ -133,6 +133,13 @@ void Graph::fuse(const std::vector<Rule>& rules) {
 
 // ---- Differentiation --------------------------------------------------------------------------------------------
 
+double Objective::factor_of(const RowLoss& loss) const {
+  double factor = 0;
+  for (const Term& term : terms_)
+    if (term.loss.partial == loss.partial) factor += term.factor;
+  return factor;
+}
+
 void Graph::differentiate(const Objective& objective, const std::vector<std::pair<Value, Value>>& wanted) {
   Gradients(*this, wanted).run(objective);
 }
@@ -269,7 +276,7 @@ void Gradients::differentiate(std::size_t call) {
 }
 
 void Gradients::run(const Objective& objective) {
-  for (const auto& [value, weight] : objective.terms()) weights_[piece(value)] += weight;
+  for (const Objective::Term& term : objective.terms()) weights_[piece(term.loss.partial)] += term.weight();
   forward_calls_ = graph_.calls().size();
   for (std::size_t i = forward_calls_; i-- > 0;)
     if (matters(i)) differentiate(i);

@@ -40,6 +40,7 @@ class Value {
 
   explicit operator bool() const { return graph_ != nullptr; }
   operator const Tensor&() const { return tensor_; }
+  friend bool operator==(const Value&, const Value&) = default;  // the same tensor of the same graph
   const Shape& shape() const { return tensor_.shape; }
   std::int64_t rows() const { return tensor_.rows(); }
   std::int64_t columns() const { return tensor_.columns(); }
@@ -64,29 +65,39 @@ struct RowLoss {
   std::int64_t rows = 0, samples = 1;
 };
 
-// What a step minimises: a sum of values' elements, each value with a weight.
+// What a step minimises: a sum of mean losses, each with a factor.
 class Objective {
  public:
-  Objective(const Value& value, float weight) : terms_{{value, weight}} {}
+  struct Term {
+    RowLoss loss;
+    double factor = 1;
+
+    // Of each partial sum of the loss.
+    float weight() const {
+      return static_cast<float>(factor) * (1.0f / static_cast<float>(loss.rows) / static_cast<float>(loss.samples));
+    }
+  };
+
+  explicit Objective(const RowLoss& loss) : terms_{{loss}} {}  // its mean
 
   friend Objective operator+(Objective a, const Objective& b) {
     a.terms_.insert(a.terms_.end(), b.terms_.begin(), b.terms_.end());
     return a;
   }
-  friend Objective operator*(float factor, Objective a) {
-    for (auto& [value, weight] : a.terms_) weight *= factor;
+  friend Objective operator*(double factor, Objective a) {
+    for (Term& term : a.terms_) term.factor *= factor;
     return a;
   }
-  const std::vector<std::pair<Value, float>>& terms() const { return terms_; }
+  const std::vector<Term>& terms() const { return terms_; }
+  // Of the mean of this loss; 0 where it is not minimised.
+  double factor_of(const RowLoss&) const;
 
  private:
-  std::vector<std::pair<Value, float>> terms_;
+  std::vector<Term> terms_;
 };
 
 // Over the rows and their samples.
-inline Objective mean(const RowLoss& loss) {
-  return {loss.partial, 1.0f / static_cast<float>(loss.rows) / static_cast<float>(loss.samples)};
-}
+inline Objective mean(const RowLoss& loss) { return Objective(loss); }
 
 // An operation of a graph: one of the device's (elbo/operation.h), and how it is differentiated.
 class Operation {

@@ -9,18 +9,17 @@
 
 namespace elbo {
 
-// A loss that an epoch keeps: its mean over the images is a figure of that name (metrics.h).
+// A loss that an epoch keeps: its mean over the images is a figure of that name, or the mean's negative where the name
+// is a bound's (Figures::is_bound).
 struct NamedLoss {
   std::string name;
   RowLoss loss;
-  double weight = 0;       // of its mean in what is minimised: 0 where it is only looked at
   bool by_column = false;  // each column has a mean of its own, and all together are the loss
-  bool is_bound = false;   // it is the negative of a bound, which is the figure
 };
 
-// A bound of the evidence of a batch: what is minimised, and at most most_losses losses. Every bound has
-// "reconstruction" and, by column, "unit_kl", of which the ELBO is made. Any other is a further figure of
-// metrics.jsonl, of the lines of a run and of its report.
+// A bound of the evidence of a batch: what is minimised, and at most most_losses losses, those that are minimised and
+// those that are only looked at. Every bound has "reconstruction" and, by column, "unit_kl", of which the ELBO is made.
+// Any other is a further figure of metrics.jsonl, of the lines of a run and of its report.
 struct Bound {
   Objective loss;
   std::vector<NamedLoss> parts;
@@ -32,8 +31,8 @@ inline Bound elbo(const Vae& model, const Batch& batch, const Value& state, std:
   const Value z = model.posterior.sample(stats, state, samples);
   const RowLoss reconstruction = model.likelihood.nll(model.decode(z), batch.target);
   const RowLoss kl = model.posterior.kl(stats, state);
-  return {mean(reconstruction) + static_cast<float>(beta) * mean(kl),
-          {{"reconstruction", reconstruction, 1.0}, {"unit_kl", kl, beta, true}}};
+  return {mean(reconstruction) + beta * mean(kl),
+          {{.name = "reconstruction", .loss = reconstruction}, {.name = "unit_kl", .loss = kl, .by_column = true}}};
 }
 
 // Equation 8 of arXiv 1509.00519: the logarithm of the mean importance weight of the samples, the closer to log p(x)
@@ -46,7 +45,7 @@ inline Bound iwae(const Vae& model, const Batch& batch, const Value& state, std:
   return {mean(bound),
           {{.name = "reconstruction", .loss = reconstruction},
            {.name = "unit_kl", .loss = model.posterior.kl(stats, state), .by_column = true},
-           {.name = "iwae", .loss = bound, .weight = 1.0, .is_bound = true}}};
+           {.name = "iwae", .loss = bound}}};
 }
 
 // Samples of z an image in an evaluation: the bound of several is another with each number of them.

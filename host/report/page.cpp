@@ -116,12 +116,12 @@ std::string figures_of_merit(const ReportData& data) {
       if (!is_judge || best.epoch == data.epochs.back().epoch || std::isnan(best.test.bound())) return nats;
       return fmt::format("{}; best {}, epoch {}", nats, short_number(best.test.bound(), 2), best.epoch);
     };
-    const bool is_weighted = !std::isnan(best.test.further_named(Figures::importance_weighted));
-    add(" class=\"first\"", "Test ELBO", short_number(test.elbo, 2), note(!is_weighted));
+    const bool has_bound = std::ranges::any_of(test.further, Figures::is_bound, &NamedFigure::name);
+    add(" class=\"first\"", "Test ELBO", short_number(test.elbo, 2), note(!has_bound));
     add("", "Reconstruction", short_number(test.reconstruction, 2), nats);
     add("", "KL divergence", short_number(test.kl, 2), nats);
     for (const auto& [name, value] : test.further)
-      add("", escape_html(name), short_number(value, 2), note(name == Figures::importance_weighted));
+      add("", escape_html(name), short_number(value, 2), note(Figures::is_bound(name)));
   }
   add("", "Time", format_seconds(data.seconds),
       grouped(static_cast<std::int64_t>(data.epochs.size())) + (data.epochs.size() == 1 ? " epoch" : " epochs"));

@@ -205,9 +205,8 @@ std::vector<Measure> measures_of(const std::vector<EpochMetrics>& epochs) {
       {"KL", "KL divergence", "nats per image", &Figures::kl}};
   if (epochs.empty()) return measures;
   for (const auto& [name, value] : epochs.back().test.further) {
-    const bool is_bound = name == Figures::importance_weighted;
-    measures.push_back({name, is_bound ? "Importance-weighted bound" : name,
-                        is_bound ? "nats per image; higher is better" : "nats per image",
+    measures.push_back({name, name == Figures::importance_weighted ? "Importance-weighted bound" : name,
+                        Figures::is_bound(name) ? "nats per image; higher is better" : "nats per image",
                         [name](const Figures& f) { return f.further_named(name); }});
   }
   return measures;

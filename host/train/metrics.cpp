@@ -99,7 +99,7 @@ double Figures::further_named(const std::string& name) const {
 }
 
 double Figures::bound() const {
-  const auto found = std::ranges::find(further, importance_weighted, &NamedFigure::name);
+  const auto found = std::ranges::find_if(further, is_bound, &NamedFigure::name);
   return found == further.end() ? elbo : found->value;
 }
 

@@ -21,9 +21,11 @@ struct Figures {
 
   // A further figure; NaN where there is none of that name.
   double further_named(const std::string& name) const;
-  // By which a run's epochs are judged: the importance-weighted bound where that is what was maximised, else the ELBO.
+  // By which a run's epochs are judged: the further figure that is a bound, where there is one, else the ELBO.
   double bound() const;
-  static constexpr const char* importance_weighted = "iwae";  // that bound's name in host/model/objective.h
+  // Whether a further figure of that name is a bound of the evidence: the higher the better.
+  static bool is_bound(const std::string& name) { return name == importance_weighted; }
+  static constexpr const char* importance_weighted = "iwae";
 };
 
 struct EpochMetrics {

@@ -1,7 +1,8 @@
 #include "host/train/step.h"
 
+#include <algorithm>
+
 #include "host/graph/fusion.h"
-#include "host/model/objective.h"
 #include "host/train/metrics.h"
 
 namespace elbo {
@@ -12,15 +13,7 @@ std::vector<LossSums> losses_of(const Spec& spec, const Vae& vae) {
   Graph graph("losses");
   const Shape image{1, vae.image()[0], vae.image()[1], vae.image()[2]};
   const Batch batch{graph.input(image), graph.input(image, DType::u8)};
-  std::vector<LossSums> losses;
-  for (const NamedLoss& part : training_bound(spec, vae, batch, graph.input({sizeof(StepState)}, DType::u8)).parts)
-    losses.push_back({part.name, part.by_column ? part.loss.partial.columns() : 1, part.weight, part.is_bound});
-  for (const LossSums& loss : losses)
-    if (loss.is_bound && loss.name != Figures::importance_weighted)
-      fail("epochs are not judged by the bound ", loss.name, ": Figures::bound() does not know it");
-  require(losses.size() <= most_losses, "a bound of ", losses.size(), " losses; at most ", most_losses,
-          " are possible");
-  return losses;
+  return sums_of(training_bound(spec, vae, batch, graph.input({sizeof(StepState)}, DType::u8)));
 }
 
 std::int64_t count_of(const std::vector<LossSums>& losses) {
@@ -50,6 +43,18 @@ Advance advance(Graph& graph, const StepBlocks& blocks, const Schedule& schedule
 }
 
 }  // namespace
+
+std::vector<LossSums> sums_of(const Bound& bound) {
+  std::vector<LossSums> losses;
+  for (const NamedLoss& part : bound.parts)
+    losses.push_back({part.name, part.by_column ? part.loss.partial.columns() : 1, bound.loss.factor_of(part.loss)});
+  require(losses.size() <= most_losses, "a bound of ", losses.size(), " losses; at most ", most_losses,
+          " are possible");
+  for (const Objective::Term& term : bound.loss.terms())
+    require(std::ranges::any_of(bound.parts, [&](const NamedLoss& p) { return p.loss.partial == term.loss.partial; }),
+            "a bound whose losses leave out one that is minimised");
+  return losses;
+}
 
 StepBlocks::StepBlocks(const Spec& spec, const Vae& vae, const Shape& images)
     : losses(losses_of(spec, vae)),

@@ -6,6 +6,7 @@
 
 #include "host/graph/gather.h"
 #include "host/graph/graph.h"
+#include "host/model/objective.h"
 #include "host/model/vae.h"
 #include "host/spec/spec.h"
 #include "host/train/optimizer.h"
@@ -16,9 +17,11 @@ namespace elbo {
 struct LossSums {
   std::string name;
   std::int64_t count;  // its sums
-  double weight;       // of its mean in what is minimised
-  bool is_bound;       // its figure is the negative of its mean
+  double factor;       // of its mean in what is minimised; 0: it is only looked at
 };
+
+// Throws Error where they are too many, or do not hold all that is minimised.
+std::vector<LossSums> sums_of(const Bound&);
 
 // What a step reads and changes beside the model.
 struct StepBlocks {

@@ -209,9 +209,9 @@ Figures make_figures(const std::vector<double>& sums, const std::vector<LossSums
       f.kl = mean;
       f.unit_kl = std::move(means);
     } else {
-      f.further.push_back({loss.name, loss.is_bound ? -mean : mean});
+      f.further.push_back({loss.name, Figures::is_bound(loss.name) ? -mean : mean});
     }
-    f.objective += loss.weight * mean;
+    f.objective += loss.factor * mean;
   }
   f.elbo = -(f.reconstruction + f.kl);
   return f;
