@@ -9,8 +9,8 @@
 namespace elbo {
 
 void fuse(Graph& graph) {
-  graph.fuse({fuse_activation_backward, fuse_sample_with_kl, fuse_sample_with_kl_backward, fuse_value_with_gradient,
-              fuse_importance_bound_with_gradient, fuse_end_of_step});
+  graph.fuse({fuse_activation_backward, fuse_sample_with_kl, fuse_sample_with_kl_backward,
+              fuse_likelihood_with_gradient, fuse_importance_bound_with_gradient, fuse_end_of_step});
 }
 
 }  // namespace elbo

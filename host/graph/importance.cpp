@@ -1,5 +1,7 @@
 #include "host/graph/importance.h"
 
+#include "host/graph/value_with_gradient.h"
+
 namespace elbo {
 namespace {
 
@@ -36,23 +38,7 @@ RowLoss importance_bound(const RowLoss& nll, const RowLoss& sampled_kl, LossVari
 }
 
 bool fuse_importance_bound_with_gradient(Graph& graph, std::size_t call) {
-  const auto* const gradient = graph.calls()[call].operation->as<ImportanceBound>();
-  if (!gradient || gradient->loss) return false;
-  for (std::size_t i = 0; i < call; ++i) {
-    auto* const value = graph.calls()[i].operation->as<ImportanceBound>();
-    if (!value || value->dnll_partial || value->dsampled_kl || value->nll_partial.data != gradient->nll_partial.data ||
-        value->sampled_kl.data != gradient->sampled_kl.data || value->variant != gradient->variant ||
-        !graph.stays(value->nll_partial, i, call) || !graph.stays(value->sampled_kl, i, call) ||
-        (gradient->dnll_partial && !graph.is_unused(gradient->dnll_partial, i, call)) ||
-        (gradient->dsampled_kl && !graph.is_unused(gradient->dsampled_kl, i, call)))
-      continue;
-    value->grad_scale = gradient->grad_scale;
-    value->dnll_partial = gradient->dnll_partial;
-    value->dsampled_kl = gradient->dsampled_kl;
-    graph.remove(call);
-    return true;
-  }
-  return false;
+  return fuse_value_with_gradient(graph, call, &ImportanceBound::loss);
 }
 
 }  // namespace elbo

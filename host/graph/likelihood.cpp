@@ -1,5 +1,7 @@
 #include "host/graph/likelihood.h"
 
+#include "host/graph/value_with_gradient.h"
+
 namespace elbo {
 namespace {
 
@@ -39,24 +41,8 @@ RowLoss likelihood_loss(const Value& output, const Value& target, const Likeliho
   return {nll, pixels.rows(), outputs / pixels.rows()};
 }
 
-bool fuse_value_with_gradient(Graph& graph, std::size_t call) {
-  const auto* const gradient = graph.calls()[call].operation->as<LikelihoodLoss>();
-  if (!gradient || gradient->nll_partial || gradient->dnll_partial) return false;
-  const auto same = [](const Tensor& a, const Tensor& b) { return a.data == b.data && a.shape == b.shape; };
-  for (std::size_t i = 0; i < call; ++i) {
-    auto* const value = graph.calls()[i].operation->as<LikelihoodLoss>();
-    if (!value || value->grad || !same(value->output, gradient->output) || !same(value->target, gradient->target) ||
-        value->likelihood != gradient->likelihood || value->variant != gradient->variant ||
-        value->variance != gradient->variance || value->mean != gradient->mean ||
-        !graph.stays(value->output, i, call) || !graph.stays(value->target, i, call) ||
-        !graph.is_unused(gradient->grad, i, call))
-      continue;
-    value->grad_scale = gradient->grad_scale;
-    value->grad = gradient->grad;
-    graph.remove(call);
-    return true;
-  }
-  return false;
+bool fuse_likelihood_with_gradient(Graph& graph, std::size_t call) {
+  return fuse_value_with_gradient(graph, call, &LikelihoodLoss::nll_partial);
 }
 
 }  // namespace elbo

@@ -15,6 +15,6 @@ struct LikelihoodOptions {
 RowLoss likelihood_loss(const Value& output, const Value& target, const LikelihoodOptions&);
 
 // Where the weight of a loss is known beforehand, its value and its gradient are one call.
-bool fuse_value_with_gradient(Graph&, std::size_t call);
+bool fuse_likelihood_with_gradient(Graph&, std::size_t call);
 
 }  // namespace elbo

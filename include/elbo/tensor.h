@@ -115,6 +115,7 @@ struct Tensor {
   Shape shape;
 
   explicit operator bool() const { return data != nullptr; }
+  friend bool operator==(const Tensor&, const Tensor&) = default;
   std::int64_t count() const { return shape.count(); }
   std::size_t bytes() const { return static_cast<std::size_t>(count()) * size_of(dtype); }
   std::int64_t rows() const { return shape[0]; }

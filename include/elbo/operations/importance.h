@@ -27,6 +27,7 @@ struct ImportanceBound {
     f("dsampled_kl", op.dsampled_kl, Access::write);
     f("scratch", op.scratch, Access::scratch);
   }
+  friend bool operator==(const ImportanceBound&, const ImportanceBound&) = default;
   void check() const;
   // A weight of each draw; a largest one and a sum of each row.
   std::int64_t scratch_size() const {

@@ -33,6 +33,7 @@ struct LikelihoodLoss {
     f("grad", op.grad, Access::write);
     f("scratch", op.scratch, Access::scratch);
   }
+  friend bool operator==(const LikelihoodLoss&, const LikelihoodLoss&) = default;
   void check() const;
   // A loss of each pixel.
   std::int64_t scratch_size() const {
