@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <utility>
 
 namespace elbo {
@@ -157,20 +156,30 @@ float largest(Backend& device, const Tensor& t) {
 
 }  // namespace
 
-// Looks where numbers stopped being finite. The optimiser has stood still since the faulty step, so it can be done
-// again (if it was its update that failed, with those weights moved that could be), whatever was queued behind it has
-// left behind. It is done call by call, and each call's outputs are looked through before another takes their memory.
+// Looks where numbers stopped being finite. The optimiser has stood still since the faulty step.
 Fault Trainer::find_fault(std::uint64_t bad) {
-  using Place = Fault::Place;
-  const std::vector<Parameter>& layout = vae.parameters.layout();
-  for (const Parameter& p : layout)
+  if (const std::optional<Fault> fault = fault_of_state()) return *fault;
+  if (const std::optional<Fault> fault = fault_of_step(bad)) return *fault;
+  if (const std::optional<Fault> fault = fault_of_squares()) return *fault;
+  return {"a weight's update was not finite", Fault::Place::update};
+}
+
+std::optional<Fault> Trainer::fault_of_state() {
+  for (const Parameter& p : vae.parameters.layout())
     if (const std::string what = not_finite(device_, vae.parameters.view(vae.parameters.memory(), p)); !what.empty())
-      return {"the weights " + p.name + " hold " + what, Place::state};
-  for (const Parameter& p : layout)
+      return Fault{"the weights " + p.name + " hold " + what, Fault::Place::state};
+  for (const Parameter& p : vae.parameters.layout())
     for (const Tensor& moment : {optimizer.first_moment(), optimizer.second_moment()})
       if (const std::string what = not_finite(device_, vae.parameters.view(moment, p)); !what.empty())
-        return {"the optimiser's state of " + p.name + " holds " + what, Place::state};
+        return Fault{"the optimiser's state of " + p.name + " holds " + what, Fault::Place::state};
+  return std::nullopt;
+}
 
+// Does the step again (if it was its update that failed, with those weights moved that could be), whatever was queued
+// behind it has left behind: call by call, and each call's outputs are looked through before another takes their
+// memory.
+std::optional<Fault> Trainer::fault_of_step(std::uint64_t bad) {
+  using Place = Fault::Place;
   const auto step = static_cast<std::uint32_t>(bad);
   set_idle_state(step, bad);
   stream_.begin_step(step);
@@ -187,11 +196,15 @@ Fault Trainer::find_fault(std::uint64_t bad) {
     }
   }
   stream_.end_step();
-  if (found) return *found;
-  for (const Parameter& p : layout)
+  return found;
+}
+
+// A finite gradient whose square, a moment of the optimiser, is not.
+std::optional<Fault> Trainer::fault_of_squares() {
+  for (const Parameter& p : vae.parameters.layout())
     if (const float most = largest(device_, vae.parameters.view(optimizer.gradients(), p)); !std::isfinite(most * most))
-      return {cat("the gradient of ", p.name, " is too large (", most, ")"), Place::gradient};
-  return {"a weight's update was not finite", Place::update};
+      return Fault{cat("the gradient of ", p.name, " is too large (", most, ")"), Fault::Place::gradient};
+  return std::nullopt;
 }
 
 Figures make_figures(const std::vector<double>& sums, const std::vector<LossSums>& losses) {

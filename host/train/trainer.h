@@ -2,6 +2,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -79,6 +80,9 @@ class Trainer {
   void queue_idle_step(std::uint32_t step, std::uint64_t bad_step);
   void throw_if_diverged();
   Fault find_fault(std::uint64_t step);
+  std::optional<Fault> fault_of_state();
+  std::optional<Fault> fault_of_step(std::uint64_t step);
+  std::optional<Fault> fault_of_squares();
   std::uint64_t* fault() const { return blocks_.fault.memory.as<std::uint64_t>(); }
 
   Backend& device_;
