@@ -171,8 +171,8 @@ Gemm::Gemm(Precision precision, Team& team) {
   require(precision != Precision::tf32, "device 'cpu': precision tf32 is a GPU's; expected fp32, or bf16 with AMX");
   require(precision != Precision::bf16 || has_amx(),
           "device 'cpu': precision bf16 needs a CPU with AMX, which this one has not; expected fp32");
-  impl_ = std::unique_ptr<Impl>(
-      new Impl{.type = precision == Precision::bf16 ? Type::bf16 : Type::f32, .team = team, .products = {}});
+  impl_ = std::make_unique<Impl>(
+      Impl{.type = precision == Precision::bf16 ? Type::bf16 : Type::f32, .team = team, .products = {}});
 }
 
 Gemm::~Gemm() = default;

@@ -66,7 +66,7 @@ std::vector<std::string> group_folders(const std::string& root, const std::strin
     if (type != (controller.empty() ? "cgroup2" : "cgroup") || (!controller.empty() && !contains(options, controller)))
       continue;
     part = unescaped(part);
-    place = root + unescaped(place);
+    place = unescaped(place).insert(0, root);
     if (part == "/") part.clear();
     std::string below = group.starts_with(part + "/") ? group.substr(part.size()) : "";
     for (; below.size() > 1; below.resize(below.rfind('/')))

@@ -3,7 +3,7 @@
 #
 #   tools/test.sh               everything: about half an hour on two cores
 #   tools/test.sh quick         the release build and its tests only
-#   tools/test.sh STAGE...      some of: format release package no-cuda asan tsan fuzz
+#   tools/test.sh STAGE...      some of: format release package no-cuda tidy asan tsan fuzz
 #
 # Tests that need a data set look for it in ELBO_DATA and skip where it is not; ELBO_REQUIRE_DATA=1 makes that a
 # failure.
@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/lib/packages.sh
 
-all_stages=(format release package no-cuda asan tsan fuzz)
+all_stages=(format release package no-cuda tidy asan tsan fuzz)
 jobs=$(nproc)
 # Tests that need what is no Debian package (the Python module safetensors with a recent PyTorch; nvcc; JAX).
 may_skip='safetensors_reference_test|kernel_code_test|jax_step_test'
@@ -22,6 +22,7 @@ headline_of() {
     release) echo "release build, all tests" ;;
     package) echo "the relocatable package unpacks and trains, and the GPU check is rehearsed from it" ;;
     no-cuda) echo "build as without nvcc, quick tests" ;;
+    tidy) echo "clang-tidy has nothing to say that .clang-tidy asks for" ;;
     asan) echo "AddressSanitizer and UndefinedBehaviorSanitizer, quick tests, three thread orders" ;;
     tsan) echo "ThreadSanitizer, every kernel, the CUDA device and the writing thread, three thread orders" ;;
     fuzz) echo "the readers of specs, tunings, data and checkpoints fuzzed, 30 s each" ;;
@@ -78,6 +79,15 @@ stage_package() {
 stage_no-cuda() {
   build no-cuda
   run_tests no-cuda
+}
+
+# By the compile commands of a build without nvcc, in which each source of the program is compiled once.
+stage_tidy() {
+  local omp_h
+  build no-cuda
+  omp_h=$(clang -print-resource-dir)/include
+  run-clang-tidy-16 -quiet -use-color 0 -j "$jobs" -p build-no-cuda -extra-arg=-idirafter"$omp_h" \
+    "$PWD/(cpu|cuda|host|include)/" 2>&1 | sed '/^clang-tidy-16 /d; /warnings generated/d'
 }
 
 stage_asan() {

@@ -343,7 +343,7 @@ void write_safetensors(const std::string& path, const TensorFile& file) {
   const std::uint64_t header_size = header.size();
   std::vector<std::span<const std::byte>> pieces = {std::as_bytes(std::span(&header_size, 1)),
                                                     std::as_bytes(std::span(header))};
-  for (const NamedTensor* t : tensors) pieces.push_back(t->bytes);
+  for (const NamedTensor* t : tensors) pieces.emplace_back(t->bytes);
 
   Sha256 hash;
   for (const auto& piece : pieces) hash.update(piece.data(), piece.size());

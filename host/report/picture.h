@@ -109,7 +109,7 @@ class Picture {
       : width_(width), height_(height), description_(std::move(description)) {}
 
   // An attribute of the <svg> element.
-  void attribute(std::string name, std::string value) { attributes_.push_back({std::move(name), std::move(value)}); }
+  void attribute(std::string name, std::string value) { attributes_.emplace_back(std::move(name), std::move(value)); }
 
   // Shapes, each on top of those before.
   void line(Point from, Point to, Stroke);

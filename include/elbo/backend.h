@@ -9,6 +9,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "elbo/memory.h"
@@ -155,7 +156,7 @@ class Backend {
   virtual double clock_mhz() { return 0; }
 
  protected:
-  explicit Backend(BackendOptions options) : options_(options) {}
+  explicit Backend(BackendOptions options) : options_(std::move(options)) {}
 
   virtual std::byte* do_allocate(std::size_t bytes, Memory) = 0;  // null when there is not enough
   virtual void do_free(std::byte*, Memory) noexcept = 0;

@@ -12,7 +12,7 @@ build_packages=(
 test_packages=(
   libgtest-dev libthrust-dev
   python3 python3-pip python3-numpy python3-jsonschema python3-selenium
-  clang clang-format-14 libclang-rt-dev libomp-dev
+  clang clang-format-14 clang-tidy-16 libclang-rt-dev libomp-dev
   ccache xz-utils
 )
 # Ubuntu's Chromium is a snap, which a container cannot run, and PyTorch is not among its packages: what needs them is
