@@ -223,5 +223,16 @@ TEST(BenchLoss, RefusesWhatLeavesNothingToMeasure) {
     EXPECT_NE(said(ask).find("nothing is left to measure"), std::string::npos);
 }
 
+// Before it takes memory: these inputs alone are 14 GB.
+TEST(BenchLoss, RefusesMoreThanAGpuCounts) {
+  BenchLossOptions options = small();
+  options.device = "sim";
+  options.shapes = {"2x5", "32768x2x16384"};
+  const std::string said = error_of([&] { measure_losses(options); });
+  for (const char* word :
+       {"--shape 32768x2x16384", "gaussian_learned", "2147483648 elements [32768, 65536]", "2^31 - 1"})
+    EXPECT_NE(said.find(word), std::string::npos) << said;
+}
+
 }  // namespace
 }  // namespace elbo

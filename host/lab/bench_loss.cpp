@@ -127,7 +127,10 @@ class Bench {
       shapes = {"100x784"};
       if (!is_sim_) shapes.insert(shapes.end(), {"65536x784", "512x3x218x178"});
     }
-    for (const std::string& text : shapes) shapes_.push_back(parse_loss_shape(text));
+    for (const std::string& text : shapes) {
+      shapes_.push_back(parse_loss_shape(text));
+      require_countable(text, shapes_.back());
+    }
     for (const LossShape& shape : shapes_)
       for (const std::int64_t latent : options_.latents)
         require(latent <= most_gpu_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
@@ -144,6 +147,18 @@ class Bench {
   Timer timer() const {
     const int calls_each = is_cpu_ || is_sim_ ? 1 : 10;
     return {device_, calls_each, warmup_seconds(options_.warmup, result_.device), options_.seconds};
+  }
+
+  // Throws Error where the outputs of a loss that is asked for are more elements than the device can count.
+  void require_countable(const std::string& text, const LossShape& shape) const {
+    if (!result_.device.launches) return;
+    for (const LossKind& kind : loss_kinds) {
+      if (!kind.likelihood || outputs_of(kind).empty()) continue;
+      const std::int64_t columns = outputs_of_pixel(*kind.likelihood) * shape.pixels, count = shape.rows * columns;
+      require(count <= most_gpu_elements, "--shape ", text, ": the outputs of ", kind.name, " would have ", count,
+              " elements ", Shape{shape.rows, columns}, "; a GPU takes at most 2^31 - 1. A smaller --shape has fewer, ",
+              "--loss can leave ", kind.name, " out");
+    }
   }
 
   // Who competes in a loss with outputs of this type, and is asked for.
