@@ -2,7 +2,7 @@
 gpu_check_test.py walks through every section of tools/gpu_check.py. Figures are made up. Called with the name of what
 it stands in for and that one's arguments.
 
-FAKE_SLOW=1: everything of elbo's takes 100 times as long. FAKE_HANG, FAKE_FAIL: a part of the command line of what
+FAKE_SLOW=1: everything of elbo's takes 100 times as long, but for unfused kernels. FAKE_HANG, FAKE_FAIL: a part of the command line of what
 hangs, or fails (elbo --version never does). FAKE_PID: a file for the number of a process that the hanging one has
 started, and its own command line; FAKE_PASSED: how many tests it passed before. FAKE_CUT=1: what measures losses fails
 on its way. FAKE_LIBRARIES: what LD_LIBRARY_PATH must begin with for elbo to open the GPU, and be with "=" in front.
@@ -23,19 +23,41 @@ import time
 COPY = 3e12  # bytes a second
 SLOW = 100 if os.environ.get("FAKE_SLOW") else 1
 STEP_US = {"w1": 35.0, "mnist-2d": 20.0, "freyface-8d": 15.0}
-KERNELS = {  # as ncu may write them -> megabytes read and written
-    "void elbo::kernels::<unnamed>::likelihood_fused_bernoulli_kernel<true, unsigned char>(LikelihoodLoss<x>)": (128.5, 90.0),
-    "void elbo::kernels::(anonymous namespace)::likelihood_fused_bernoulli_kernel<(bool)1, float>(LikelihoodLoss<x>)": (205.6, 100.0),
-    "void elbo::kernels::<unnamed>::likelihood_fused_bernoulli_kernel<true, unsigned char, elbo::math::Bf16>(LikelihoodLoss<x>)": (77.1, 51.0),
-    "void elbo::kernels::<unnamed>::likelihood_fused_bernoulli_kernel<true, float, elbo::math::Bf16>(LikelihoodLoss<x>)": (154.1, 51.0),
-    "void elbo::kernels::<unnamed>::likelihood_fused_gaussian_kernel<true, unsigned char, float>(GaussianLoss)": (128.5, 90.0),
-    "void elbo::kernels::<unnamed>::likelihood_fused_gaussian_kernel<true, float, float>(GaussianLoss)": (205.6, 100.0),
-    "void elbo::kernels::<unnamed>::likelihood_fused_gaussian_kernel<true, unsigned char, elbo::math::Bf16>(GaussianLoss)": (77.1, 51.0),
-    "void elbo::kernels::<unnamed>::likelihood_fused_gaussian_kernel<true, float, elbo::math::Bf16>(GaussianLoss)": (154.1, 51.0),
-    "void elbo::kernels::<unnamed>::sample_latent_kernel<true, 0, 2>(SampleLatent)": (5.25, 1.3),
-    "void elbo::kernels::<unnamed>::sample_latent_kernel<true, 0, 8>(SampleLatent)": (33.6, 16.5),
-    "void elbo::kernels::<unnamed>::sample_latent_backward_kernel<true, 0, 2>(SampleLatentBackward)": (7.87, 5.2),
-    "void elbo::kernels::<unnamed>::sample_latent_backward_kernel<true, 0, 8>(SampleLatentBackward)": (50.4, 33.0),
+BF16, BERNOULLI = "elbo::math::Bf16", "elbo::math::Bernoulli<elbo::math::Approximate>"
+KERNELS = {  # loss -> kernels as ncu may write them -> megabytes read and written
+    "bernoulli": {
+        "likelihood_fused_bernoulli_kernel<true, unsigned char>(LikelihoodLoss<x>)": (128.5, 90.0),
+        "likelihood_fused_bernoulli_kernel<(bool)1, float>(LikelihoodLoss<x>)": (205.6, 100.0),
+        f"likelihood_fused_bernoulli_kernel<true, unsigned char, {BF16}>(LikelihoodLoss<x>)": (77.1, 51.0),
+        f"likelihood_fused_bernoulli_kernel<true, float, {BF16}>(LikelihoodLoss<x>)": (154.1, 51.0),
+    },
+    "gaussian": {
+        "likelihood_fused_gaussian_kernel<true, unsigned char, float>(GaussianLoss)": (128.5, 90.0),
+        "likelihood_fused_gaussian_kernel<true, float, float>(GaussianLoss)": (205.6, 100.0),
+        f"likelihood_fused_gaussian_kernel<true, unsigned char, {BF16}>(GaussianLoss)": (77.1, 51.0),
+        f"likelihood_fused_gaussian_kernel<true, float, {BF16}>(GaussianLoss)": (154.1, 51.0),
+    },
+    "gaussian_learned": {
+        "likelihood_fused_gaussian_learned_kernel<true, 0, unsigned char, float>(LikelihoodLoss<x>)": (226.5, 150.0),
+        "likelihood_fused_gaussian_learned_kernel<(bool)1, (PixelMean)0, float, float>(x)": (302.0, 150.0),
+        f"likelihood_fused_gaussian_learned_kernel<true, 0, unsigned char, {BF16}>(x)": (125.8, 90.0),
+        f"likelihood_fused_gaussian_learned_kernel<true, 0, float, {BF16}>(x)": (201.3, 90.0),
+    },
+    "latent": {
+        "sample_latent_kernel<true, 0, 2>(SampleLatent)": (5.25, 1.3),
+        "sample_latent_kernel<true, 0, 8>(SampleLatent)": (33.6, 16.5),
+        "sample_latent_backward_kernel<true, 0, 1, false>(SampleLatentBackward)": (7.87, 5.2),
+        "sample_latent_backward_kernel<(bool)1, (Posterior)0, (unsigned int)2, (bool)0>(x)": (50.4, 33.0),
+    },
+    "iwae": {
+        "likelihood_fused_bernoulli_kernel<true, unsigned char, float>(LikelihoodLoss<x>)": (107.0, 0.5),
+        f"likelihood_fused_bernoulli_kernel<(bool)1, unsigned char, {BF16}>(LikelihoodLoss<x>)": (56.6, 0.5),
+        f"likelihood_gradient_kernel<true, {BERNOULLI}, unsigned char, float>(x)": (107.5, 60.0),
+        f"likelihood_gradient_kernel<true, {BERNOULLI}, unsigned char, {BF16}>(x)": (57.1, 20.0),
+        "sample_latent_sampled_kl_kernel<true, 0>(SampleLatent)": (5.25, 3.0),
+        "sample_latent_backward_kernel<(bool)1, (Posterior)0, (unsigned int)2, (bool)1>(x)": (16.3, 5.0),
+        "importance_bound_kernel(ImportanceBound)": (1.06, 0.2),
+    },
 }
 
 
@@ -72,21 +94,30 @@ def elbo():
         rows, *rest = map(int, value_of("--shape").split("x"))
         pixels = rest[0] if len(rest) == 1 else rest[0] * rest[1] * rest[2]
 
-        def timing(loss, types, bytes, part, **shape):
+        def timing(loss, types, bytes, part, **more):
             record = {"loss": loss, "rows": rows, "pixels": pixels, "latent": 0, "rival": "fused", "bytes": bytes}
-            return {**record, **types, **shape, **times(SLOW * 1e6 * bytes / COPY / part)}
+            record |= {**types, **more}
+            slower = SLOW if record["rival"] == "fused" else 1
+            errors = {} if "--no-reference" in sys.argv else {"value_error": 1.5e-9, "gradient_error": 2.5e-8}
+            return {**record, **errors, **times(slower * 1e6 * bytes / COPY / part)}
 
         count, none = rows * pixels, {"target": "none", "output": "none"}
+        training, unfused = {"target": "u8", "output": "f32"}, {"rival": "unfused"}
+        head, images = {"latent": 20, "samples": 4}, rows // 4
         timings = [
             timing("bernoulli", {"target": "f32", "output": "f32"}, 12 * count, 0.97),
-            timing("bernoulli", {"target": "u8", "output": "f32"}, 9 * count, 0.95),
+            timing("bernoulli", training, 9 * count, 0.95),
             timing("bernoulli", {"target": "u8", "output": "bf16"}, 5 * count, 0.92),
+            timing("gaussian_learned", training, 50 * count, 0.8, **unfused),
+            timing("gaussian_learned", training, 17 * count, 0.92),
             timing("latent", none, 32 * rows * 20, 0.5, pixels=0, latent=20),
             timing("latent", none, 32 * rows * 128, 0.93, pixels=0, latent=128),
+            timing("iwae", training, 30 * count + 1336 * rows + 672 * images, 0.8, **head, **unfused),
+            timing("iwae", training, 12 * count + 184 * rows + images * (2 * pixels + 484), 0.9, **head),
         ]
         for name in ("loss", "rival", "target", "output"):
             wanted = values_of(f"--{name}")
-            assert set(wanted) <= {"bernoulli", "gaussian", "latent", "fused", "f32", "u8", "bf16"}, sys.argv
+            assert set(wanted) <= {*KERNELS, "fused", "unfused", "f32", "u8", "bf16"}, sys.argv
             timings = [t for t in timings if not wanted or t[name] in wanted]
         timings = timings[:1] if "FAKE_CUT" in os.environ else timings
         if "--json" in sys.argv:
@@ -193,8 +224,11 @@ def ncu():
     print(",".join(f'"{c}"' for c in ["ID", "Kernel Name", *metrics]))
     print(",".join(f'"{c}"' for c in ["", "", "us", "Mbyte", "Mbyte"]))
     unseen = os.environ.get("FAKE_UNSEEN")
-    launches = [(name, *moved) for name, moved in KERNELS.items() if not unseen or unseen not in name]
+    launches = [(name, *moved) for loss in values_of("--loss") for name, moved in KERNELS[loss].items()]
+    launches = [launch for launch in launches if not unseen or unseen not in launch[0]]
     for i, (name, read, written) in enumerate(launches):
+        namespace = "(anonymous namespace)" if "(bool)" in name else "<unnamed>"
+        name = f"{'void ' * ('<' in name)}elbo::kernels::{namespace}::{name}"
         print(",".join(f'"{c}"' for c in [i, name, "1,234.5", read * (2 if SLOW > 1 else 1), written]))
 
 

@@ -215,7 +215,7 @@ class WithAStandIn(unittest.TestCase):
         self.assertEqual(gpu_summary.errors(results), failed)
         verdicts = gpu_summary.targets(results, True)
         self.assertEqual({v[3] for v in verdicts}, {"met"}, summary)
-        self.assertEqual(len(verdicts), 1 + 5 + 7 + 2 + 12 + 4)
+        self.assertEqual(len(verdicts), 1 + 8 + 7 + 2 + 23 + 4)
         self.assertNotIn("missed", summary)
         # What was compared with what, and in which unit.
         self.assertIn("| 5.82 (1233.1 us and 211.9 us) | met |", summary)
@@ -230,6 +230,17 @@ class WithAStandIn(unittest.TestCase):
             self.assertIn(f"| W1 | tf32 | elbo, {what}, cuda | 35.0 |", summary)
         self.assertIn("| nodes in the graph of W1's step | at most 16 | 16 | met |", summary)
         self.assertIn("| fused | bernoulli | 512x116412 | u8 | bf16 |", summary)
+        # Each kind of kernels beside the fused one, and the errors against float64.
+        for loss, us, share, ratio in (
+            ("gaussian_learned", "316.5", "92.0%", "3.38"),
+            ("iwae 20", "245.3", "90.0%", "2.79"),
+        ):
+            types, errors = rf"{loss} \| 65536x784 \| u8 \| f32", r"1\.5e-09 \| 2\.5e-08"
+            line = rf"(?m)^\| fused \| {types} \| {us} .* \| 1\.00 \| .* \| {share} \| .* \| {errors} \|$"
+            self.assertRegex(summary, line)
+            self.assertRegex(summary, rf"(?m)^\| unfused \| {types} .* \| {ratio} \| .* \| {errors} \|$")
+        self.assertIn("importance-weighted head against unfused, 65536x784 | 2.2 times as fast | 2.79 (", summary)
+        self.assertIn("traffic of importance_bound_kernel | within 5% of its contract | read 1.1 MB of 1.0", summary)
         # Kernels by name, with commas in it, and what all of them come to.
         self.assertIn("| sm90_xmma_gemm<f32, tf32, 64x64> | 1 | 2.50 | 2.50 | 8x7x1 | 256x1x1 |", summary)
         self.assertIn("| likelihood_fused_bernoulli_kernel | 2 | 1.50 | 3.00 | 100x1x1 | 64x1x1 |", summary)
@@ -255,6 +266,8 @@ class WithAStandIn(unittest.TestCase):
             ("tests",): 1,
             ("losses",): 0,  # they are among every rival's in the rest
             ("losses", "rest"): 2 + 1,
+            ("twins",): 0,  # the same
+            ("twins", "rest"): 3 + 1,
             ("baselines",): 2 + 2,
             ("rest",): 1,
             ("steps", "baselines", "rest"): 2 + 7,
@@ -284,7 +297,7 @@ class WithAStandIn(unittest.TestCase):
         results = self.results(*gpu_check.CALLS)
         verdicts = gpu_summary.targets(results, True)
         self.assertEqual({v[3] for v in verdicts}, {"missed"}, verdicts)
-        self.assertEqual(len(verdicts), 1 + 5 + 7 + 2 + 12 + 4)
+        self.assertEqual(len(verdicts), 1 + 8 + 7 + 2 + 23 + 4)
         self.assertIn("| **missed** |", (self.out / "second.md").read_text())
         said = results["sanitizer"]["memcheck"]
         self.assertIn("at a_kernel", said["first"][2])
@@ -296,7 +309,7 @@ class WithAStandIn(unittest.TestCase):
         end = done.stdout[-12000:]
         self.assertIn("\n## What failed\n", end)
         self.assertRegex(end, r"and \d+ more, in the archive\n\n## Targets\n")
-        self.assertEqual(end.count("| not run |"), 20)
+        self.assertEqual(end.count("| not run |"), 23)
         self.assertLess(max(map(len, done.stdout.splitlines())), 1500)
 
     def test_a_gpu_that_does_not_open_is_no_missing_gpu(self):
@@ -388,8 +401,9 @@ class WithAStandIn(unittest.TestCase):
     def test_kernels_that_ncu_did_not_come_to_are_said(self):
         done = self.check("--only", "ncu", FAKE_UNSEEN="sample_latent_backward_kernel")
         unseen = "| memory traffic of sample_latent_backward_kernel, {} dimensions | within 5% of its contract |  | not run |"
-        for latent in (20, 128):
+        for latent in ("20", "128", "weighed, 20"):
             self.assertIn(unseen.format(latent), done.stdout)
+        for latent in (20, 128):
             self.assertRegex(done.stdout, rf"memory traffic of sample_latent_kernel, {latent} dimensions .* met \|")
 
     def test_losses_that_are_cut_short_are_kept(self):
@@ -570,14 +584,43 @@ class Rules(unittest.TestCase):
 
     def test_traffic_of_a_second_pass_is_seen(self):
         name = "void elbo::kernels::<unnamed>::likelihood_fused_bernoulli_kernel<true, float>(LikelihoodLoss<float>)"
-        count = 65536 * 784
-        ncu = {"rows": 65536, "pixels": 784, "latents": [], "kernels": {}}
-        results, contract = {"ncu": ncu}, "likelihood_fused_bernoulli_kernel, f32 target, f32"
+        count = 32768 * 784
+        ncu = {"kernels": {}}
+        results = {"ncu": {"bernoulli, gaussian, latent": ncu}}
+        contract = "likelihood_fused_bernoulli_kernel, f32 target, f32"
         ncu["kernels"][name] = [{"read": 8 * count, "written": 4 * count}]
         self.assertEqual(gpu_summary.traffic(results)[contract][4], True)
-        for read, written in ((12, 4), (8, 8), (4, 4), (8, 2)):
+        for read, written in ((12, 4), (8, 8), (4, 4), (8, 1)):
             ncu["kernels"][name] = [{"read": read * count, "written": written * count}]
             self.assertEqual(gpu_summary.traffic(results)[contract][4], False, (read, written))
+
+    def test_contracts_are_those_of_bench_loss(self):
+        """Which leaves out the sums over chunks of pixels that a likelihood writes or, weighed, reads."""
+        device = "sim" if (pathlib.Path(BUILD) / "libelbo_sim.so").exists() else "cpu"
+        rows, pixels, latent = 8, 4100, 12
+        with tempfile.TemporaryDirectory() as folder:
+            figures = pathlib.Path(folder) / "loss.json"
+            command = ["bench", "loss", "--device", device, "--shape", f"{rows}x{pixels}", "--latent", latent]
+            command += ["--rival", "fused", "--no-reference", "--warmup", 0, "--seconds", 0, "--json", figures]
+            subprocess.run(
+                list(map(str, [pathlib.Path(BUILD) / "elbo", *command])),
+                env={**os.environ, "ELBO_PLUGINS": BUILD},
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+            timings = json.loads(figures.read_text())["timings"]
+        compared = set()
+        for t in timings:
+            if t["loss"] == "elbo":  # no kernels of its own
+                continue
+            contracts = gpu_summary.contracts([t["loss"]], rows, pixels, [latent])
+            types = f", {t['target']} target, {t['output']}"
+            moved = sum(sum(b) for what, b in contracts.items() if " target, " not in what or types in what)
+            sums = {"latent": 0, "iwae": 2}.get(t["loss"], 1) * 4 * rows * 2
+            self.assertEqual(moved, t["bytes"] + sums, t)
+            self.assertEqual(t["samples"], gpu_summary.DRAWS if t["loss"] == "iwae" else 1)
+            compared.add(t["loss"])
+        self.assertEqual(compared, {loss for losses in gpu_summary.NCU for loss in losses})
 
     def test_a_spec_without_a_target_has_its_row(self):
         times = {"framework": "elbo", "form": "cuda", "precision": "tf32", "median_us": 1, "p10_us": 1, "p90_us": 1}
@@ -586,7 +629,7 @@ class Rules(unittest.TestCase):
 
     def test_a_kernel_that_is_not_fused_has_no_contract(self):
         for name in (
-            "void likelihood_gradient_kernel<true, Bernoulli, float>(Bernoulli, LikelihoodLoss<float>)",
+            "void elbo::kernels::<unnamed>::likelihood_unfused_sum_kernel(const float *, float *, long)",
             "void elbo::kernels::<unnamed>::likelihood_fused_log_bernoulli_kernel<true, float, float>(LikelihoodLoss<float>)",
             "cub::DeviceReduce<float>(x)",
         ):

@@ -1,5 +1,6 @@
 """The table that tools/profile.sh makes of ncu's CSV."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -17,8 +18,8 @@ def line(*values):
     return ",".join(f'"{v}"' for v in values) + "\n"
 
 
-def table(text):
-    return subprocess.run([sys.executable, ROOT / "tools/kernels/ncu_table.py"], input=text, text=True,
+def table(text, *plan):
+    return subprocess.run([sys.executable, ROOT / "tools/kernels/ncu_table.py", *plan], input=text, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -32,6 +33,21 @@ class NcuTable(unittest.TestCase):
         rows = [row.split() for row in table(text).stdout.splitlines()]
         self.assertEqual(rows[1:], [["small", "2", "4.0", "2.00", "1.00", "0.50", "-", "750.0", "20.0", "20", "40.0"],
                                     ["large", "1", "3.0", "3.00", "6.00", "3.00", "-", "3000.0", "90.0", "60", "50.0"]])
+
+    def test_contracts_of_a_step_with_importance_weights(self):
+        """The likelihood is two calls, which move different bytes: which of them a kernel is, its name does not say."""
+        moved = [("sample_latent", 1e4), ("likelihood", 2e4), ("importance_bound", 3e4), ("likelihood", 4e4),
+                 ("sample_latent_backward", 5e4)]
+        contracts = {"sample_latent_sampled_kl_kernel<true, 0>": "0.01", "importance_bound_kernel": "0.03",
+                     "sample_latent_backward_kernel<true, 0, 1, true>": "0.05", "likelihood_gradient_kernel<x>": "-",
+                     "likelihood_fused_bernoulli_kernel<x>": "-"}
+        text = line("ID", "Kernel Name", *METRICS) + line("", "", "ns", "Mbyte", "Mbyte", "%", "register/thread", "%")
+        text += "".join(line(0, f"{kernel}(x)", "1,000", 6, 3, 90, 60, 50) for kernel in contracts)
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as plan:
+            json.dump({"operations": [{"name": name, "bytes": bytes} for name, bytes in moved]}, plan)
+            plan.flush()
+            rows = table(text, plan.name).stdout.splitlines()[1:]
+        self.assertEqual({row[:48].strip(): row.split()[-5] for row in rows}, contracts)
 
     def test_what_profile_sh_does_with_a_stand_in_for_ncu(self):
         """The contract's bytes beside those counted, of the step as --set has changed it."""

@@ -54,7 +54,9 @@ class Section(typing.NamedTuple):
 # arithmetic (a loss 0.2 ms, a step 50 us); what a program needs beside it decides. Measured without a GPU, 2026-11-27,
 # in seconds of one processor, the CPU's own timings included:
 #   read and check MNIST 0.4, Fashion-MNIST 1.5; bench loss of 65536x784, one type with its reference 6, two 9, the
-#   latent variable 6; of 512x3x218x178, four types without 9; of what ncu looks at 14; ops_test 13; import PyTorch 1.3.
+#   latent variable 6; of 512x3x218x178, four types without 9; ops_test 13; import PyTorch 1.3; of what ncu looks at 14
+#   and, of a learned variance and importance weights, 24; these two beside unfused, with their references, 26 (both on
+#   2026-11-28, on a machine so busy that the one type with its reference took 10).
 # Assumed, until a GPU has been seen: 3 for a program to open it and its libraries, 15 for the first use of a framework,
 # 30 for its compiler. A section has about twice what its programs add up to on two cores.
 SECTIONS = {
@@ -64,19 +66,19 @@ SECTIONS = {
     "training": Section("first", 30, "mnist-2d and freyface-8d in full, and when they reach the CPU's test ELBO"),
     "tests": Section("first", 50, "operations against the CPU and float64, graph against eager, equal runs equal"),
     "baselines": Section("second", 110, "JAX scan and PyTorch eager, its loss eager and compiled; elbo's again"),
-    "ncu": Section("second", 35, "bytes that each loss kernel moves to and from memory, against its contract"),
-    "sanitizer": Section("second", 60, "compute-sanitizer's tools on elbo's kernels, in the tests of operations"),
+    "ncu": Section("second", 45, "bytes that each loss kernel moves to and from memory, against its contract"),
+    "sanitizer": Section("second", 55, "compute-sanitizer's tools on elbo's kernels, in the tests of operations"),
     "variants": Section("second", 30, "a step with fused and unfused losses, from images on the device and streamed"),
     "large": Section("second", 15, "the fused loss kernels at 512x3x218x178"),
+    "twins": Section("second", 15, "a learned variance's loss and the importance-weighted head beside unfused ones"),
     "graph": Section("second", 35, "PyTorch's step compiled and captured as a CUDA graph"),
-    "rest": Section("second", 35, "all ceilings, tuned products, fp32, no epilogues, other rivals; while time is left"),
+    "rest": Section("second", 15, "all ceilings, tuned products, fp32, no epilogues, other rivals; while time is left"),
 }
 CALLS = {"first": 200, "second": 330}  # seconds, all in all
 AROUND = 10  # of them, before the first section and after the last
 AFTER = 6  # of these: what hangs in the driver is waited for, and the summary written
 
 LARGE, LARGEST = "x".join(map(str, gpu_summary.LARGE)), "512x3x218x178"  # shapes of losses
-NCU_SHAPE = 32768, 784  # more than a cache holds, and quickly made up
 QUICK_CEILINGS = [
     "copy by cudaMemcpyAsync",
     "copy by a kernel",
@@ -629,26 +631,32 @@ class Check:
             raise
 
     def ncu(self):
-        rows, pixels = NCU_SHAPE
+        tool = self.tool("ncu")
+        for losses, shape in gpu_summary.NCU.items():
+            self.attempt(", ".join(losses), lambda: self.traffic(tool, losses, **shape))
+
+    def traffic(self, tool, losses, rows, pixels, latents):
         metrics = ["gpu__time_duration.sum", "dram__bytes_read.sum", "dram__bytes_write.sum"]
-        kernels = "likelihood_fused|sample_latent"
+        kernels = "likelihood_fused|likelihood_gradient|sample_latent|importance_bound"
         # Of each kernel the 50th call, the 150th, ...; ncu empties the caches before each. Clocks are left alone.
-        command = [self.tool("ncu"), "--csv", "--page", "raw", "--clock-control", "none"]
+        command = [tool, "--csv", "--page", "raw", "--clock-control", "none"]
         command += ["--metrics", ",".join(metrics), "--kernel-id", f"::regex:{kernels}:.*50", "--launch-count", 400]
         # Calls that warm up would use up the launches before the last kernels.
         bench = ["bench", "loss", "--device", "cuda", "--shape", f"{rows}x{pixels}", "--warmup", 0, "--seconds", 0]
-        bench += ["--no-reference", "--rival", "fused", "--latent", 20, "--latent", 128]
-        bench += [word for loss in ("bernoulli", "gaussian", "latent") for word in ("--loss", loss)]
+        bench += ["--no-reference", "--rival", "fused"]
+        bench += [word for latent in latents for word in ("--latent", latent)]
+        bench += [word for loss in losses for word in ("--loss", loss)]
         said = self.run_in(command, self.elbo, bench)
         try:
             launches = ncu_table.read(line for line in said.splitlines(keepends=True) if line.startswith('"'))
         except SystemExit:  # what it says is for a terminal
             raise RuntimeError(f"ncu measured no kernel: {said[-1500:]}") from None
-        self.result |= {"rows": rows, "pixels": pixels, "latents": [20, 128], "kernels": {}}
+        measured = {}
         for launch in launches:
             time, read, written = (launch[m] for m in metrics)
-            of = self.result["kernels"].setdefault(launch["Kernel Name"], [])
+            of = measured.setdefault(launch["Kernel Name"], [])
             of.append({"us": 1e6 * time, "read": read, "written": written})
+        return {"rows": rows, "pixels": pixels, "latents": latents, "kernels": measured}
 
     def sanitizer(self):
         tool = self.tool("compute-sanitizer")
@@ -687,6 +695,13 @@ class Check:
             raise NotRun(self.no_gpu)
         fused = ["--loss", "bernoulli", "--rival", "fused", "--no-reference"]
         self.attempt(LARGEST, lambda: self.bench_loss(LARGEST, *fused))
+
+    def twins(self):
+        if not self.has_gpu:
+            raise NotRun(self.no_gpu)
+        rivals = ["--rival", "fused", "--rival", "unfused", "--target", "u8", "--output", "f32"]
+        losses = [word for loss in gpu_summary.TWINS for word in ("--loss", loss)]
+        self.attempt(LARGE, lambda: self.bench_loss(LARGE, *losses, *rivals))
 
     def graph(self):
         self.require_frameworks()

@@ -3,6 +3,7 @@
 Everything here is a function of the sections' results alone: a section's name -> what it measured.
 """
 
+import itertools
 import json
 import math
 import re
@@ -11,6 +12,20 @@ import record
 
 SANITIZERS = ["memcheck", "racecheck", "initcheck", "synccheck"]
 LARGE = (65536, 784)  # rows and pixels of the loss that the targets speak of
+OUTPUTS = {"bernoulli": 1, "gaussian": 1, "gaussian_learned": 2}  # of a pixel, by likelihood
+DRAWS = 4  # of an image in the importance-weighted head, `iwae` of `bench loss`: a row each
+# Losses -> the shape in which ncu looks at them: more than a cache holds, and quickly made up. The head has u8 targets
+# and the first of the latents; many rows, since its smaller kernels move some bytes a row.
+NCU = {
+    ("bernoulli", "gaussian", "latent"): {"rows": 32768, "pixels": 784, "latents": (20, 128)},
+    ("gaussian_learned", "iwae"): {"rows": 131072, "pixels": 192, "latents": (20,)},
+}
+# A loss -> what it is called, and how many times as fast as unfused its fused kernels are to be: by their contracts'
+# bytes 2.9 and 2.5.
+TWINS = {
+    "gaussian_learned": ("fused Gaussian loss of a learned variance", 2.7),
+    "iwae": ("fused importance-weighted head", 2.2),
+}
 NAMES = {"w1": "W1", "mnist-2d": "mnist-2d", "freyface-8d": "freyface-8d"}  # a spec's name, and the workload's
 STEP_TARGETS = {"w1": 40, "mnist-2d": 25, "freyface-8d": 25}  # microseconds, TF32
 L2_BYTES = 60 << 20  # of an H200, where the machine section could not ask
@@ -126,18 +141,31 @@ def time_to_elbo(epochs, batch, cpu):
 # ---- Memory traffic ------------------------------------------------------------------------------------------------
 
 
-def contracts(rows, pixels, latents):
+def contracts(losses, rows, pixels, latents):
     """what -> (bytes read, written) by the contracts in the headers of the kernels that ncu is to look at."""
-    found = {}
-    for loss in ("bernoulli", "gaussian"):
-        for target, of_target in (("f32", 4), ("u8", 1)):
-            for output, of_output in (("f32", 4), ("bf16", 2)):
-                partial_sums = 4 * rows * -(-pixels // 4096)
-                read, written = (of_output + of_target) * rows * pixels, of_output * rows * pixels + partial_sums
-                found[f"likelihood_fused_{loss}_kernel, {target} target, {output}"] = read, written
-    for latent in sorted(latents):
-        found[f"sample_latent_kernel, {latent} dimensions"] = 8 * rows * latent, 4 * (rows + -(-rows // 32)) * latent
-        found[f"sample_latent_backward_kernel, {latent} dimensions"] = 12 * rows * latent, 8 * rows * latent
+    found, sizes = {}, {"f32": 4, "bf16": 2, "u8": 1}
+    count, partial_sums = rows * pixels, 4 * rows * -(-pixels // 4096)
+    for loss, target, output in itertools.product(losses, ("f32", "u8"), ("f32", "bf16")):
+        if loss in OUTPUTS:
+            outputs = OUTPUTS[loss] * sizes[output] * count
+            read, written = outputs + sizes[target] * count, outputs + partial_sums
+            found[f"likelihood_fused_{loss}_kernel, {target} target, {output}"] = read, written
+    if "latent" in losses:
+        for latent in latents:
+            sums = 4 * -(-rows // 32) * latent
+            found[f"sample_latent_kernel, {latent} dimensions"] = 8 * rows * latent, 4 * rows * latent + sums
+            found[f"sample_latent_backward_kernel, {latent} dimensions"] = 12 * rows * latent, 8 * rows * latent
+    if "iwae" in losses:
+        images, latent = rows // DRAWS, latents[0]
+        stats, draws, weights = 8 * images * latent, 4 * rows * latent, 4 * rows
+        for output in ("f32", "bf16"):
+            types, outputs = f"u8 target, {output}", sizes[output] * count
+            read = outputs + images * pixels
+            found[f"likelihood_fused_bernoulli_kernel, {types}, value alone"] = read, partial_sums
+            found[f"likelihood_gradient_kernel, {types}"] = read + partial_sums, outputs
+        found[f"sample_latent_sampled_kl_kernel, {latent} dimensions"] = stats, draws + weights
+        found[f"sample_latent_backward_kernel, weighed, {latent} dimensions"] = stats + draws + weights, stats
+        found["importance_bound_kernel"] = partial_sums + weights, partial_sums + weights + 4 * images
     return found
 
 
@@ -148,35 +176,42 @@ def with_contract(kernel):
     kernel: as ncu writes it, `void elbo::kernels::<unnamed>::sample_latent_kernel<true, 0, 4>(...)`."""
     short = re.search(r"\w+<.*?>(?=\()", kernel)
     name = short[0] if short else kernel
-    if likelihood := re.match(r"likelihood_fused_(bernoulli|gaussian)_kernel\b", name):
+    if likelihood := re.match(r"likelihood_(fused_(bernoulli|gaussian(_learned)?)|gradient)_kernel\b", name):
         target = "u8" if "unsigned char" in name else "f32"
         return f"{likelihood[0]}, {target} target, {'bf16' if re.search('bf(loat)?16', name, re.I) else 'f32'}"
-    latent = re.match(r"sample_latent(_backward)?_kernel\b", name)
-    return latent and f"{latent[0]}, "
+    if latent := re.match(r"sample_latent(_backward|_sampled_kl)?_kernel\b", name):
+        weighed = latent[1] == "_backward" and re.search(r"(true|\(bool\)1)>$", name)
+        return f"{latent[0]}, weighed, " if weighed else f"{latent[0]}, "
+    bound = re.search(r"\bimportance_bound_kernel\b", name)
+    return bound and bound[0]
 
 
 def traffic(results):
     """contract -> (bytes read, written, by contract read, written, whether within 5%), None of one of which ncu saw no
     launch. What was written last is still in the L2 cache when the kernel ends: so much may be missing."""
-    ncu = results.get("ncu")
-    if not ncu or "kernels" not in ncu:
+    seen = results.get("ncu", {})
+    if not any("kernels" in run for run in seen.values()):
         return {}
     cache = results.get("machine", {}).get("ceilings", {}).get("gpu", {}).get("l2_bytes", L2_BYTES)
-    promised = contracts(ncu["rows"], ncu["pixels"], ncu["latents"])
-    launches = {what: [] for what in promised}
-    for kernel, each in ncu["kernels"].items():
-        begin = with_contract(kernel)
-        for launch in each if begin else []:  # of which size it was is not known: of the nearest
-            of = [what for what in promised if what.startswith(begin)]
-            launches[min(of, key=lambda w: abs(math.log(max(launch["read"], 1) / promised[w][0])))].append(launch)
-    found = dict.fromkeys(promised)
-    for what, each in launches.items():
-        if each:
-            to_read, to_write = promised[what]
-            read, written = (sorted(x[k] for x in each)[len(each) // 2] for k in ("read", "written"))
-            met = abs(read - to_read) <= 0.05 * to_read and 0.95 * to_write - cache <= written <= 1.05 * to_write
-            found[what] = read, written, to_read, to_write, met
+    found = {}
+    for losses, shape in NCU.items():
+        promised = contracts(losses, **shape)
+        launches = {what: [] for what in promised}
+        for kernel, each in seen.get(", ".join(losses), {}).get("kernels", {}).items():
+            begin = with_contract(kernel)
+            of = [what for what in promised if begin and what.startswith(begin)]
+            for launch in each if of else []:  # of which size it was is not known: of the nearest
+                launches[min(of, key=lambda w: abs(math.log(max(launch["read"], 1) / promised[w][0])))].append(launch)
+        for what, each in launches.items():
+            found[what] = moved(each, *promised[what], cache) if each else None
     return found
+
+
+def moved(launches, to_read, to_write, cache):
+    """The median of what they read and wrote, what they should have, and whether that is so within 5%."""
+    read, written = (sorted(x[k] for x in launches)[len(launches) // 2] for k in ("read", "written"))
+    met = abs(read - to_read) <= 0.05 * to_read and 0.95 * to_write - cache <= written <= 1.05 * to_write
+    return read, written, to_read, to_write, met
 
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
@@ -211,6 +246,16 @@ def targets(results, has_gpu):
     latent = [t for t in losses if t["loss"] == "latent" and t["rival"] == "fused"]
     latent = slowest(latent, bytes=max((t["bytes"] for t in latent), default=0))
     add("sample and KL, fused", "within 10% of its bytes at copy bandwidth", *of_copy(results, latent, 1 / 1.1))
+
+    types = {"target": "u8", "output": "f32", **large}  # those of training
+    for loss, (what, times) in TWINS.items():
+        fused = slowest(losses, loss=loss, rival="fused", **types)
+        if loss in OUTPUTS:
+            each = 8 * OUTPUTS[loss] + 1
+            target = f"within 10% of {each} bytes an element at copy bandwidth"
+            add(f"{what}, u8 target, 65536x784", target, *of_copy(results, fused, 1 / 1.1))
+        compared = ratio(quickest(losses, loss=loss, rival="unfused", **types), fused, times)
+        add(f"{what} against unfused, 65536x784", f"{times} times as fast", *compared)
 
     eager = [s for s in steps if s["framework"].startswith("PyTorch") and s["form"].startswith("eager")]
     for spec, most in STEP_TARGETS.items():
@@ -394,10 +439,12 @@ def ceilings_table(results):
 
 
 def loss_table(results):
-    ceiling = copy_ceiling(results)
+    ceiling, timed = copy_ceiling(results), loss_times(results)
 
     def row(who, loss, target, output, t, copy):
         rate = 1e6 * t["bytes"] / t["median_us"]
+        same = {k: t.get(k, 0) for k in ("loss", "rows", "pixels", "latent")}
+        fused = slowest(timed, rival="fused", target=target, output=output, **same)
         return (
             who,
             loss,
@@ -407,21 +454,23 @@ def loss_table(results):
             f"{t['median_us']:.1f}",
             f"{t['p10_us']:.1f}",
             f"{t['p90_us']:.1f}",
+            f"{t['median_us'] / fused['median_us']:.2f}" if fused else "",
             megahertz(t),
             f"{1e-9 * rate:.0f}",
             f"{rate / copy:.1%}" if copy else "",
             f"{rate / ceiling:.1%}" if ceiling else "",
+            *(f"{t[error]:.1e}" if error in t else "" for error in ("value_error", "gradient_error")),
         )
 
     rows = []
-    for t in loss_times(results):
+    for t in timed:
         loss = f"{t['loss']} {t['latent']}" if t["latent"] else t["loss"]
         rows.append(row(t["rival"], loss, t["target"], t["output"], t, t["copy"]))
     rows += [
         row(f"{t['framework']} {t['form']}", t["loss"], "f32", "f32", t, None) for t in framework_losses(results)
     ]
-    header = "|loss|shape|target|logits|median us|p10|p90|SM MHz|GB/s of its contract"
-    return [*header.split("|"), "of the copy beside it", "of the quickest copy"], rows
+    header = "|loss|shape|target|logits|median us|p10|p90|times fused|SM MHz|GB/s of its contract"
+    return [*header.split("|"), "of the copy beside it", "of the quickest copy", "error", "of the gradient"], rows
 
 
 def steps_table(results):

@@ -42,9 +42,11 @@ def without_arguments(kernel):
 
 
 def contract(kernel, plan):
-    """Megabytes, as text. A kernel that is all of an operation has its name: add_kernel, likelihood_fused_..._kernel."""
+    """Megabytes, as text. A kernel that is all of an operation has its name: add_kernel, likelihood_fused_..._kernel,
+    sample_latent_sampled_kl_kernel."""
     name = re.search(r"(\w*)(<.*)?$", kernel)[1]
-    moved = {o["bytes"] for o in plan.get("operations", []) if re.fullmatch(rf"{o['name']}(_fused\w*)?_kernel", name)}
+    of = r"(_fused\w*|_sampled_kl)?_kernel"
+    moved = {o["bytes"] for o in plan.get("operations", []) if re.fullmatch(o["name"] + of, name)}
     return f"{1e-6 * moved.pop():.2f}" if len(moved) == 1 else "-"
 
 
