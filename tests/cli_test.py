@@ -661,7 +661,7 @@ class CommandLine(unittest.TestCase):
         again = ["--out", run, "--resume"]
         for lines, place in (([first, third], ":2: epoch 3"), ([first, second], ":2: "),
                              ([first, second, second, third], ":3: epoch 2"),
-                             ([first, second, third.replace('"elbo":-', '"elbo":-1')], ":3: the best test bound")):
+                             ([first, second, third.replace('"elbo":-', '"elbo":-1')], ":3: the best test.elbo")):
             metrics.write_text("\n".join([*lines, ""]))
             before = self.content(run)
             for result in (self.train(*again, "--set", "train.epochs=4"),
@@ -1210,6 +1210,8 @@ class CommandLine(unittest.TestCase):
             self.assertEqual(result.returncode, 0, result.stderr)
             figures = json.loads((self.cwd / "loss.json").read_text())
             self.assertGreater(figures["copy_bytes_per_second"], 0)
+            titles = re.findall("<h2[^>]*>(.*?)</h2>", (self.cwd / "loss.html").read_text())
+            self.assertEqual(len(titles), len(set(titles)), titles)
 
             def seen(*of):
                 return [(t["rival"], t["target"], t["output"]) for t in figures["timings"]

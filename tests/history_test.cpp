@@ -89,24 +89,33 @@ TEST(History, WhatIsWrongIsSaid) {
   refused({one, "{}", three}, ":2: ... epoch: missing");
   refused({one, two, three.substr(0, 30)}, ":3: metrics:1:");
   refused({"\1", two, three}, ":1: metrics:1:1");
-  refused({one, two, three}, ":3: ... best test bound ... -90.125 ... -90 ... checkpoint", 60, -90);
+  refused({one, two, three}, ":3: ... best test.elbo ... -90.125 ... -90 ... checkpoint", 60, -90);
   refused({one, two, line(4, 60)}, ":3: epoch 4");
-  refused({two, three}, ":2: ... best test bound ... -90.125 ... -95 ... checkpoint", 60, -95);
+  refused({two, three}, ":2: ... best test.elbo ... -90.125 ... -95 ... checkpoint", 60, -95);
+}
+
+std::string weighted(std::int64_t epoch) {
+  EpochMetrics m;
+  m.epoch = epoch;
+  m.step = epoch * steps_per_epoch;
+  m.test.elbo = elbo_of(epoch);
+  m.test.further = {{"iwae", -80 + static_cast<double>(epoch % 2)}};
+  return to_json_line(m);
+}
+
+TEST(History, EpochsOfDifferentRunsAreNotCompared) {
+  EXPECT_TRUE(test::says(read({weighted(1), line(2)}, 40, -79), ":2: epoch 2 ... test.elbo ... epoch 1 test.iwae"));
+  EXPECT_TRUE(test::says(read({line(1), weighted(2)}, 40, -79), ":2: epoch 2 ... test.iwae ... epoch 1 test.elbo"));
+  EpochMetrics wide = parse_metrics(line(2));
+  wide.test.unit_kl = {0.5, 0.25};
+  EXPECT_TRUE(test::says(read({line(1), to_json_line(wide)}, 40, elbo_of(2)), ":2: ... unit_kl ... 2 ... 0"));
 }
 
 // Where the importance-weighted bound was maximised, it is by that bound that the best epoch is one.
 TEST(History, TheBestIsTheBestByTheBoundThatWasMaximised) {
-  const auto weighted = [](std::int64_t epoch) {
-    EpochMetrics m;
-    m.epoch = epoch;
-    m.step = epoch * steps_per_epoch;
-    m.test.elbo = elbo_of(epoch);
-    m.test.further = {{"iwae", -80 + static_cast<double>(epoch % 2)}};
-    return to_json_line(m);
-  };
   const std::vector<std::string> two = {weighted(1), weighted(2)};
   EXPECT_EQ(read(two, 40, -79), "1 2 ");
-  test::expect_words(read(two, 40, elbo_of(2)), {"best test bound", "-79"});
+  test::expect_words(read(two, 40, elbo_of(2)), {"best test.iwae", "-79"});
 }
 
 // A run goes on from a checkpoint of another folder, or somebody moved the file away.

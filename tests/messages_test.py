@@ -259,6 +259,17 @@ class Messages(unittest.TestCase):
         self.assertEqual(self.elbo("eval seems --data data --device cpu --checkpoint previous").returncode, 0)
         self.refused(1, "eval seems --data data --device cpu", "last.safetensors: ", "diverged")
 
+    def test_weights_of_another_model(self):
+        shutil.copytree(self.root / "out", self.root / "edited")
+        spec = self.root / "edited" / "spec.json"
+        was = spec.read_text()
+        spec.write_text(was.replace('"log_variance"', '"sigma"'))
+        for command in ("eval", "report", "sample"):
+            self.refused(1, f"{command} edited --data data --device cpu", "another model than the run's spec.json",
+                         'model.posterior was "log_variance", now it is "sigma"')
+        spec.write_text(was.replace('"learning_rate": ', '"learning_rate": 1'))
+        self.assertEqual(self.elbo("eval edited --data data --device cpu").returncode, 0)
+
     def test_figures_that_are_not_finite(self):
         """The step of the only epoch goes well, but no image gets through the weights that it leaves."""
         line = f"""{TRAIN} --out bad --set train.epochs=1 --set train.batch_size=400

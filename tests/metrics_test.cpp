@@ -142,6 +142,10 @@ TEST(EpochText, HasAColumnForEachFurtherFigure) {
   EXPECT_EQ(epoch_line(m, 5),
             "epoch   3/5     -105.500     -106.123         80.000    26.100   104.250     1.25e+07     51234\n");
   EXPECT_EQ(parts_text(m.test), "reconstruction 80.000, KL 26.100, iwae 104.250, a_long_name 12500000.000");
+  m.test.kl = -123456.789;
+  m.test.further = {{"iwae", -654321.125}};
+  EXPECT_EQ(epoch_line(m, 5),
+            "epoch   3/5     -105.500     -106.123         80.000 -123456.789 -654321.125     51234\n");
 }
 
 TEST(Metrics, MistakesAreNamed) {
@@ -156,6 +160,8 @@ TEST(Metrics, MistakesAreNamed) {
   EXPECT_TRUE(test::says(error_of(replaced(line, "[0.1,26.0]", "0.1")), "metrics: test.unit_kl: ... list ... 0.1"));
   EXPECT_TRUE(
       test::says(error_of(replaced(line, "[0.1,26.0]", "[true]")), "metrics: test.unit_kl: ... number ... true"));
+  EXPECT_TRUE(test::says(error_of(replaced(line, "\"kl\":25.4,", "\"kl\":25.4,\"iwae\":\"high\",")),
+                         "metrics: train.iwae: ... number ... \"high\""));
   EXPECT_TRUE(test::says(error_of(R"({"epoch":1,"step":2,"train":7})"), "metrics: train: ... object ... 7"));
   EXPECT_TRUE(test::says(error_of("[]"), "metrics: epoch: ... missing"));
   EXPECT_TRUE(test::says(error_of("{\"epoch\": 1,"), "metrics:1:13: ... field name ... ends"));

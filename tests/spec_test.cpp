@@ -421,6 +421,8 @@ const Edit bad_fields[] = {
      "x.json:8: model.variance: ... only with likelihood \"gaussian\" ... \"bernoulli\""},
     {"\"bernoulli\"", "\"bernoulli\", \"variance\": \"learned\"",
      "x.json:8: model.variance: ... only with likelihood \"gaussian\" ... \"bernoulli\""},
+    {"\"bernoulli\"", "\"bernoulli\", \"mean\": \"sigmoid\"",
+     "x.json:8: model.mean: ... only with likelihood \"gaussian\" ... \"bernoulli\""},
     {"\"bernoulli\"", "\"gaussian\", \"variance\": 0.5, \"mean\": \"sigmoid\"",
      "x.json:8: model.mean: ... only with variance \"learned\" ... here it is 0.5"},
     {"\"latent\": 2", "\"latent\": 2, \"initialization\": { \"type\": \"glorot\", \"std\": 1 }",

@@ -26,6 +26,11 @@ std::size_t edit_distance(const std::string& a, const std::string& b) {
   return row[b.size()];
 }
 
+std::string lower(std::string word) {
+  for (char& c : word) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return word;
+}
+
 }  // namespace
 
 std::string any_of(const Words& words) {
@@ -42,7 +47,7 @@ std::string suggestion(const std::string& written, const Words& words) {
   for (const std::string& w : words) {
     const std::size_t longer = std::max(w.size(), written.size()), shorter = std::min(w.size(), written.size());
     if (longer - shorter > longer / 3) continue;
-    const std::size_t d = edit_distance(written, w);
+    const std::size_t d = edit_distance(lower(written), lower(w));
     if (d <= longer / 3 && d < least) {
       least = d;
       best = w;

@@ -28,7 +28,9 @@ Action bench_loss_command(Options& options) {
   const auto bench = std::make_shared<BenchLossOptions>();
   add_device(options, bench->device, bench->backend);
   options
-      .texts("--shape", bench->shapes, "rows x pixels; may be given again (default: 100x784, 65536x784, 512x3x218x178)")
+      .texts("--shape", bench->shapes,
+             "rows x pixels, with iwae four rows an image; may be given again (default: 100x784, 65536x784, "
+             "512x3x218x178)")
       .checked_by(parse_loss_shape);
   options
       .number("--latent", bench->latents, 1, 65536, "latent dimensions; may be given again; the head takes the first")

@@ -119,9 +119,11 @@ class Bench {
     is_cpu_ = !result_.device.launches;
     is_sim_ = result_.device.simulated;
     const auto any = [&](const LossKind& kind) { return !outputs_of(kind).empty(); };
-    require(std::ranges::any_of(loss_kinds, any),
-            "nothing is left to measure of what --loss, --rival, --target and --output ask for: unfused takes f32 "
-            "outputs only, elbo u8 targets only, latent is unfused or fused, and naive is a loop of the CPU over f32");
+    require(
+        std::ranges::any_of(loss_kinds, any),
+        "nothing is left to measure of what --loss, --rival, --target and --output ask for: unfused takes f32 "
+        "outputs only, elbo and iwae u8 targets only, latent and iwae are unfused or fused, and naive is a loop of the "
+        "CPU over f32");
     std::vector<std::string> shapes = options_.shapes;
     if (shapes.empty()) {
       shapes = {"100x784"};
@@ -131,8 +133,10 @@ class Bench {
       shapes_.push_back(parse_loss_shape(text));
       require_countable(text, shapes_.back());
     }
+    const auto with_latent = [&](const LossKind& kind) { return kind.has_latent && any(kind); };
+    const bool has_latent = std::ranges::any_of(loss_kinds, with_latent);
     for (const LossShape& shape : shapes_)
-      for (const std::int64_t latent : options_.latents)
+      for (const std::int64_t latent : has_latent ? options_.latents : std::vector<std::int64_t>())
         require(latent <= most_gpu_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
                 " rows of it have more than 2^31 - 1 statistics");
   }
@@ -187,7 +191,8 @@ class Bench {
 
   void measure_copy() {
     const std::size_t bytes = is_sim_ ? std::size_t{1} << 20 : rotated_bytes;
-    const Buffer from(device_, bytes, Memory::device, "a copy"), to(device_, bytes, Memory::device, "a copy");
+    const Buffer from(device_, bytes, Memory::device, "a copy to compare with"),
+        to(device_, bytes, Memory::device, "a copy to compare with");
     const Tensor a{from.data(), DType::u8, {static_cast<std::int64_t>(bytes)}}, b{to.data(), DType::u8, a.shape};
     device_.upload(a, random_bits(bytes / sizeof(std::uint32_t)).data());
     device_.fill(b, 0);
@@ -340,7 +345,10 @@ std::string title_of(const LossTiming& t) {
   if (t.loss == "elbo")
     return fmt::format("The head: Bernoulli, {} rows of {} pixels and {} latent dimensions", s.rows, s.pixels,
                        s.latent);
-  return fmt::format("{}, {} rows of {} pixels", t.loss == "bernoulli" ? "Bernoulli" : "Gaussian", s.rows, s.pixels);
+  const char* const likelihood = t.loss == "bernoulli"  ? "Bernoulli"
+                                 : t.loss == "gaussian" ? "Gaussian"
+                                                        : "Gaussian of a learned variance";
+  return fmt::format("{}, {} rows of {} pixels", likelihood, s.rows, s.pixels);
 }
 
 // "fused, u8, bf16": rival, target, output; the rival alone where there are no types to choose.

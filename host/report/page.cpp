@@ -117,11 +117,17 @@ std::string figures_of_merit(const ReportData& data) {
       return fmt::format("{}; best {}, epoch {}", nats, short_number(best.test.bound(), 2), best.epoch);
     };
     const bool has_bound = std::ranges::any_of(test.further, Figures::is_bound, &NamedFigure::name);
-    add(" class=\"first\"", "Test ELBO", short_number(test.elbo, 2), note(!has_bound));
+    const auto add_further = [&](bool bounds) {
+      for (const auto& [name, value] : test.further)
+        if (Figures::is_bound(name) == bounds)
+          add(bounds ? " class=\"first\"" : "", escape_html(title_of_further(name)), short_number(value, 2),
+              note(bounds));
+    };
+    add_further(true);
+    add(has_bound ? "" : " class=\"first\"", "Test ELBO", short_number(test.elbo, 2), note(!has_bound));
     add("", "Reconstruction", short_number(test.reconstruction, 2), nats);
     add("", "KL divergence", short_number(test.kl, 2), nats);
-    for (const auto& [name, value] : test.further)
-      add("", escape_html(name), short_number(value, 2), note(Figures::is_bound(name)));
+    add_further(false);
   }
   add("", "Time", format_seconds(data.seconds),
       grouped(static_cast<std::int64_t>(data.epochs.size())) + (data.epochs.size() == 1 ? " epoch" : " epochs"));

@@ -198,6 +198,10 @@ std::string describe_curves(const std::vector<EpochMetrics>& epochs, const Measu
 
 }  // namespace
 
+std::string title_of_further(const std::string& name) {
+  return name == Figures::importance_weighted ? "Importance-weighted bound" : name;
+}
+
 std::vector<Measure> measures_of(const std::vector<EpochMetrics>& epochs) {
   std::vector<Measure> measures = {
       {"ELBO", "ELBO", "nats per image; higher is better", &Figures::elbo},
@@ -205,7 +209,7 @@ std::vector<Measure> measures_of(const std::vector<EpochMetrics>& epochs) {
       {"KL", "KL divergence", "nats per image", &Figures::kl}};
   if (epochs.empty()) return measures;
   for (const auto& [name, value] : epochs.back().test.further) {
-    measures.push_back({name, name == Figures::importance_weighted ? "Importance-weighted bound" : name,
+    measures.push_back({name, title_of_further(name),
                         Figures::is_bound(name) ? "nats per image; higher is better" : "nats per image",
                         [name](const Figures& f) { return f.further_named(name); }});
   }
@@ -582,8 +586,10 @@ Picture unit_kl(const std::vector<double>& nats) {
   const double left = 46, top = 42, bottom = 206, right = left + std::max(260.0, slot * units);
   const Axis y{0, std::max(range.high, active_unit_nats), bottom, top};
   const auto active = std::count_if(nats.begin(), nats.end(), [](double v) { return v > active_unit_nats; });
+  const bool has_border = active > 0 && active < std::ssize(nats);  // between active units and others, with their names
+  const double border = left + slot * static_cast<double>(active);
   Picture picture(
-      right + 12, bottom + 42,
+      std::max(right + 12, has_border ? border + 58 : 0.0), bottom + 42,
       fmt::format("KL divergence of each latent unit in nats, sorted: {} of {} units are active", active, nats.size()));
   draw_rules(picture, y, 5, left, right);
   for (std::size_t i = 0; i < order.size(); ++i) {
@@ -595,8 +601,7 @@ Picture unit_kl(const std::vector<double>& nats) {
       picture.text({centre, bottom - height - 5}, number(v, v < 0.1 ? 3 : 2), {11, Ink::text, Anchor::middle});
     if (slot >= 15) picture.text({centre, bottom + 15}, std::to_string(order[i] + 1), {11, Ink::muted, Anchor::middle});
   }
-  if (active > 0 && active < std::ssize(nats)) {
-    const double border = left + slot * static_cast<double>(active);
+  if (has_border) {
     picture.line({border, top + 10}, {border, bottom}, {Ink::muted, 1, true});
     picture.text({border - 5, top + 20}, "active", {11, Ink::test, Anchor::end, false, true});
     picture.text({border + 5, top + 20}, "inactive", {11, Ink::muted, Anchor::start, false, true});

@@ -26,6 +26,8 @@ struct Measure {
 };
 // Those of every model, then the further figures of the last epoch.
 std::vector<Measure> measures_of(const std::vector<EpochMetrics>&);
+// What a further figure is called.
+std::string title_of_further(const std::string& name);
 Picture curve_panel(const std::vector<EpochMetrics>&, const Measure&);
 Picture curves(const std::vector<EpochMetrics>&);
 

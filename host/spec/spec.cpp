@@ -189,7 +189,7 @@ Table table(Spec& s) {
                                        {"fused_log", LossVariant::fused_log},
                                        {"two_pass", LossVariant::two_pass},
                                        {"unfused", LossVariant::unfused}}),
-            "Loss kernels. fused: value and gradient in one pass (but with iwae), one logarithm for many pixels. "
+            "Loss kernels. fused: value and gradient in one pass (with iwae in two), one logarithm for many pixels. "
             "fused_log: the same, one for each pixel. two_pass: a pass for the value, one for the gradient. unfused: "
             "one launch for each "
             "mathematical operation."},
@@ -347,10 +347,15 @@ class Reader {
       if (it == seen.end()) {
         if (f.required) missing(base, f, seen);
       } else if (!has_meaning(fields, f)) {
-        const std::string by = parent(f.path) + f.owner;
-        if (seen.contains(by) && !seen.at(by).understood) continue;
-        problem(base + f.path, it->second.place, "only with ", f.owner, " ", any_of(f.owner_words), "; here it is ",
-                chosen(*owner(fields, f)));
+        const Field* first =
+            &f;  // of those that it depends on, one by the other, the first that lacks its owner's word
+        while (!has_meaning(fields, *owner(fields, *first))) first = owner(fields, *first);
+        const std::string by = parent(first->path) + first->owner;
+        const bool is_told =
+            (first != &f && seen.contains(first->path)) || (seen.contains(by) && !seen.at(by).understood);
+        if (is_told) continue;
+        problem(base + f.path, it->second.place, "only with ", first->owner, " ", any_of(first->owner_words),
+                "; here it is ", chosen(*owner(fields, *first)));
       }
     }
   }

@@ -8,11 +8,12 @@
 namespace elbo {
 namespace {
 
-constexpr const char* first_columns = "{:>13}{:>13}{:>15}{:>10}";
-constexpr const char* last_column = "{:>10}\n";
+// A number that is too long for its column still has a blank in front.
+constexpr const char* first_columns = " {:>12} {:>12} {:>14} {:>9}";
+constexpr const char* last_column = " {:>9}\n";
 
 std::string further_column(const std::string& name, const std::string& text) {
-  return fmt::format("{:>{}}", text, std::max<std::size_t>(10, name.size() + 2));
+  return fmt::format(" {:>{}}", text, std::max<std::size_t>(9, name.size() + 1));
 }
 
 std::string epoch_label(std::int64_t epoch, std::int64_t epochs) {

@@ -20,6 +20,7 @@ constexpr std::uint64_t program_bytes = std::uint64_t{48} << 20;
 constexpr const char* fewer_units = "fewer model.*.units need less";
 constexpr const char* smaller_batch = "a smaller train.batch_size needs less";
 constexpr const char* fewer_samples = "a smaller train.batch_size or objective.samples needs less";
+constexpr const char* only_fewer_samples = "a smaller objective.samples needs less";
 constexpr const char* stream = "data.residency \"stream\" needs less";
 
 Shape shape_of(const ImageSet& images, std::int64_t count) {
@@ -127,9 +128,12 @@ Needs MemoryNeeds::evaluation(const ImageSet& images) const {
     require_countable(*graph, device_);
     bytes = std::max(bytes, MemoryPlan(*graph).bytes);
   }
+  const bool is_least = rows <= latent_tile;  // whatever the batch of training is
+  const char* const advice = evaluation_samples(spec_) == 1 ? (is_least ? "" : smaller_batch)
+                             : is_least                     ? only_fewer_samples
+                                                            : fewer_samples;
   return {
-      {"the activations of an evaluation", bytes, MemorySide::device,
-       evaluation_samples(spec_) > 1 ? fewer_samples : smaller_batch},
+      {"the activations of an evaluation", bytes, MemorySide::device, advice},
       {resident ? "the images to evaluate on, on the device" : "a batch of images to evaluate on",
        static_cast<std::uint64_t>(blocks.source.shape.count()), MemorySide::device, resident ? stream : smaller_batch}};
 }

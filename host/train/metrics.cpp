@@ -67,11 +67,12 @@ struct Reader {
     if (!object) fail("metrics: ", at, name, ": expected an object, found ", describe(member(name)));
     visit_figures(figures, Reader{member(name), at + name + "."});
     for (const Json::Member& m : *object)
-      if (!is_of_every_model(m.name) && (m.value.as<double>() || m.value.as<std::nullptr_t>()))
+      if (!is_of_every_model(m.name) && (is_number(m.value) || Figures::is_bound(m.name)))
         figures.further.push_back({m.name, to_number(m.value, at + name + "." + m.name)});
   }
 
  private:
+  static bool is_number(const Json& value) { return value.as<double>() || value.as<std::nullptr_t>(); }
   static bool is_of_every_model(const std::string& figure) {
     bool found = false;
     const Figures figures;
@@ -98,9 +99,9 @@ double Figures::further_named(const std::string& name) const {
   return found == further.end() ? std::numeric_limits<double>::quiet_NaN() : found->value;
 }
 
-double Figures::bound() const {
+NamedFigure Figures::judge() const {
   const auto found = std::ranges::find_if(further, is_bound, &NamedFigure::name);
-  return found == further.end() ? elbo : found->value;
+  return found == further.end() ? NamedFigure{"elbo", elbo} : *found;
 }
 
 std::string to_json_line(const EpochMetrics& metrics) {

@@ -22,7 +22,8 @@ struct Figures {
   // A further figure; NaN where there is none of that name.
   double further_named(const std::string& name) const;
   // By which a run's epochs are judged: the further figure that is a bound, where there is one, else the ELBO.
-  double bound() const;
+  NamedFigure judge() const;
+  double bound() const { return judge().value; }
   // Whether a further figure of that name is a bound of the evidence: the higher the better.
   static bool is_bound(const std::string& name) { return name == importance_weighted; }
   static constexpr const char* importance_weighted = "iwae";
@@ -38,7 +39,7 @@ struct EpochMetrics {
 };
 
 // One line of metrics.jsonl, without the newline; and back. Throws Error naming the field. Numbers of unknown names are
-// further figures.
+// further figures; what else a later version may write is passed over.
 std::string to_json_line(const EpochMetrics&);
 EpochMetrics parse_metrics(const std::string& line);
 

@@ -76,6 +76,23 @@ bool is_of_same_experiment(const Spec& spec, const std::string& folder) {
   }
 }
 
+// "model.latent was 2, now it is 3", of the first field in which they differ; empty where they are the same.
+std::string difference(const Spec& before, const Spec& after) {
+  const auto then = ordered_json::parse(to_json(before)).flatten(), now = ordered_json::parse(to_json(after)).flatten();
+  const auto value = [](const ordered_json& of, const std::string& field) {
+    return of.contains(field) ? of[field].dump() : std::string("absent");
+  };
+  for (const auto* side : {&then, &now}) {
+    for (const auto& [field, unused] : side->items()) {
+      if (value(now, field) == value(then, field)) continue;
+      std::string path = field.substr(1);
+      std::ranges::replace(path, '/', '.');
+      return cat(path, " was ", value(then, field), ", now it is ", value(now, field));
+    }
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string spec_path(const std::string& folder) { return folder + "/spec.json"; }
@@ -107,21 +124,19 @@ void check_same_experiment(const Spec& spec, const std::string& stored_json, con
   stored.train.checkpoint_epochs = spec.train.checkpoint_epochs;
   stored.train.checkpoint_steps = spec.train.checkpoint_steps;
   stored.data.residency = spec.data.residency;
-  const auto now = ordered_json::parse(to_json(spec)).flatten(), then = ordered_json::parse(to_json(stored)).flatten();
-  if (now == then) return;
-  const auto value = [](const ordered_json& of, const std::string& field) {
-    return of.contains(field) ? of[field].dump() : std::string("absent");
-  };
-  std::string field;
-  for (const auto* side : {&then, &now})
-    for (const auto& [name, unused] : side->items())
-      if (field.empty() && value(now, name) != value(then, name)) field = name;
-  std::string path = field.substr(1);
-  std::ranges::replace(path, '/', '.');
-  fail(where, ": this run was started with another spec: ", path, " was ", value(then, field), ", now it is ",
-       value(now, field),
-       "; only train.epochs, train.checkpoint_* and data.residency may change when a run is resumed ",
-       "(another run is named by --out)");
+  if (const std::string change = difference(stored, spec); !change.empty())
+    fail(where, ": this run was started with another spec: ", change,
+         "; only train.epochs, train.checkpoint_* and data.residency may change when a run is resumed ",
+         "(another run is named by --out)");
+}
+
+void check_same_model(const Spec& spec, const std::string& stored_json, const std::string& where) {
+  Spec trained = spec;
+  const Spec stored = parse_spec(stored_json, where);
+  trained.model = stored.model;
+  trained.objective = stored.objective;
+  if (const std::string change = difference(trained, spec); !change.empty())
+    fail(where, ": it is of another model than the run's spec.json: ", change, " there");
 }
 
 void check_run_folder(const std::string& folder, bool resume, const Spec& spec) {
@@ -207,16 +222,25 @@ std::vector<EpochMetrics> read_history(const std::string& folder, const Behind& 
       refuse("epoch ", m.epoch, " follows on epoch ", epochs.back().epoch);
     if (m.epoch < 1 || m.step != m.epoch * checkpoint.steps_per_epoch)
       refuse("epoch ", m.epoch, " ends with step ", m.step, ", but an epoch has ", checkpoint.steps_per_epoch);
+    if (!epochs.empty()) {
+      const Figures &now = m.test, &before = epochs.back().test;
+      if (now.judge().name != before.judge().name)
+        refuse("epoch ", m.epoch, " has test.", now.judge().name, " to judge it by, epoch ", m.epoch - 1, " test.",
+               before.judge().name);
+      if (now.unit_kl.size() != before.unit_kl.size())
+        refuse("test.unit_kl of ", now.unit_kl.size(), " latent units behind an epoch of ", before.unit_kl.size());
+    }
     epochs.push_back(std::move(m));
   }
   if (!epochs.empty() && epochs.back().epoch < last) refuse("the last is epoch ", epochs.back().epoch);
 
-  double best = -std::numeric_limits<double>::infinity();
-  for (const EpochMetrics& m : epochs) best = std::max(best, m.test.bound());
+  NamedFigure best = epochs.empty() ? Figures().judge() : epochs.back().test.judge();
+  best.value = -std::numeric_limits<double>::infinity();
+  for (const EpochMetrics& m : epochs) best.value = std::max(best.value, m.test.bound());
   const std::int64_t missing = epochs.empty() ? last : epochs.front().epoch - 1;
-  if (best > checkpoint.best_bound || (missing == 0 && best != checkpoint.best_bound))
-    refuse("the best test bound is ", fmt::format("{}", best), ", but ", fmt::format("{}", checkpoint.best_bound),
-           " by the checkpoint");
+  if (best.value > checkpoint.best_bound || (missing == 0 && best.value != checkpoint.best_bound))
+    refuse("the best test.", best.name, " up to here is ", fmt::format("{}", best.value), ", but ",
+           fmt::format("{}", checkpoint.best_bound), " by the checkpoint");
   if (missing > 0)
     std::fprintf(stderr, "note: %s: the figures of epoch%s are not there\n", path.c_str(),
                  missing == 1 ? " 1" : fmt::format("s 1 to {}", missing).c_str());

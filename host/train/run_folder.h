@@ -28,6 +28,10 @@ std::string find_default_folder(const Spec&);
 // is resumed may differ in what its weights do not depend on: train.epochs, train.checkpoint_*, data.residency.
 void check_same_experiment(const Spec&, const std::string& stored_json, const std::string& where);
 
+// Throws Error naming the first field of the model or the objective in which they differ. What else does (images, the
+// optimiser) may be looked at with other weights, too.
+void check_same_model(const Spec&, const std::string& stored_json, const std::string& where);
+
 // Throws Error where a run of that spec may not go into the folder: without `resume`, where anything is there; with it,
 // where something else is there than a run that it may continue. Where one is, the folder has a spec.json.
 void check_run_folder(const std::string& folder, bool resume, const Spec&);

@@ -39,7 +39,9 @@ struct LikelihoodLoss {
   std::int64_t scratch_size() const {
     return variant == LossVariant::unfused && nll_partial ? output.rows() * target.columns() : 0;
   }
-  std::string sizes() const { return cat(output.shape, ", targets ", target.shape); }
+  std::string sizes() const {
+    return cat(output.shape, ", targets ", target.shape, nll_partial ? "" : ", gradient alone");
+  }
 };
 
 }  // namespace elbo
