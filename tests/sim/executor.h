@@ -20,7 +20,8 @@
 // late that it sees a store which comes after, as before an atomic that lets others overwrite it; loads and
 // stores that pass the cache by, which are plain here (a volatile one may be stale); a store of the value that is there
 // already. Late loads are ThreadSanitizer's business, to which a fence orders what threads do before and after it, and
-// nothing else does between blocks. A launch may have 16 MiB of memory allocated to run so.
+// nothing else does between blocks. A launch may have 16 MiB of memory allocated to run so, and allocations besides
+// that are larger by themselves, as the workspace of the products: of those all blocks see the same.
 #pragma once
 #include <cstddef>
 #include <cstdint>

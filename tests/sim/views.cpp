@@ -28,6 +28,7 @@ std::uint64_t word_at(const char* p) {
 
 void Views::open(unsigned slots) {
   memory_ = allocated();
+  std::erase_if(memory_, [](const Span& s) { return s.bytes > most_bytes; });
   std::size_t bytes = 0;
   for (const Span& s : memory_) bytes += s.bytes;
   if (bytes > most_bytes)

@@ -39,8 +39,8 @@ Unwatched<Span> allocated();
 
 class Views {
  public:
-  // Takes the memory as it is for the one that all share, and makes room for `slots` blocks. Throws Fault where that is
-  // more memory than anyone would copy at every switch.
+  // Takes the memory as it is for the one that all share, save allocations that are too large by themselves, and makes
+  // room for `slots` blocks. Throws Fault where that is more memory than anyone would copy at every switch.
   void open(unsigned slots);
   // What ended blocks have not published takes effect, as at the end of a kernel, and the memory is everyone's.
   void close();
