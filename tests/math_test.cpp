@@ -607,7 +607,7 @@ TEST(Approximations, ValueOfALaneKeepsItsAccuracy) {
           product *= parts.factor;
           const double value = bernoulli(double{at}, double{x}).value;
           want += value;
-          // What tests/ops_test.cpp allows a GPU, too: a factor is rounded beside 1.
+          // What tests/operations allows a GPU, too: a factor is rounded beside 1.
           allowed += 5e-7 * (value + 1);
         }
         ASSERT_NEAR(linear + std::log(product), want, allowed) << l << ", target " << target;

@@ -8,6 +8,8 @@
 //   sizes()          what there is to do, for people: "[100, 784] x [784, 500]"
 //   flops()          of its matrix products, where it has any
 //
+// A tensor may begin at any multiple of its element's size, a StepState at one of 8 bytes.
+//
 // Letters in shape comments: R rows of a batch, S samples a row, D pixels of an image, L latent dimensions, I and O
 // inputs and outputs of a layer, N images of a data set, P parameters.
 #pragma once

@@ -7,8 +7,8 @@
 namespace elbo {
 
 // y = activation(x weight' + bias). A gradient of relu needs no more of y than its signs: `mask` has a bit for each
-// element, in an order of the device's own; Backend::makes_mask() tells where there may be one. Where a device's
-// library adds the activation to the product, relu may turn a NaN into 0.
+// element, in an order of the device's own, and lies at a multiple of 16 bytes; Backend::makes_mask() tells where there
+// may be one. Where a device's library adds the activation to the product, relu may turn a NaN into 0.
 struct DenseForward {
   static constexpr const char* name = "dense_forward";
 
