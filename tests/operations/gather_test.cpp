@@ -10,9 +10,9 @@ struct GatherCase {
   std::int64_t images, rows, pixels;
 };
 // A quad and its tail; rows of one segment of 4,096 pixels, just more, and three; as few images as there may be.
-constexpr GatherCase gather_cases[] = {{3, 1, 1},     {12, 3, 3},    {12, 3, 4},   {12, 4, 5},  {99, 33, 16},
-                                       {9, 3, 17},    {48, 16, 560}, {24, 8, 784}, {3, 1, 784}, {6, 2, 1025},
-                                       {12, 2, 4096}, {3, 1, 4097},  {9, 1, 8200}};
+constexpr GatherCase gather_cases[] = {{3, 1, 1},    {12, 3, 3},    {12, 3, 4},   {12, 4, 5},
+                                       {99, 33, 16}, {9, 3, 17},    {9, 3, 560},  {3, 1, 784},
+                                       {6, 2, 1025}, {12, 2, 4096}, {3, 1, 4097}, {9, 1, 8200}};
 
 TEST_P(Ops, GatherBatch) {
   for (Indexing indexing : {Indexing::shuffled, Indexing::ring, Indexing::sequential}) {
