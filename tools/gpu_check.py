@@ -54,7 +54,7 @@ class Section(typing.NamedTuple):
 # arithmetic (a loss 0.2 ms, a step 50 us); what a program needs beside it decides. Measured without a GPU, 2026-11-27,
 # in seconds of one processor, the CPU's own timings included:
 #   read and check MNIST 0.4, Fashion-MNIST 1.5; bench loss of 65536x784, one type with its reference 6, two 9, the
-#   latent variable 6; of 512x3x218x178, four types without 9; ops_test 13; import PyTorch 1.3; of what ncu looks at 14
+#   latent variable 6; of 512x3x218x178, four types without 9; ops_test 6; import PyTorch 1.3; of what ncu looks at 14
 #   and, of a learned variance and importance weights, 24; these two beside unfused, with their references, 26 (both on
 #   2026-11-28, on a machine so busy that the one type with its reference took 10).
 # Assumed, until a GPU has been seen: 3 for a program to open it and its libraries, 15 for the first use of a framework,

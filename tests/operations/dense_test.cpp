@@ -196,7 +196,7 @@ TEST_P(Ops, ActivationBackward) {
     for (Activation activation : activations) {
       Floats y = normals(n, 14), dy = normals(n, 15);
       for (float& value : y) value = math::activate(activation, value);
-      dy.back() = nan;  // is kept
+      if (n > 1) dy[0] = nan;  // which is kept
       Expected want(n);
       for (std::int64_t i = 0; i < n; ++i) {
         want.value[at(i)] = dy[at(i)] * math::activation_slope(activation, double{y[at(i)]});
@@ -209,10 +209,10 @@ TEST_P(Ops, ActivationBackward) {
         d.run(ActivationBackward{.y = d.put({1, n}, y), .dy = arriving, .activation = activation, .dx = dx});
         const std::string which = cat("activation ", static_cast<int>(activation), ", ", n, " elements");
         Floats got = d.get(dx);
-        EXPECT_TRUE(std::isnan(got.back())) << which;
+        EXPECT_EQ(std::isnan(got[0]), n > 1) << which;
         if (in_place) expect_same_bits(got, apart, "in place, " + which);
         apart = got;
-        got.back() = 0, want.value.back() = want.magnitude.back() = 0;
+        if (n > 1) got[0] = 0, want.value[0] = want.magnitude[0] = 0;
         expect_close(got, want, 3e-7, which);
       }
     }
