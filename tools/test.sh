@@ -102,8 +102,8 @@ stage_asan() {
 }
 
 # What runs without the CPU's products (the preset takes the label `kernels`, and no test on that device):
-# ThreadSanitizer cannot see into libgomp, so that the tests which need them are left to the other stages. These tests
-# set the orders of threads themselves.
+# ThreadSanitizer cannot see into libgomp, so that the tests which need them are left to the other stages. So is what
+# does not depend on threads: alignment, NaN. These tests set the orders of threads themselves.
 stage_tsan() {
   build tsan --target kernel_tests
   run_tests tsan
