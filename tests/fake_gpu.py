@@ -2,8 +2,8 @@
 gpu_check_test.py walks through every section of tools/gpu_check.py. Figures are made up. Called with the name of what
 it stands in for and that one's arguments.
 
-FAKE_SLOW=1: everything of elbo's takes 100 times as long, but for unfused kernels. FAKE_HANG, FAKE_FAIL: a part of the command line of what
-hangs, or fails (elbo --version never does). FAKE_PID: a file for the number of a process that the hanging one has
+FAKE_SLOW=1: everything of elbo's takes 100 times as long, but for unfused kernels. FAKE_HANG, FAKE_FAIL: a part of the
+command line of what hangs, or fails (elbo --version never does). FAKE_PID: a file for the number of a process that the hanging one has
 started, and its own command line; FAKE_PASSED: how many tests it passed before. FAKE_CUT=1: what measures losses fails
 on its way. FAKE_LIBRARIES: what LD_LIBRARY_PATH must begin with for elbo to open the GPU, and be with "=" in front.
 FAKE_CUPTI: a folder that must be in it for elbo to trace kernels. FAKE_UNSEEN: a part of the name of the kernels that

@@ -385,6 +385,16 @@ TEST(Rules, LeaveLossesOfDifferentLikelihoods) {
   });
 }
 
+// A value is given with one gradient; another of the same inputs has a weight of its own.
+TEST(Rules, LeaveASecondGradientOfAValue) {
+  expect_same_gradient([](Pieces& p) {
+    const Value x = p.g.of(p.x), w = p.g.of(p.weight).part(0, {2, 4});
+    const RowLoss bound = importance_bound({x.reshaped({8, 1}), 2, 4}, {w, 2, 4}, LossVariant::fused);
+    p.g.differentiate(mean(bound), {{x, p.g.of(p.dx)}});
+    p.g.differentiate(2.0 * mean(bound), {{w, p.g.of(p.dweight).part(0, {2, 4})}});
+  });
+}
+
 // The decoder is z itself, [2 * samples, 2], and the targets are 0.
 Objective importance_weighted(Pieces& p, std::int64_t samples) {
   const Value stats = p.g.of(p.x);

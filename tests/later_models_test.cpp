@@ -16,8 +16,7 @@ namespace {
 
 using namespace test;
 
-// ---- Operations
-// ------------------------------------------------------------------------------------------------------
+// ---- Operations -----------------------------------------------------------------------------------------------------
 
 // log w [R, S] = log p(x|z) + log p(z) - log q(z|x) up to constants: p(x|z) = N(output, 1), p(z) = N(0, 1), and
 // q(z|x) = N(mu, sigma^2) with stats = (mu, log sigma^2).

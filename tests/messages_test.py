@@ -265,8 +265,8 @@ class Messages(unittest.TestCase):
         was = spec.read_text()
         spec.write_text(was.replace('"log_variance"', '"sigma"'))
         for command in ("eval", "report", "sample"):
-            self.refused(1, f"{command} edited --data data --device cpu", "another model than the run's spec.json",
-                         'model.posterior was "log_variance", now it is "sigma"')
+            self.refused(1, f"{command} edited --data data --device cpu", "weights are of another model",
+                         'model.posterior is "log_variance", and in the run\'s spec.json "sigma"')
         spec.write_text(was.replace('"learning_rate": ', '"learning_rate": 1'))
         self.assertEqual(self.elbo("eval edited --data data --device cpu").returncode, 0)
 

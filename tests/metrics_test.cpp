@@ -43,9 +43,13 @@ std::string replaced(std::string text, const std::string& from, const std::strin
 TEST(Sums, AreThoseOfTheLossesOfABound) {
   Graph graph("a bound");
   const RowLoss nll{graph.make({6, 2}), 3, 2}, kl{graph.make({1, 4}), 3};
+  const auto said = [](const Bound& bound) { return test::error_of([&] { sums_of(bound); }); };
   Bound bound{mean(nll) + 0.5 * (mean(kl) + mean(nll)),
               {{.name = "unit_kl", .loss = kl, .by_column = true}, {.name = "seen", .loss = {graph.make({3}), 3}}}};
-  EXPECT_TRUE(test::says(test::error_of([&] { sums_of(bound); }), "leave out one that is minimised"));
+  EXPECT_TRUE(test::says(said(bound), "one loss named reconstruction"));
+  Bound without = bound;
+  without.parts.push_back({.name = "reconstruction", .loss = {graph.make({3}), 3}});
+  EXPECT_TRUE(test::says(said(without), "leave out one that is minimised"));
   bound.parts.push_back({.name = "reconstruction", .loss = nll});
   const std::vector<LossSums> sums = sums_of(bound);
   ASSERT_EQ(sums.size(), 3u);
@@ -55,8 +59,13 @@ TEST(Sums, AreThoseOfTheLossesOfABound) {
   EXPECT_EQ(sums[2].name, "reconstruction");
   EXPECT_EQ(sums[2].count, 1);
   EXPECT_EQ(sums[2].factor, 1.5);
-  for (int more = 0; more < 2; ++more) bound.parts.push_back(bound.parts[1]);
-  EXPECT_TRUE(test::says(test::error_of([&] { sums_of(bound); }), "5 losses ... at most 4"));
+  for (const char* name : {"seen", "kl", "elbo"}) {
+    Bound twice = bound;
+    twice.parts.push_back({.name = name, .loss = bound.parts[1].loss});
+    EXPECT_TRUE(test::says(said(twice), cat("loss ", name, " has the name of another figure")));
+  }
+  for (const char* name : {"a", "b"}) bound.parts.push_back({.name = name, .loss = bound.parts[1].loss});
+  EXPECT_TRUE(test::says(said(bound), "5 losses ... at most 4"));
 }
 
 TEST(Figures, AreMadeOfTheSumsOfNamedLosses) {

@@ -81,6 +81,8 @@ class Vae(nn.Module):
 
         if epsilon is None:
             epsilon = torch.randn_like(mu if self.samples == 1 else mu.expand(self.samples, -1, -1))
+        if self.objective["type"] not in ("elbo", "iwae"):
+            raise ValueError(f"the objective {self.objective['type']} is not written here")
         z = mu + sigma * epsilon
         output = self.decoder(z)
         loss = self.reconstruction_loss(output, target, "sum" if self.objective["type"] == "elbo" else "none")
@@ -111,6 +113,8 @@ class Vae(nn.Module):
         target = target.expand_as(output)
         if self.model["likelihood"] == "bernoulli":
             return F.binary_cross_entropy_with_logits(output, target, reduction=reduction)
+        if self.model["likelihood"] != "gaussian":
+            raise ValueError(f"the likelihood {self.model['likelihood']} is not written here")
         variance = self.model["variance"]
         loss = (0.5 / variance) * F.mse_loss(output, target, reduction=reduction)
         return loss + 0.5 * math.log(2 * math.pi * variance) * (output.numel() if reduction == "sum" else 1)

@@ -661,6 +661,7 @@ class Check:
     def sanitizer(self):
         tool = self.tool("compute-sanitizer")
 
+        # Aligned memory alone: a vector access to other faults by itself, in the tests.
         def sanitize(name):
             command = [tool, "--tool", name, "--error-exitcode", 9]
             # Kernels of libraries are their makers' concern, and many. Not initcheck: what they write, ours read.

@@ -39,8 +39,8 @@ OpenedRun::OpenedRun(const RunQuery& query, const MomentsOf& moments_of, const s
   const CheckpointFolder checkpoints(query.folder);
   const TensorFile file = checkpoints.read(query.checkpoint, option);
   checkpoint = checkpoints.file(query.checkpoint);
-  load_weights(*vae, file, checkpoint);
   check_same_model(spec, stored_spec(file, checkpoint), checkpoint);
+  load_weights(*vae, file, checkpoint);
   progress = read_progress(file, checkpoint);
   const std::string images = describe_images(data);
   on_its_images = images == progress.images;

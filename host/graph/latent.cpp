@@ -38,9 +38,8 @@ void append(const LatentOptions& options, Graph& graph, SampleLatent op) {
 // Whether calls i < k, which are a and b, are of the same posterior at the same step.
 template <class Op>
 bool same_posterior(const Graph& graph, const Op& a, std::size_t i, const Op& b, std::size_t k) {
-  return a.stats.data == b.stats.data && a.stats.shape == b.stats.shape && a.state.data == b.state.data &&
-         a.posterior == b.posterior && a.variant == b.variant && graph.stays(a.stats, i, k) &&
-         graph.stays(a.state, i, k);
+  return a.stats == b.stats && a.state == b.state && a.posterior == b.posterior && a.variant == b.variant &&
+         graph.stays(a.stats, i, k) && graph.stays(a.state, i, k);
 }
 
 }  // namespace

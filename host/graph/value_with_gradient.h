@@ -27,8 +27,8 @@ Op question_of(Op op) {
   return op;
 }
 
-// Where `call` gives the gradient alone, and an earlier call of the same inputs gives its value, the earlier one gives
-// both. `value` is the field that the gradient alone has none of.
+// Where `call` gives the gradient alone, and an earlier call of the same inputs the value alone, the earlier one gives
+// both. `value`: the field of the value.
 template <class Op>
 bool fuse_value_with_gradient(Graph& graph, std::size_t call, Tensor Op::*value) {
   auto* const gradient = graph.calls()[call].operation->as<Op>();
@@ -38,10 +38,13 @@ bool fuse_value_with_gradient(Graph& graph, std::size_t call, Tensor Op::*value)
     auto* const earlier = graph.calls()[at].operation->as<Op>();
     if (!earlier || question_of(*earlier) != question_of(*gradient)) continue;
     const std::vector<Tensor*> given = tensors_of(*earlier, Access::write);
-    bool fits = std::ranges::all_of(tensors_of(*earlier, Access::read),
-                                    [&](const Tensor* t) { return !*t || graph.stays(*t, at, call); });
+    const bool is_value_alone =
+        earlier->*value && std::ranges::count_if(given, [](const Tensor* t) { return bool(*t); }) == 1;
+    bool fits = is_value_alone && std::ranges::all_of(tensors_of(*earlier, Access::read), [&](const Tensor* t) {
+                  return !*t || graph.stays(*t, at, call);
+                });
     for (std::size_t i = 0; i < more.size(); ++i)
-      if (*more[i]) fits = fits && !*given[i] && graph.is_unused(*more[i], at, call);
+      if (*more[i]) fits = fits && graph.is_unused(*more[i], at, call);
     if (!fits) continue;
     for (std::size_t i = 0; i < more.size(); ++i)
       if (*more[i]) *given[i] = *more[i];

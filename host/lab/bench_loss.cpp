@@ -336,19 +336,13 @@ void print_table(const LossBench& bench) {
 
 std::string title_of(const LossTiming& t) {
   const LossShape& s = t.shape;
-  if (t.loss == "latent") return fmt::format("Latent variable, {} rows of {} dimensions", s.rows, s.latent);
-  if (t.loss == "iwae")
-    return fmt::format(
-        "The importance-weighted head: Bernoulli, {} images of {} pixels, {} draws each of {} latent "
-        "dimensions",
-        s.images(), s.pixels, s.samples, s.latent);
-  if (t.loss == "elbo")
-    return fmt::format("The head: Bernoulli, {} rows of {} pixels and {} latent dimensions", s.rows, s.pixels,
-                       s.latent);
-  const char* const likelihood = t.loss == "bernoulli"  ? "Bernoulli"
-                                 : t.loss == "gaussian" ? "Gaussian"
-                                                        : "Gaussian of a learned variance";
-  return fmt::format("{}, {} rows of {} pixels", likelihood, s.rows, s.pixels);
+  const LossKind& kind = *std::ranges::find(loss_kinds, t.loss, &LossKind::name);
+  if (!kind.likelihood) return fmt::format("{}, {} rows of {} dimensions", kind.title, s.rows, s.latent);
+  if (s.samples > 1)
+    return fmt::format("{}, {} images of {} pixels, {} draws each of {} latent dimensions", kind.title, s.images(),
+                       s.pixels, s.samples, s.latent);
+  return fmt::format("{}, {} rows of {} pixels", kind.title, s.rows, s.pixels) +
+         (kind.has_latent ? fmt::format(" and {} latent dimensions", s.latent) : "");
 }
 
 // "fused, u8, bf16": rival, target, output; the rival alone where there are no types to choose.

@@ -48,9 +48,9 @@ struct LossBench {
   std::vector<LossTiming> timings;
 };
 
-// Losses: loss_kinds. Rivals: loss_rivals, of which `latent` has two, and on the CPU the naive loop. The others' inputs
-// rotate through more memory than a cache holds. Each timing is one call on a CPU and ten on a GPU. Throws Error where
-// what is asked for leaves nothing to measure, or is more than a GPU's kernels can count.
+// Losses: loss_kinds. Rivals: loss_rivals, of which `latent` and `iwae` have two, and on the CPU the naive loop. The
+// others' inputs rotate through more memory than a cache holds. Each timing is one call on a CPU and ten on a GPU.
+// Throws Error where what is asked for leaves nothing to measure, or is more than a GPU's kernels can count.
 LossBench measure_losses(const BenchLossOptions&);
 
 // One page that opens offline: for every loss and size, bars against the copy bandwidth.

@@ -309,18 +309,23 @@ void LossCase::naive(LossResult& result) const {
 void LossCase::naive_pixels(LossResult& result) const {
   const std::size_t count = inputs_.outputs.size();
   result.grad.resize(count);
-  if (kind_.likelihood == Likelihood::gaussian_learned) return naive_learned(result);
-  for (std::size_t i = 0; i < count; ++i) {
-    const float o = inputs_.outputs[i], x = inputs_.targets[i];
-    if (kind_.likelihood == Likelihood::bernoulli) {
-      result.value += static_cast<double>(std::max(o, 0.0f) - o * x + std::log1p(std::exp(-std::abs(o))));
-      result.grad[i] = 1.0f / (1.0f + std::exp(-o)) - x;
-    } else {
-      const float d = o - x;
-      result.value += static_cast<double>(
-          0.5f * (d * d / static_cast<float>(variance) + std::log(2 * static_cast<float>(M_PI * variance))));
-      result.grad[i] = d / static_cast<float>(variance);
-    }
+  switch (*kind_.likelihood) {
+    case Likelihood::bernoulli:
+      for (std::size_t i = 0; i < count; ++i) {
+        const float o = inputs_.outputs[i], x = inputs_.targets[i];
+        result.value += static_cast<double>(std::max(o, 0.0f) - o * x + std::log1p(std::exp(-std::abs(o))));
+        result.grad[i] = 1.0f / (1.0f + std::exp(-o)) - x;
+      }
+      return;
+    case Likelihood::gaussian:
+      for (std::size_t i = 0; i < count; ++i) {
+        const float d = inputs_.outputs[i] - inputs_.targets[i];
+        result.value += static_cast<double>(
+            0.5f * (d * d / static_cast<float>(variance) + std::log(2 * static_cast<float>(M_PI * variance))));
+        result.grad[i] = d / static_cast<float>(variance);
+      }
+      return;
+    case Likelihood::gaussian_learned: return naive_learned(result);
   }
 }
 
@@ -424,21 +429,24 @@ void LossCase::refer_to_pixels() {
     double sum = 0;
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
       const double x = inputs_.pixels[i] / 255.0;
-      if (kind_.likelihood == Likelihood::gaussian_learned) {
-        const auto pixels = static_cast<std::size_t>(shape_.pixels);
-        const std::size_t mean = i / pixels * 2 * pixels + i % pixels, raw = mean + pixels;
-        const auto v = math::gaussian_learned<PixelMean::identity>({output(mean), output(raw)}, x);
+      const auto add = [&](std::size_t at, const math::ValueGrad<double>& v) {
         sum += v.value;
-        grad_[mean] = v.grad.first;
-        grad_[raw] = v.grad.second;
-        continue;
+        grad_[at] = v.grad;
+      };
+      switch (*kind_.likelihood) {
+        case Likelihood::bernoulli: add(i, math::bernoulli(output(i), x)); break;
+        case Likelihood::gaussian:
+          add(i, math::gaussian(output(i), x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance)));
+          break;
+        case Likelihood::gaussian_learned: {
+          const auto pixels = static_cast<std::size_t>(shape_.pixels);
+          const std::size_t mean = i / pixels * 2 * pixels + i % pixels, raw = mean + pixels;
+          const auto v = math::gaussian_learned<PixelMean::identity>({output(mean), output(raw)}, x);
+          add(mean, {v.value, v.grad.first});
+          grad_[raw] = v.grad.second;
+          break;
+        }
       }
-      const double o = output(i);
-      const math::ValueGrad<double> v = kind_.likelihood == Likelihood::bernoulli
-                                            ? math::bernoulli(o, x)
-                                            : math::gaussian(o, x, 0.5 / variance, 0.5 * std::log(2 * M_PI * variance));
-      sum += v.value;
-      grad_[i] = v.grad;
     }
     values[static_cast<std::size_t>(begin / parallel_chunk)] = sum;
   });

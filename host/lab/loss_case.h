@@ -19,19 +19,20 @@ struct LossShape {
 // A likelihood with its gradient; the latent variable: sampling, KL and the gradient of both; or all of a VAE's head,
 // which is what there is of a training step besides its layers: of the ELBO, or of the importance-weighted bound.
 struct LossKind {
-  const char* name;
+  const char *name, *title;
   std::optional<Likelihood> likelihood;
   bool has_latent;
   std::int64_t samples = 1;  // of an image; more than one: they are weighed by importance
 
   bool is_weighted() const { return samples > 1; }
 };
-inline constexpr LossKind loss_kinds[] = {{"bernoulli", Likelihood::bernoulli, false},
-                                          {"gaussian", Likelihood::gaussian, false},
-                                          {"gaussian_learned", Likelihood::gaussian_learned, false},
-                                          {"latent", std::nullopt, true},
-                                          {"elbo", Likelihood::bernoulli, true},
-                                          {"iwae", Likelihood::bernoulli, true, 4}};
+inline constexpr LossKind loss_kinds[] = {
+    {"bernoulli", "Bernoulli", Likelihood::bernoulli, false},
+    {"gaussian", "Gaussian", Likelihood::gaussian, false},
+    {"gaussian_learned", "Gaussian of a learned variance", Likelihood::gaussian_learned, false},
+    {"latent", "Latent variable", std::nullopt, true},
+    {"elbo", "The head: Bernoulli", Likelihood::bernoulli, true},
+    {"iwae", "The importance-weighted head: Bernoulli", Likelihood::bernoulli, true, 4}};
 
 // How a device can compute it, with the kernels that this launches on a GPU.
 struct LossRival {

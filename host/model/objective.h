@@ -50,7 +50,11 @@ inline Bound iwae(const Vae& model, const Batch& batch, const Value& state, std:
 
 // Samples of z an image in an evaluation: the bound of several is another with each number of them.
 inline std::int64_t evaluation_samples(const Spec& spec) {
-  return spec.objective.type == ObjectiveType::iwae ? spec.objective.samples : 1;
+  switch (spec.objective.type) {
+    case ObjectiveType::elbo: return 1;
+    case ObjectiveType::iwae: return spec.objective.samples;
+  }
+  fail("an objective of no type");
 }
 
 // What a training step minimises, and what an evaluation measures. Both have the same parts.

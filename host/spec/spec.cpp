@@ -191,8 +191,7 @@ Table table(Spec& s) {
                                        {"unfused", LossVariant::unfused}}),
             "Loss kernels. fused: value and gradient in one pass (with iwae in two), one logarithm for many pixels. "
             "fused_log: the same, one for each pixel. two_pass: a pass for the value, one for the gradient. unfused: "
-            "one launch for each "
-            "mathematical operation."},
+            "one launch for each mathematical operation."},
       Field{"objective.weight_prior",
             choice(objective.weight_prior,
                    {{"none", WeightPrior::none}, {"standard_normal", WeightPrior::standard_normal}}),
@@ -347,8 +346,8 @@ class Reader {
       if (it == seen.end()) {
         if (f.required) missing(base, f, seen);
       } else if (!has_meaning(fields, f)) {
-        const Field* first =
-            &f;  // of those that it depends on, one by the other, the first that lacks its owner's word
+        // Fields depend on each other in a chain: of this one's, the first that lacks its owner's word.
+        const Field* first = &f;
         while (!has_meaning(fields, *owner(fields, *first))) first = owner(fields, *first);
         const std::string by = parent(first->path) + first->owner;
         const bool is_told =

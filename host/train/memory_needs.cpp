@@ -128,14 +128,11 @@ Needs MemoryNeeds::evaluation(const ImageSet& images) const {
     require_countable(*graph, device_);
     bytes = std::max(bytes, MemoryPlan(*graph).bytes);
   }
-  const bool is_least = rows <= latent_tile;  // whatever the batch of training is
-  const char* const advice = evaluation_samples(spec_) == 1 ? (is_least ? "" : smaller_batch)
-                             : is_least                     ? only_fewer_samples
-                                                            : fewer_samples;
-  return {
-      {"the activations of an evaluation", bytes, MemorySide::device, advice},
-      {resident ? "the images to evaluate on, on the device" : "a batch of images to evaluate on",
-       static_cast<std::uint64_t>(blocks.source.shape.count()), MemorySide::device, resident ? stream : smaller_batch}};
+  const char* const smaller = rows <= latent_tile ? "" : smaller_batch;  // so many, whatever the batch of training is
+  const char* const advice = evaluation_samples(spec_) == 1 ? smaller : *smaller ? fewer_samples : only_fewer_samples;
+  return {{"the activations of an evaluation", bytes, MemorySide::device, advice},
+          {resident ? "the images to evaluate on, on the device" : "a batch of images to evaluate on",
+           static_cast<std::uint64_t>(blocks.source.shape.count()), MemorySide::device, resident ? stream : smaller}};
 }
 
 Needs MemoryNeeds::best_state() const {

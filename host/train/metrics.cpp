@@ -15,7 +15,7 @@ using nlohmann::ordered_json;
 
 // The fields of a record: `visit(name, value)` for each, in the order of the line.
 template <class Visit, class T>
-void visit_figures(T& f, Visit visit) {
+void visit_figures(T&& f, Visit visit) {
   visit("elbo", f.elbo);
   visit("objective", f.objective);
   visit("reconstruction", f.reconstruction);
@@ -67,18 +67,12 @@ struct Reader {
     if (!object) fail("metrics: ", at, name, ": expected an object, found ", describe(member(name)));
     visit_figures(figures, Reader{member(name), at + name + "."});
     for (const Json::Member& m : *object)
-      if (!is_of_every_model(m.name) && (is_number(m.value) || Figures::is_bound(m.name)))
+      if (!Figures::is_of_every_model(m.name) && (is_number(m.value) || Figures::is_bound(m.name)))
         figures.further.push_back({m.name, to_number(m.value, at + name + "." + m.name)});
   }
 
  private:
   static bool is_number(const Json& value) { return value.as<double>() || value.as<std::nullptr_t>(); }
-  static bool is_of_every_model(const std::string& figure) {
-    bool found = false;
-    const Figures figures;
-    visit_figures(figures, [&](const char* name, const auto&) { found = found || figure == name; });
-    return found;
-  }
   const Json& member(const char* name) const {
     const Json* value = from.find(name);
     require(value, "metrics: ", at, name, ": missing");
@@ -93,6 +87,12 @@ struct Reader {
 };
 
 }  // namespace
+
+bool Figures::is_of_every_model(const std::string& name) {
+  bool found = false;
+  visit_figures(Figures(), [&](const char* one, const auto&) { found = found || name == one; });
+  return found;
+}
 
 double Figures::further_named(const std::string& name) const {
   const auto found = std::ranges::find(further, name, &NamedFigure::name);

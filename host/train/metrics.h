@@ -19,6 +19,8 @@ struct Figures {
   std::vector<double> unit_kl{};       // [latent]
   std::vector<NamedFigure> further{};  // what else the objective gives, by the names of its losses
 
+  // Whether it is one of those that every model has.
+  static bool is_of_every_model(const std::string& name);
   // A further figure; NaN where there is none of that name.
   double further_named(const std::string& name) const;
   // By which a run's epochs are judged: the further figure that is a bound, where there is one, else the ELBO.

@@ -76,8 +76,9 @@ bool is_of_same_experiment(const Spec& spec, const std::string& folder) {
   }
 }
 
-// "model.latent was 2, now it is 3", of the first field in which they differ; empty where they are the same.
-std::string difference(const Spec& before, const Spec& after) {
+// "model.latent was 2, now it is 3" in words of the caller's, of the first field in which they differ; empty where they
+// are the same.
+std::string difference(const Spec& before, const char* was, const Spec& after, const char* is) {
   const auto then = ordered_json::parse(to_json(before)).flatten(), now = ordered_json::parse(to_json(after)).flatten();
   const auto value = [](const ordered_json& of, const std::string& field) {
     return of.contains(field) ? of[field].dump() : std::string("absent");
@@ -87,7 +88,7 @@ std::string difference(const Spec& before, const Spec& after) {
       if (value(now, field) == value(then, field)) continue;
       std::string path = field.substr(1);
       std::ranges::replace(path, '/', '.');
-      return cat(path, " was ", value(then, field), ", now it is ", value(now, field));
+      return cat(path, was, value(then, field), is, value(now, field));
     }
   }
   return "";
@@ -124,7 +125,7 @@ void check_same_experiment(const Spec& spec, const std::string& stored_json, con
   stored.train.checkpoint_epochs = spec.train.checkpoint_epochs;
   stored.train.checkpoint_steps = spec.train.checkpoint_steps;
   stored.data.residency = spec.data.residency;
-  if (const std::string change = difference(stored, spec); !change.empty())
+  if (const std::string change = difference(stored, " was ", spec, ", now it is "); !change.empty())
     fail(where, ": this run was started with another spec: ", change,
          "; only train.epochs, train.checkpoint_* and data.residency may change when a run is resumed ",
          "(another run is named by --out)");
@@ -135,8 +136,8 @@ void check_same_model(const Spec& spec, const std::string& stored_json, const st
   const Spec stored = parse_spec(stored_json, where);
   trained.model = stored.model;
   trained.objective = stored.objective;
-  if (const std::string change = difference(trained, spec); !change.empty())
-    fail(where, ": it is of another model than the run's spec.json: ", change, " there");
+  if (const std::string change = difference(trained, " is ", spec, ", and in the run's spec.json "); !change.empty())
+    fail(where, ": its weights are of another model or objective: ", change);
 }
 
 void check_run_folder(const std::string& folder, bool resume, const Spec& spec) {

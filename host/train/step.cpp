@@ -50,6 +50,14 @@ std::vector<LossSums> sums_of(const Bound& bound) {
     losses.push_back({part.name, part.by_column ? part.loss.partial.columns() : 1, bound.loss.factor_of(part.loss)});
   require(losses.size() <= most_losses, "a bound of ", losses.size(), " losses; at most ", most_losses,
           " are possible");
+  const auto count = [&](const std::string& name) { return std::ranges::count(bound.parts, name, &NamedLoss::name); };
+  require(count("reconstruction") == 1 && count("unit_kl") == 1,
+          "a bound has one loss named reconstruction and one named unit_kl");
+  for (const LossSums& loss : losses) {
+    const bool is_further = loss.name != "reconstruction" && loss.name != "unit_kl";
+    if (is_further && (count(loss.name) > 1 || Figures::is_of_every_model(loss.name)))
+      fail("a bound whose loss ", loss.name, " has the name of another figure");
+  }
   for (const Objective::Term& term : bound.loss.terms())
     require(std::ranges::any_of(bound.parts, [&](const NamedLoss& p) { return p.loss.partial == term.loss.partial; }),
             "a bound whose losses leave out one that is minimised");

@@ -20,7 +20,7 @@ struct LossSums {
   double factor;       // of its mean in what is minimised; 0: it is only looked at
 };
 
-// Throws Error where they are too many, or do not hold all that is minimised.
+// Throws Error where they are too many, have not the names that they must, or do not hold all that is minimised.
 std::vector<LossSums> sums_of(const Bound&);
 
 // What a step reads and changes beside the model.

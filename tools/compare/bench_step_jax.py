@@ -69,8 +69,8 @@ def make_training(jax, spec, count):
             loss = jnp.sum(jax.nn.softplus(output) - output * batch)
         else:
             variance = model["variance"]
-            if variance == "learned":
-                raise ValueError("only variances that are given, not learned")
+            if model["likelihood"] != "gaussian" or variance == "learned":
+                raise ValueError("only Bernoulli, and a Gaussian whose variance is given")
             loss = 0.5 / variance * jnp.sum((output - batch) ** 2)
             loss = loss + 0.5 * math.log(2 * math.pi * variance) * output.size
         return loss * (output.shape[-1] / output.size) + spec["objective"]["beta"] * kl

@@ -1,4 +1,7 @@
 // -log p(x | decoder output) of one pixel, in nats, with its gradient. Constants are included.
+//
+// An output that is NaN makes value and gradient NaN, an infinite one a value that is not finite: no fault of a network
+// is hidden. Kernels that differ in how they sum give the same gradients, bit for bit.
 #pragma once
 #include <cmath>
 #include <type_traits>
