@@ -32,7 +32,7 @@ inline std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 // ---- Values -----------------------------------------------------------------------------------------------------
 
 Floats normals(std::int64_t n, std::uint32_t stream, float scale = 1.0f, float mean = 0.0f);
-// A quarter each is 0, 255 and something between, some of it dark.
+// A quarter is 0, a quarter 255, the rest anything.
 Bytes pixels(std::int64_t n, std::uint32_t stream);
 StepState some_state(std::uint32_t step = 5);
 
@@ -103,8 +103,8 @@ class Lab {
 
   // Runs an operation: on the simulated device in several orders of its threads and blocks, elsewhere once. Before each
   // time what it only writes holds 0xff, and all else what it held at first. Every order must leave the same bits, and
-  // what is only read as it was. Where tensors are not aligned, aligned ones must get the same bits as well, save of a
-  // product, whose library may choose by alignment.
+  // what is only read as it was; scratch may hold anything. Where tensors are not aligned, all this holds of aligned
+  // ones as well, save of a product, whose library may choose by alignment.
   template <class Op>
   void run(const Op& op) {
     std::vector<Use> uses = uses_of(op);
@@ -179,8 +179,8 @@ class Ops : public testing::TestWithParam<Place> {
  protected:
   void SetUp() override;
   Lab& lab() { return lab_of(true, ""); }
-  // A lab, emptied for the next case: the one above; or one whose products do nothing else on the way; or one that has
-  // always been refused this epilogue: a device asks for an algorithm once.
+  // A lab for the next case, all being emptied: the one above; or one whose products do nothing else on the way; or one
+  // that has always been refused this epilogue: a device asks for an algorithm once.
   Lab& next(bool epilogues = true, const std::string& refused = "");
 
  private:
