@@ -26,13 +26,13 @@ struct PixelCase {
   std::int64_t rows, samples, pixels;
 };
 #if defined(__SANITIZE_THREAD__)  // to which a tail is no matter, and a run takes long
-inline constexpr PixelCase pixel_cases[] = {{31, 1, 3}, {9, 3, 16}, {1, 2, 784}, {1, 1, 1025}};
-inline constexpr PixelCase long_pixel_cases[] = {{1, 1, 2100}, {1, 1, 8200}};
+inline constexpr PixelCase pixel_cases[] = {{31, 1, 3}, {9, 3, 16}, {2, 2, 784}, {2, 1, 1025}};
+inline constexpr PixelCase long_pixel_cases[] = {{1, 1, 2100}, {2, 2, 4097}};
 #else
 inline constexpr PixelCase pixel_cases[] = {{1, 1, 1},   {31, 1, 3},  {9, 3, 16},   {3, 2, 4},
                                             {2, 3, 5},   {3, 1, 17},  {1, 1, 511},  {1, 1, 512},
-                                            {1, 1, 513}, {1, 2, 784}, {1, 1, 1024}, {1, 1, 1025}};
-inline constexpr PixelCase long_pixel_cases[] = {{1, 1, 2100}, {1, 1, 4095}, {1, 1, 4096}, {1, 2, 4097}, {1, 1, 8200}};
+                                            {1, 1, 513}, {2, 2, 784}, {1, 1, 1024}, {2, 1, 1025}};
+inline constexpr PixelCase long_pixel_cases[] = {{1, 1, 2100}, {1, 1, 4095}, {1, 1, 4096}, {2, 2, 4097}, {1, 1, 8200}};
 #endif
 
 // Tails of a vector and of a block, and elements that a loop over a grid and the CPU's pieces leave.

@@ -62,8 +62,7 @@ TEST_P(Ops, ImportanceBound) {
       d.run(a);
       expect_same_bits(d.get(a.loss), alone, "loss, " + which);
       // An exponential, a sum, a quotient, a product. What the exponential is of, up to 60 nats below the largest, is
-      // a float, and errs by half an ulp of 2^-18.
-      // A weight below e^-87 is 0.
+      // a float, and errs by half an ulp of 2^-18. A weight below e^-87 is 0.
       expect_close(d.get(a.dsampled_kl), dkl, 3e-6 + 2 * nats, "dsampled_kl, " + which);
       expect_close(d.get(a.dnll_partial), dnll, 3e-6 + 2 * nats, "dnll_partial, " + which);
       const Floats kept = d.get(a.dsampled_kl);
@@ -109,9 +108,15 @@ TEST_P(OpsAligned, ImportanceBoundKeepsNan) {
 TEST_P(OpsAligned, ImportanceBoundRefusesWrongShapes) {
   Lab& d = lab();
   const Tensor t23 = d.make({2, 3}), t43 = d.make({4, 3}), t3 = d.make({3}), six = d.make({6, 2}), two = d.make({2});
-  const auto weigh = [&](const Tensor& nll, const Tensor& loss, const Tensor& dnll, const Tensor& dkl) {
-    d->run(ImportanceBound{
-        .nll_partial = nll, .sampled_kl = t23, .loss = loss, .dnll_partial = dnll, .dsampled_kl = dkl, .scratch = {}});
+  const auto weigh = [&](const Tensor& nll, const Tensor& loss, const Tensor& dnll, const Tensor& dkl,
+                         LossVariant variant = LossVariant::fused) {
+    d->run(ImportanceBound{.nll_partial = nll,
+                           .sampled_kl = t23,
+                           .variant = variant,
+                           .loss = loss,
+                           .dnll_partial = dnll,
+                           .dsampled_kl = dkl,
+                           .scratch = {}});
   };
   EXPECT_NO_THROW(weigh(six, two, six, t23));
   expect_refused("importance_bound: neither", [&] { weigh(six, {}, {}, {}); });
@@ -119,6 +124,8 @@ TEST_P(OpsAligned, ImportanceBoundRefusesWrongShapes) {
   expect_refused("importance_bound: loss", [&] { weigh(six, t3, {}, {}); });
   expect_refused("importance_bound: dnll_partial", [&] { weigh(six, two, t23, {}); });
   expect_refused("importance_bound: dsampled_kl", [&] { weigh(six, two, {}, six); });
+  expect_refused("importance_bound: the unfused kernels need 10",
+                 [&] { weigh(six, two, {}, {}, LossVariant::unfused); });
 }
 
 }  // namespace

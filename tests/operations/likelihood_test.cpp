@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <tuple>
+#include <type_traits>
 
 #include "tests/operations/cases.h"
 #include "tests/operations/lab.h"
@@ -39,7 +40,7 @@ Floats loss_weights(const PixelCase& c) {
 }
 
 LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, const Floats& output,
-                         const Bytes& target) {
+                         const Tensor& target) {
   LikelihoodLoss a;
   if (k.halves) {
     std::vector<math::Bf16> halves;
@@ -48,13 +49,7 @@ LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, co
   } else {
     a.output = d.put({c.rows * c.samples, k.columns(c)}, output);
   }
-  if (k.bytes) {
-    a.target = d.put({c.rows, c.pixels}, target);
-  } else {
-    Floats values(target.size());
-    for (std::size_t i = 0; i < target.size(); ++i) values[i] = math::pixel_value<float>(target[i]);
-    a.target = d.put({c.rows, c.pixels}, values);
-  }
+  a.target = target;
   a.likelihood = k.likelihood;
   a.variant = k.kernels;
   a.variance = 0.3f;
@@ -66,6 +61,16 @@ LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, co
   if (k.grad) a.grad = k.in_place ? a.output : d.make(a.output.shape, a.output.dtype);
   if (a.scratch_size() > 0) a.scratch = d.make({a.scratch_size()});
   return a;
+}
+
+// Of bytes, or of what they stand for.
+LikelihoodLoss make_loss(Lab& d, const LikelihoodCase& k, const PixelCase& c, const Floats& output,
+                         const Bytes& target) {
+  const Shape shape{c.rows, c.pixels};
+  if (k.bytes) return make_loss(d, k, c, output, d.put(shape, target));
+  Floats values(target.size());
+  for (std::size_t i = 0; i < target.size(); ++i) values[i] = math::pixel_value<float>(target[i]);
+  return make_loss(d, k, c, output, d.put(shape, values));
 }
 
 std::vector<LikelihoodCase> likelihood_variants() {
@@ -128,6 +133,53 @@ PixelReference reference_of(const LikelihoodCase& k, double o, double raw, doubl
   return {};
 }
 
+// Of the pixels of all outputs, in order.
+std::vector<PixelReference> references_of(const LikelihoodCase& k, const PixelCase& c, const Floats& output,
+                                          const std::vector<double>& target) {
+  const std::int64_t columns = k.columns(c);
+  std::vector<PixelReference> references;
+  for (std::int64_t row = 0; row < c.rows * c.samples; ++row) {
+    for (std::int64_t p = 0; p < c.pixels; ++p) {
+      const std::int64_t i = row * columns + p;
+      references.push_back(reference_of(k, output[at(i)], columns > c.pixels ? output[at(i + c.pixels)] : 0,
+                                        target[at(row / c.samples * c.pixels + p)]));
+    }
+  }
+  return references;
+}
+
+// What make_loss() asks for.
+struct ExpectedLoss {
+  Expected nll, grad;
+
+  ExpectedLoss(const LikelihoodCase& k, const PixelCase& c, const std::vector<PixelReference>& references)
+      : nll(c.rows * c.samples * ceil_div(c.pixels, pixel_chunk)), grad(c.rows * c.samples * k.columns(c)) {
+    const std::int64_t chunks = ceil_div(c.pixels, pixel_chunk);
+    const Floats weights = loss_weights(c);
+    for (std::int64_t i = 0; i < std::ssize(references); ++i) {
+      const PixelReference& v = references[at(i)];
+      const std::int64_t row = i / c.pixels, p = i % c.pixels, chunk = row * chunks + p / pixel_chunk;
+      nll.value[at(chunk)] += v.value;
+      nll.magnitude[at(chunk)] += v.value_size;
+      const double more = k.weighed ? weights[at(chunk)] : 0.0;
+      for (std::int64_t j = 0; j < outputs_of_pixel(k.likelihood); ++j) {
+        const std::size_t to = at(row * k.columns(c) + j * c.pixels + p);
+        grad.value[to] = (0.125 + more) * v.grad[j];
+        grad.magnitude[to] = (0.125 + std::abs(more)) * v.grad_size[j];
+      }
+    }
+  }
+};
+
+// What arithmetic may err by; nll: and sums of up to 256 terms a lane or thread.
+constexpr double nll_tolerance = 5e-7, grad_tolerance = 4e-7;
+
+std::string name_of(const LikelihoodCase& k, const PixelCase& c) {
+  return cat("likelihood ", static_cast<int>(k.likelihood), ", mean ", static_cast<int>(k.mean), ", kernels ",
+             static_cast<int>(k.kernels), k.bytes ? ", bytes" : "", k.halves ? ", bf16" : "",
+             k.value ? "" : ", gradient alone", k.weighed ? ", weighed" : "", ", pixels ", c.pixels);
+}
+
 // Besides, to the last bit: a loss is the same alone, beside a gradient of any weight, and of outputs and targets of
 // the same numbers in other types; a gradient is the same alone, in place and by all kernels, and of bf16 the rounded
 // one of f32.
@@ -139,46 +191,25 @@ TEST_P(Ops, LikelihoodValueAndGradient) {
   for (const PixelCase& c : cases) {
     std::map<std::tuple<Likelihood, PixelMean, LossVariant>, Floats> losses;
     std::map<std::tuple<Likelihood, PixelMean, bool, bool>, Floats> gradients;
-    const std::int64_t outputs = c.rows * c.samples, chunks = ceil_div(c.pixels, pixel_chunk);
     const Bytes target = pixels(c.rows * c.pixels, 2);
-    const Floats weights = loss_weights(c);
+    std::vector<double> grey_levels;
+    for (const std::uint8_t x : target) grey_levels.push_back(x / 255.0);
     std::map<std::pair<Likelihood, PixelMean>, std::vector<PixelReference>> references;
     for (const LikelihoodCase& k : likelihood_variants()) {
       // How a long row is cut does not depend on types: floats of bytes, and bf16 of floats, each once.
       if (c.pixels > 1025 && k.bytes == k.halves) continue;
-      const std::int64_t columns = k.columns(c);
-      const bool has_raw = columns > c.pixels;
       Floats output = decoder_outputs(c, k.likelihood, 4.0f);
       for (float& o : output) o = math::to_float(math::to_bf16(o));  // so that one reference serves f32 and bf16
-      Expected nll(outputs * chunks), grad(outputs * columns);
-      std::vector<PixelReference>& reference = references[{k.likelihood, k.mean}];
-      for (std::int64_t i = 0; i < outputs * c.pixels; ++i) {
-        const std::int64_t row = i / c.pixels, p = i % c.pixels, first = row * columns + p;
-        const std::int64_t chunk = row * chunks + p / pixel_chunk;
-        if (reference.size() == at(i))
-          reference.push_back(reference_of(k, output[at(first)], has_raw ? output[at(first + c.pixels)] : 0,
-                                           target[at(row / c.samples * c.pixels + p)] / 255.0));
-        const PixelReference& v = reference[at(i)];
-        nll.value[at(chunk)] += v.value;
-        nll.magnitude[at(chunk)] += v.value_size;
-        const double more = k.weighed ? weights[at(chunk)] : 0.0;
-        const auto expect_gradient = [&](std::int64_t to, double slope, double size) {
-          grad.value[at(to)] = (0.125 + more) * slope;
-          grad.magnitude[at(to)] = (0.125 + std::abs(more)) * size;
-        };
-        expect_gradient(first, v.grad[0], v.grad_size[0]);
-        if (has_raw) expect_gradient(first + c.pixels, v.grad[1], v.grad_size[1]);
-      }
+      std::vector<PixelReference>& of_pixels = references[{k.likelihood, k.mean}];
+      if (of_pixels.empty()) of_pixels = references_of(k, c, output, grey_levels);
+      const ExpectedLoss want(k, c, of_pixels);
       Lab& d = next();
       const LikelihoodLoss a = make_loss(d, k, c, output, target);
       d.run(a);
-      const std::string which =
-          cat("likelihood ", static_cast<int>(k.likelihood), ", mean ", static_cast<int>(k.mean), ", kernels ",
-              static_cast<int>(k.kernels), k.bytes ? ", bytes" : "", k.halves ? ", bf16" : "",
-              k.value ? "" : ", gradient alone", k.weighed ? ", weighed" : "", ", pixels ", c.pixels);
+      const std::string which = name_of(k, c);
       if (k.value) {
         const Floats got = d.get(a.nll_partial);
-        expect_close(got, nll, 5e-7, "nll, " + which);  // sums of up to 256 terms a lane or thread
+        expect_close(got, want.nll, nll_tolerance, "nll, " + which);
         expect_same_bits(got, losses.try_emplace({k.likelihood, k.mean, k.kernels}, got).first->second,
                          "nll, " + which);
       }
@@ -188,17 +219,38 @@ TEST_P(Ops, LikelihoodValueAndGradient) {
           gradients[{k.likelihood, k.mean, k.weighed, has_two_arithmetics && k.kernels == LossVariant::unfused}];
       if (first.empty()) first = got;  // f32: the first of all variants is
       if (!k.halves) {
-        expect_close(got, grad, 4e-7, "grad, " + which);
+        expect_close(got, want.grad, grad_tolerance, "grad, " + which);
         expect_same_bits(got, first, "grad, " + which);
         continue;
       }
-      Expected rounded = grad;  // to 8 bits: by 1/256 at most, besides what the float erred by (1e-4 / 256 = 4e-7)
-      for (std::size_t i = 0; i < grad.value.size(); ++i)
-        rounded.magnitude[i] = std::abs(grad.value[i]) + 1e-4 * grad.magnitude[i];
+      // To 8 bits: by 1/256 at most, besides what the float erred by (1e-4 / 256 = 4e-7).
+      Expected rounded = want.grad;
+      for (std::size_t i = 0; i < rounded.value.size(); ++i)
+        rounded.magnitude[i] = std::abs(rounded.value[i]) + 1e-4 * rounded.magnitude[i];
       expect_close(got, rounded, 1.0 / 256, "grad, " + which);
       Floats halves;
       for (const float g : first) halves.push_back(math::to_float(math::to_bf16(g)));
       expect_same_bits(got, halves, "grad, " + which);
+    }
+  }
+}
+
+// Of f32 targets: for a normal distribution on both sides of [0, 1], for Bernoulli's between grey levels.
+TEST_P(Ops, LikelihoodOfOtherTargetsThanGreyLevels) {
+  for (const PixelCase c : {PixelCase{3, 2, 20}, PixelCase{2, 2, 1027}}) {
+    const Floats anywhere = normals(c.rows * c.pixels, 2, 2.0f);
+    Floats within;
+    for (const float x : anywhere) within.push_back(1 / (1 + std::exp(-x)));
+    for (const LikelihoodCase& k : likelihood_variants()) {
+      if (k.bytes || k.halves) continue;
+      const Floats& target = k.likelihood == Likelihood::bernoulli ? within : anywhere;
+      const Floats output = decoder_outputs(c, k.likelihood, 4.0f);
+      const ExpectedLoss want(k, c, references_of(k, c, output, {target.begin(), target.end()}));
+      Lab& d = next();
+      const LikelihoodLoss a = make_loss(d, k, c, output, d.put({c.rows, c.pixels}, target));
+      d.run(a);
+      if (k.value) expect_close(d.get(a.nll_partial), want.nll, nll_tolerance, "nll, " + name_of(k, c));
+      if (k.grad) expect_close(d.get(a.grad), want.grad, grad_tolerance, "grad, " + name_of(k, c));
     }
   }
 }
@@ -287,7 +339,8 @@ TEST_P(OpsAligned, BernoulliIsExactFarOut) {
 }
 
 TEST_P(OpsAligned, LikelihoodKeepsNanAndInfinity) {
-  const PixelCase c{1, 2, 4100};
+  const PixelCase c{2, 2, 4100};
+  constexpr std::int64_t row = 2;  // of the outputs, the first of the second target
   const Bytes bytes = pixels(c.rows * c.pixels, 2);
   for (const LikelihoodCase& k : likelihood_variants()) {
     const Floats finite = decoder_outputs(c, k.likelihood, 1.0f);
@@ -298,18 +351,18 @@ TEST_P(OpsAligned, LikelihoodKeepsNanAndInfinity) {
         Lab& d = next();
         Floats output = finite;
         Bytes target = bytes;
-        output[at(k.columns(c) + column)] = planted;
-        target[at(p)] = planted > 0 ? 0 : 255;  // the logit's opposite: an infinite loss
+        output[at(row * k.columns(c) + column)] = planted;
+        target[at(c.pixels + p)] = planted > 0 ? 0 : 255;  // the logit's opposite: an infinite loss
         const LikelihoodLoss a = make_loss(d, k, c, output, target);
         d->run(a);
         const Floats nll = k.value ? d.get(a.nll_partial) : Floats{};
         for (std::size_t i = 0; i < nll.size(); ++i) {
-          EXPECT_EQ(!std::isfinite(nll[i]), i == at(2 + p / pixel_chunk)) << i << ", planted " << planted;
+          EXPECT_EQ(!std::isfinite(nll[i]), i == at(2 * row + p / pixel_chunk)) << i << ", planted " << planted;
         }
         if (!k.grad) continue;
         const Floats grad = d.floats(a.grad);
         for (std::int64_t i = 0; i < a.grad.count(); ++i) {
-          const bool of_pixel = i / k.columns(c) == 1 && i % k.columns(c) % c.pixels == p;
+          const bool of_pixel = i / k.columns(c) == row && i % k.columns(c) % c.pixels == p;
           ASSERT_TRUE(std::isfinite(grad[at(i)]) || of_pixel) << i;
           ASSERT_TRUE(!std::isnan(planted) || !of_pixel || std::isnan(grad[at(i)])) << i;
         }
@@ -336,6 +389,7 @@ TEST_P(OpsAligned, LikelihoodRefusesWrongShapes) {
   refuse([&](LikelihoodLoss& a) { a.output = halves, a.grad = t23; }, "likelihood: grad");
   refuse([&](LikelihoodLoss& a) { a.output = a.grad = halves, a.variant = LossVariant::unfused, a.scratch = scratch; },
          "likelihood: the unfused kernels take an f32 output");
+  refuse([](LikelihoodLoss& a) { a.variant = LossVariant::unfused; }, "likelihood: the unfused kernels need 6");
   refuse(
       [&](LikelihoodLoss& a) {
         a.output = d.make({2, 5}), a.likelihood = Likelihood::gaussian_learned;

@@ -293,6 +293,20 @@ TEST_P(OpsAligned, OptimizerRefusesWrongShapes) {
 
 // ---- The next step ----------------------------------------------------------------------------------------------
 
+void expect_same(const StepState& a, const StepState& b, const std::string& which) {
+  EXPECT_EQ(a.seed, b.seed) << which;
+  EXPECT_EQ(a.step, b.step) << which;
+  EXPECT_EQ(a.epoch, b.epoch) << which;
+  EXPECT_EQ(a.batch, b.batch) << which;
+  EXPECT_EQ(a.noise_step, b.noise_step) << which;
+  EXPECT_EQ(a.row0, b.row0) << which;
+  EXPECT_EQ(a.correction1, b.correction1) << which;
+  EXPECT_EQ(a.correction2, b.correction2) << which;
+  EXPECT_EQ(a.bad_step, b.bad_step) << which;
+  EXPECT_EQ(a.bad_update, b.bad_update) << which;
+  EXPECT_EQ(a.blocks_done, b.blocks_done) << which;
+}
+
 TEST_P(OpsAligned, AdvanceMovesOnAndReportsTheFirstFault) {
   Lab& d = lab();
   const Tensor fault = d.make_pinned({1}, DType::u64);
@@ -307,18 +321,14 @@ TEST_P(OpsAligned, AdvanceMovesOnAndReportsTheFirstFault) {
   const Schedule evaluation{.batches_per_epoch = 3, .rows_per_batch = 10};
   for (const Schedule& schedule : {training, evaluation}) {
     for (std::uint32_t step = 0; step < 9; ++step) {
-      const StepState got = advance_from(state_at(77, step, schedule), schedule),
-                      want = state_at(77, step + 1, schedule);
-      EXPECT_EQ(got.step, step + 1);
-      EXPECT_EQ(got.epoch, want.epoch);
-      EXPECT_EQ(got.batch, want.batch);
-      EXPECT_EQ(got.noise_step, want.noise_step);
-      EXPECT_EQ(got.row0, want.row0);
-      EXPECT_EQ(got.seed, 77u);
-      EXPECT_FLOAT_EQ(got.correction1, want.correction1);
-      EXPECT_FLOAT_EQ(got.correction2, want.correction2);
-      EXPECT_EQ(got.bad_step, StepState::none);
-      EXPECT_EQ(got.bad_update, StepState::none);
+      const StepState got = advance_from(state_at(77, step, schedule), schedule);
+      StepState want = state_at(77, step + 1, schedule);
+      if (d.is("cuda")) {  // whose library has its own expm1 and log
+        EXPECT_FLOAT_EQ(got.correction1, want.correction1);
+        EXPECT_FLOAT_EQ(got.correction2, want.correction2);
+        want.correction1 = got.correction1, want.correction2 = got.correction2;
+      }
+      expect_same(got, want, cat("after step ", step));
       EXPECT_EQ(*fault.as<std::uint64_t>(), 77u);
     }
   }
@@ -399,10 +409,8 @@ TEST_P(Ops, FinishStepEqualsItsParts) {
       expect_same_bits(once.first, parts.first, "first, " + which);
       expect_same_bits(once.second, parts.second, "second, " + which);
       expect_same_bits(once.sums, parts.sums, "sums, " + which);
+      expect_same(once.state, parts.state, which);
       EXPECT_EQ(once.state.step, 6u);
-      EXPECT_EQ(once.state.bad_step, parts.state.bad_step) << which;
-      EXPECT_EQ(once.state.bad_update, parts.state.bad_update) << which;
-      EXPECT_EQ(once.state.correction2, parts.state.correction2) << which;
       EXPECT_EQ(once.state.blocks_done, 0u) << which;
       EXPECT_EQ(once.fault, parts.fault) << which;
       const std::uint64_t bad = plant == Plant::nothing ? StepState::none : plant == Plant::an_earlier_fault ? 2 : 5;
