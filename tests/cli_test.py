@@ -511,7 +511,7 @@ class CommandLine(unittest.TestCase):
         checkpoint = self.cwd / "other" / "checkpoints" / "last.safetensors"
         result = program.run("eval", "out", "--checkpoint", checkpoint, "--data", self.data, "--device", "cpu",
                              cwd=self.cwd)
-        self.failed(result, "another network", "encoder.2.weight", "[6, 64]", "[4, 64]")
+        self.failed(result, "last.safetensors: ", "another model", "model.latent is 3", "spec.json 2")
 
     def test_a_checkpoint_of_another_experiment(self):
         """The same network, but another seed."""
