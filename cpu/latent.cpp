@@ -89,7 +89,8 @@ void sample_latent_tile(const Tile& t, const StepState& state, const float* stat
         float* const column = out.z + t.z(0, sample, first + d);
         const std::int64_t stride = t.samples * t.latent;
 #pragma omp simd
-        for (std::int64_t r = 0; r < t.rows; ++r) column[r * stride] = mu[d][r] + sigma[d][r] * noise.v[d][r];
+        for (std::int64_t r = 0; r < t.rows; ++r)
+          column[r * stride] = math::sample(mu[d][r], sigma[d][r], noise.v[d][r]);
         if (!out.sampled_kl) continue;
 #pragma omp simd
         for (std::int64_t r = 0; r < t.rows; ++r)
