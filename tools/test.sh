@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds and runs every test. Needs no GPU.
 #
-#   tools/test.sh               everything: about half an hour on two cores
+#   tools/test.sh               everything: some fifty minutes on two cores
 #   tools/test.sh quick         the release build and its tests only
 #   tools/test.sh STAGE...      some of: format release package no-cuda tidy asan tsan fuzz
 #
