@@ -9,8 +9,8 @@
 //   where the variance is learned. sample_latent: 12 an element of z, 24 of mu and 4 of the sums; 16 more of z with the
 //   KL of the draws. sample_latent_backward: 24 an element of dz, 36 of mu; 12 more of dz with that. importance_bound:
 //   importance.cu. All through a scratch buffer of the size of output or z, or of two of them.
-// Deterministic: every sum is taken by one thread or block, in a fixed order. Latent: the bits of the fused kernels, but
-//   for the KL of a draw, which is added up in another order.
+// Deterministic: every sum is taken by one thread or block, in a fixed order. Latent: the bits of the fused kernels,
+//   save for the KL of a draw, which is added up in another order.
 //
 // No thrust::reduce or reduce_by_key: they allocate and wait for their result, which a CUDA graph cannot record. So
 // the sum over a chunk of pixels is a kernel, and the short sums over rows and samples are a thread's loop.
