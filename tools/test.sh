@@ -72,7 +72,12 @@ stage_package() {
     test -s run/report.html
     compgen -G 'share/elbo/results/cpu-*/*/elbo/mnist-2d-*-elbo.json' > /dev/null  # what a GPU has to reach
   )
-  python3 tests/gpu_rehearsal.py "$packed/elbo-gpu" "$packed/lines"
+  if [[ -n ${ELBO_DATA:-} ]]; then
+    python3 tests/gpu_rehearsal.py "$packed/elbo-gpu" "$packed/lines"
+  else
+    echo "The GPU check is not rehearsed: it trains on MNIST and Frey Face, which are looked for in ELBO_DATA"
+    [[ -z ${ELBO_REQUIRE_DATA:-} ]]
+  fi
   rm -r "$packed" "$unpacked"
 }
 
