@@ -416,6 +416,7 @@ const Edit bad_fields[] = {
      "x.json:6: model.encoder.0.type: ... \"dense\" ... \"conv\""},
     {"\"type\": \"dense\", \"units\": 8", "\"type\": \"dens\", \"units\": 8",
      "x.json:6: model.encoder.0.type: ... \"dense\" ... \"dens\" ... \"dense\"?"},
+    {"\"bernoulli\"", "\"BERNOULLI\"", "x.json:8: model.likelihood: ... \"BERNOULLI\" ... \"bernoulli\"?"},
     // rules between fields
     {"\"bernoulli\"", "\"bernoulli\", \"variance\": 2",
      "x.json:8: model.variance: ... only with likelihood \"gaussian\" ... \"bernoulli\""},

@@ -481,6 +481,22 @@ TEST_P(Training, TheLastBatchOfAnEvaluationMayNeedMoreMemory) {
             std::max(bytes(rows), test.count % rows ? bytes(test.count % rows) : 0));
 }
 
+// An evaluation takes 32 rows at least, whatever the batch of training is.
+TEST(MemoryNeeds, AdviseWhatWouldHelp) {
+  const DeviceInfo info = open_device("cpu").backend->info();
+  const ImageSet test = discs(60, 5, 5);
+  const Dataset sizes{.name = "discs", .train = test, .test = test};
+  const auto advice = [&](const std::vector<std::string>& overrides) {
+    const Spec spec = small_spec(overrides);
+    return MemoryNeeds(spec, sizes, info).evaluation(test)[0].less;
+  };
+  const char* const iwae = R"(objective={"type":"iwae","samples":5})";
+  EXPECT_EQ(advice({"train.batch_size=20"}), "");
+  EXPECT_EQ(advice({"train.batch_size=50"}), "a smaller train.batch_size needs less");
+  EXPECT_EQ(advice({iwae, "train.batch_size=20"}), "a smaller objective.samples needs less");
+  EXPECT_EQ(advice({iwae, "train.batch_size=50"}), "a smaller train.batch_size or objective.samples needs less");
+}
+
 TEST_P(Training, WhatAGpuCannotCountIsRefusedBefore) {
   const OpenedDevice opened = open_device(GetParam());
   const DeviceInfo info = opened.backend->info();

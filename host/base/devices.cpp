@@ -3,7 +3,6 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <cctype>
 #include <charconv>
 #include <cstdlib>
 #include <filesystem>
@@ -97,11 +96,9 @@ DeviceName parse_device_name(const std::string& request) {
           "': the CPU has no number; how many of its cores to use is --threads");
   const std::size_t colon = request.find(':');
   DeviceName name{request.substr(0, colon)};
-  std::string lower = name.plugin;
-  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   if (name.plugin != "cuda" && !has_plugin(name.plugin))
     fail("device '", request, "': expected auto, cpu, cuda or cuda:N",
-         lower == "gpu" ? "; did you mean \"cuda\"?" : suggestion(lower, {"auto", "cpu", "cuda"}));
+         lower(name.plugin) == "gpu" ? "; did you mean \"cuda\"?" : suggestion(name.plugin, {"auto", "cpu", "cuda"}));
   if (colon != std::string::npos) {
     const std::string index = request.substr(colon + 1);
     const auto [end, error] = std::from_chars(index.data(), index.data() + index.size(), name.index);

@@ -134,9 +134,9 @@ class Bench {
       require_countable(text, shapes_.back());
     }
     const auto with_latent = [&](const LossKind& kind) { return kind.has_latent && any(kind); };
-    const bool has_latent = std::ranges::any_of(loss_kinds, with_latent);
+    if (std::ranges::none_of(loss_kinds, with_latent)) return;
     for (const LossShape& shape : shapes_)
-      for (const std::int64_t latent : has_latent ? options_.latents : std::vector<std::int64_t>())
+      for (const std::int64_t latent : options_.latents)
         require(latent <= most_gpu_elements / 2 / shape.rows, "--latent ", latent, ": ", shape.rows,
                 " rows of it have more than 2^31 - 1 statistics");
   }

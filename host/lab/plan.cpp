@@ -3,23 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cctype>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <utility>
 
 #include "host/base/memory.h"
+#include "host/base/words.h"
 #include "host/graph/program.h"
 #include "host/train/output.h"
 #include "host/train/trainer.h"
 
 namespace elbo {
 namespace {
-
-std::string lower(std::string text) {
-  std::ranges::transform(text, text.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  return text;
-}
 
 // A training step on images like these, and what it refers to.
 struct StepWithoutMemory {

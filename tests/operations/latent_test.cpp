@@ -68,6 +68,26 @@ void run(Lab& d, const Op& op) {
   }
 }
 
+// The operation and its gradient of these statistics, without scratch, and the first without outputs.
+SampleLatent sample_of(Lab& d, const Latent& v, Posterior posterior, LossVariant kernels) {
+  SampleLatent a;
+  a.stats = d.put({v.c.rows, 2 * v.c.latent}, v.stats);
+  a.state = d.put(v.state);
+  a.posterior = posterior;
+  a.variant = kernels;
+  return a;
+}
+SampleLatentBackward gradient_of(Lab& d, const Latent& v, Posterior posterior, LossVariant kernels) {
+  SampleLatentBackward a;
+  a.stats = d.put({v.c.rows, 2 * v.c.latent}, v.stats);
+  a.dz = d.put(v.z_shape(), v.dz);
+  a.state = d.put(v.state);
+  a.posterior = posterior;
+  a.variant = kernels;
+  a.dstats = d.make({v.c.rows, 2 * v.c.latent});
+  return a;
+}
+
 std::string name_of(const LatentCase& c, Posterior posterior, LossVariant kernels) {
   return cat(c.rows, "x", c.samples, "x", c.latent, ", posterior ", static_cast<int>(posterior), ", kernels ",
              static_cast<int>(kernels));
@@ -94,11 +114,7 @@ TEST_P(Ops, SampleLatent) {
       Floats fused_z, fused_kl;
       for (LossVariant kernels : both_kernels) {
         Lab& d = next();
-        SampleLatent a;
-        a.stats = d.put({c.rows, 2 * c.latent}, v.stats);
-        a.state = d.put(v.state);
-        a.posterior = posterior;
-        a.variant = kernels;
+        SampleLatent a = sample_of(d, v, posterior, kernels);
         a.z = d.make(v.z_shape());
         a.kl_partial = d.make(v.kl_shape());
         add_scratch(d, a);
@@ -168,14 +184,8 @@ TEST_P(Ops, SampleLatentBackward) {
       Floats fused;
       for (LossVariant kernels : both_kernels) {
         Lab& d = next();
-        SampleLatentBackward a;
-        a.stats = d.put({c.rows, 2 * c.latent}, v.stats);
-        a.dz = d.put(v.z_shape(), v.dz);
-        a.state = d.put(v.state);
-        a.posterior = posterior;
-        a.variant = kernels;
+        SampleLatentBackward a = gradient_of(d, v, posterior, kernels);
         a.kl_scale = static_cast<float>(kl_scale);
-        a.dstats = d.make({c.rows, 2 * c.latent});
         add_scratch(d, a);
         run(d, a);
         const std::string which = name_of(c, posterior, kernels);
@@ -231,11 +241,7 @@ TEST_P(Ops, SampledKl) {
         for (const Wanted wanted : {Wanted{true, true, true}, Wanted{true, true, false}, Wanted{true, false, true},
                                     Wanted{true, false, false}, Wanted{false, true, false}}) {
           Lab& d = next();
-          SampleLatent a;
-          a.stats = d.put({c.rows, 2 * c.latent}, v.stats);
-          a.state = d.put(v.state);
-          a.posterior = posterior;
-          a.variant = kernels;
+          SampleLatent a = sample_of(d, v, posterior, kernels);
           if (wanted.z) a.z = d.make(v.z_shape());
           if (wanted.closed) a.kl_partial = d.make(v.kl_shape());
           if (wanted.sampled) a.sampled_kl = d.make({c.rows, c.samples});
@@ -255,16 +261,10 @@ TEST_P(Ops, SampledKl) {
         expect_close(all_sampled, kl, 2e-6, "sampled_kl, " + which);
 
         Lab& d = next();
-        SampleLatentBackward b;
-        b.stats = d.put({c.rows, 2 * c.latent}, v.stats);
-        b.dz = d.put(v.z_shape(), v.dz);
-        b.state = d.put(v.state);
-        b.posterior = posterior;
-        b.variant = kernels;
+        SampleLatentBackward b = gradient_of(d, v, posterior, kernels);
         b.kl_scale = 0.0f;
         b.sampled_kl_scale = scale;
         b.dsampled_kl = d.put({c.rows, c.samples}, dkl);
-        b.dstats = d.make({c.rows, 2 * c.latent});
         add_scratch(d, b);
         run(d, b);
         const Floats got = d.get(b.dstats);
@@ -302,22 +302,12 @@ TEST_P(OpsAligned, SampleLatentKeepsNan) {
         Lab& d = next();
         Latent v(c);
         v.stats[at(35 * 2 * c.latent + planted)] = nan;
-        SampleLatent a;
-        a.stats = d.put({c.rows, 2 * c.latent}, v.stats);
-        a.state = d.put(v.state);
-        a.posterior = posterior;
-        a.variant = kernels;
+        SampleLatent a = sample_of(d, v, posterior, kernels);
         a.z = d.make(v.z_shape());
         a.kl_partial = d.make(v.kl_shape());
         add_scratch(d, a);
         d->run(a);
-        SampleLatentBackward b;
-        b.stats = a.stats;
-        b.dz = d.put(v.z_shape(), v.dz);
-        b.state = a.state;
-        b.posterior = posterior;
-        b.variant = kernels;
-        b.dstats = d.make({c.rows, 2 * c.latent});
+        SampleLatentBackward b = gradient_of(d, v, posterior, kernels);
         add_scratch(d, b);
         d->run(b);
         const Floats got_z = d.get(a.z), got_kl = d.get(a.kl_partial), got = d.get(b.dstats);
